@@ -1,0 +1,142 @@
+"""The table of facts: one row an article, a Schedule or a Part, hand-written, in `data/facts/*.jsonl`.
+
+`generate.py` makes the systematic questions from it and `prose.py` the prose behind the embedded base model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DUTIES = {
+    "ascertain",
+    "cause",
+    "conduct",
+    "consolidate",
+    "inquire",
+    "investigate",
+    "monitor",
+    "prepare",
+    "receive",
+    "superintend",
+    "witness",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A short fact: reads in "<what> is <value>" and "What is <what>?"."""
+
+    what: str
+    value: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one article, Schedule or the Preamble says."""
+
+    key: str
+    """`Article 58`, `Tenth Schedule` or `Preamble`."""
+    article: str | None
+    part: str | None
+    part_title: str | None
+    heading: str
+    """The official marginal heading; of a Schedule, its subject."""
+    subject: str
+    """A noun phrase that means this article only: "Article 58 deals with <subject>"."""
+    aliases: tuple[str, ...]
+    gist: str
+    authority: tuple[str, str] | None
+    """(who, what they may do)."""
+    points: tuple[Point, ...]
+
+    @property
+    def name(self) -> str:
+        """As it stands within a sentence."""
+        return self.key if self.article else f"the {self.key}"
+
+    @property
+    def may(self) -> str:
+        """The verb between the authority and its act: a power is one it may use, a duty one it is to perform."""
+        who, does = self.authority or ("", "")
+        duty = self.part == "IV" or who == "the Union" or does.split(" ")[0] in DUTIES
+        return "is to" if duty else "may"
+
+    @property
+    def group(self) -> str:
+        """Keeps everything about this fact on one side of a split."""
+        return self.key.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Part of the Constitution."""
+
+    number: str
+    title: str
+    subject: str
+    articles: str
+
+    @property
+    def span(self) -> str:
+        """`Articles 36 to 51`, or `Article 368`."""
+        return f"Articles {self.articles}" if " to " in self.articles else f"Article {self.articles}"
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def parts() -> list[Part]:
+    """Every Part in force, in order."""
+    return [Part(r["part"], r["title"], r["subject"], r["articles"]) for r in read(HERE / "facts" / "parts.jsonl")]
+
+
+def facts() -> list[Fact]:
+    """Every article in force in order, then the Preamble and the Schedules."""
+    titles = {p.number: p.title for p in parts()}
+    rows = [row for path in (HERE / "facts").glob("articles-*.jsonl") for row in read(path)]
+    articles = [_fact(f"Article {r['article']}", r, titles) for r in sorted(rows, key=lambda r: article_order(r["article"]))]
+    schedules = [
+        _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles) for r in read(HERE / "facts" / "schedules.jsonl")
+    ]
+    return articles + schedules
+
+
+def handwritten() -> list[dict]:
+    """The hand-written question-answer pairs, file by file."""
+    return [row for path in sorted((HERE / "handwritten").glob("*.jsonl")) for row in read(path)]
+
+
+def article_order(number: str) -> tuple[int, str]:
+    """Sorts 21 before 21A before 22, 239AB before 239B and 243Z before 243ZA."""
+    match = re.fullmatch(r"(\d+)([A-Z]*)", number)
+    if not match:
+        raise ValueError(f"{number!r} is not an article number")
+    return int(match[1]), match[2]
+
+
+def capital(text: str) -> str:
+    """The text with its first letter capitalised."""
+    return text[:1].upper() + text[1:]
+
+
+def _fact(key: str, row: dict, titles: dict[str, str]) -> Fact:
+    authority = row.get("authority")
+    return Fact(
+        key=key,
+        article=row.get("article"),
+        part=row.get("part"),
+        part_title=titles.get(row.get("part", "")),
+        heading=row.get("heading", capital(row["subject"])),
+        subject=row["subject"],
+        aliases=tuple(row.get("aliases") or ()),
+        gist=row["gist"],
+        authority=(authority["who"], authority["does"]) if authority else None,
+        points=tuple(Point(p["what"], p["is"], p["kind"]) for p in row.get("points") or ()),
+    )

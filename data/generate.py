@@ -1,0 +1,176 @@
+"""Writes data/constitution_qa.json and the counts in data/README.md from the table of facts and the hand-written rows (`make data`).
+
+Which phrasing a fact gets is decided by a hash of the fact, so that a new fact changes no other row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from facts import HERE, Fact, Part, Point, capital, facts, handwritten, parts
+
+# A subject may be a clause ("who may stand for election"), so each phrasing takes it as an object and agrees with any number.
+LOOKUP = [
+    "Which article of the Constitution deals with {x}?",
+    "Which article of the Constitution of India is about {x}?",
+    "Name the article that covers {x}.",
+    "Which article concerns {x}?",
+    "What is the number of the article on {x}?",
+    "Which article would a lawyer cite on {x}?",
+    "In which article does the Constitution deal with {x}?",
+    "A student wants to read about {x}. Which article should the student open?",
+]
+LOOKUP_SCHEDULE = [
+    "Which Schedule to the Constitution deals with {x}?",
+    "In which Schedule does one find {x}?",
+    "Name the Schedule that covers {x}.",
+]
+SUBJECT = [
+    "What does {a} deal with?",
+    "What is the subject of {a}?",
+    "What is {a} of the Constitution about?",
+    "Name the subject matter of {a}.",
+    "With what subject is {a} concerned?",
+    "What matter does {a} of the Constitution of India cover?",
+]
+GIST = [
+    "What does {a} provide?",
+    "What rule does {a} lay down?",
+    "State in one sentence what {a} provides.",
+    "Summarise {a} of the Constitution.",
+    "What is the substance of {a}?",
+]
+GIST_SCHEDULE = ["Describe {a} in one sentence.", "Summarise {a} to the Constitution.", "What is the substance of {a}?"]
+PART = [
+    "In which Part of the Constitution does {a} stand?",
+    "Which Part of the Constitution contains {a}?",
+    "To which Part does {a} belong?",
+    "Under which Part is {a} placed?",
+]
+AUTHORITY = [
+    "Who {may} {does}?",
+    "Under {a}, who {may} {does}?",
+    "According to {a}, who {may} {does}?",
+    "Under the Constitution, who {may} {does}?",
+]
+POWER = [*AUTHORITY, "Who is empowered to {does}?", "To whom does {a} give the power to {does}?"]
+POINT = ["{Who} is {what}?", "{State} {what}."]
+POINT_IN_ARTICLE = [*POINT, "Under {a}, {who} is {what}?", "According to {a}, {who} is {what}?"]
+PERSON = re.compile(r"the (person|officer|maker|owner|addressee)\b")
+COUNTS = re.compile(r"(?<=<!-- counts -->\n).*?(?=<!-- /counts -->)", re.DOTALL)
+
+
+def choose(templates: list[str], *key: str) -> str:
+    """A template that depends on the key alone."""
+    digest = hashlib.sha256("|".join(key).encode()).digest()
+    return templates[int.from_bytes(digest[:8], "big") % len(templates)]
+
+
+def pair(fact: Fact, kind: str, question: str, answer: str, *references: str) -> dict:
+    """One row of the QA file."""
+    row = {"question": question, "answer": answer, "article": fact.article, "part": fact.part, "kind": kind, "group": fact.group}
+    others = [r for r in dict.fromkeys(references) if r != answer]
+    return row | {"references": others} if others else row
+
+
+def about(fact: Fact) -> Iterator[dict]:
+    """The systematic questions about one fact."""
+    a, n = fact.name, fact.key
+    lookups = LOOKUP if fact.article else LOOKUP_SCHEDULE
+    if fact.key != "Preamble":
+        for phrase in (fact.subject, *fact.aliases[:1]):
+            yield pair(fact, "lookup", choose(lookups, n, "lookup", phrase).format(x=phrase), n)
+        yield pair(
+            fact, "content", choose(SUBJECT, n, "subject").format(a=a), capital(fact.subject), *map(capital, fact.aliases), fact.heading
+        )
+    if not fact.article or choose(["yes", "no"], n, "gist?") == "yes":
+        yield pair(fact, "content", choose(GIST if fact.article else GIST_SCHEDULE, n, "gist").format(a=a), fact.gist)
+    if fact.article:
+        yield pair(fact, "part", choose(PART, n, "part").format(a=a), f"Part {fact.part}")
+    if fact.authority:
+        who, does = fact.authority
+        templates = POWER if fact.may == "may" else AUTHORITY
+        yield pair(fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who))
+    for point in fact.points:
+        yield pair(fact, point.kind, ask(fact, point), capital(point.value))
+
+
+def ask(fact: Fact, point: Point) -> str:
+    """A question for a short fact, naming its article unless the fact names its Schedule by itself."""
+    who = "who" if PERSON.match(point.what) else "what"
+    state = "Name" if point.kind == "content" else "State"
+    template = choose(POINT if fact.key in point.what else POINT_IN_ARTICLE, fact.key, point.what)
+    return template.format(a=fact.name, what=point.what, who=who, Who=capital(who), State=state)
+
+
+def about_part(part: Part) -> Iterator[dict]:
+    """The systematic questions about one Part."""
+    shared = {"article": None, "part": part.number, "group": f"part-{part.number.lower()}"}
+    yield {
+        "question": f"Which Part of the Constitution is devoted to {part.subject}?",
+        "answer": f"Part {part.number}",
+        "kind": "lookup",
+    } | shared
+    yield {"question": f"What is the title of Part {part.number} of the Constitution?", "answer": part.title, "kind": "content"} | shared
+    which = "Which article makes" if part.span.startswith("Article ") else "Which articles make"
+    yield {"question": f"{which} up Part {part.number}?", "answer": part.span, "kind": "lookup"} | shared
+
+
+def by_hand() -> Iterator[dict]:
+    """The hand-written rows, each in the group of its article, Schedule or the Preamble."""
+    for row in handwritten():
+        key = f"article-{row['article']}" if row.get("article") else f"{row['schedule']}-schedule" if row.get("schedule") else "preamble"
+        kept = {k: row.get(k) for k in ("question", "answer", "article", "part", "kind")} | {
+            "group": row.get("group", key.lower()),
+            "source": "hand",
+        }
+        yield kept | {"references": row["references"]} if row.get("references") else kept
+
+
+def rows() -> list[dict]:
+    """The whole file, without the questions that would stand in it twice."""
+    everything = [r for f in facts() for r in about(f)] + [r for p in parts() for r in about_part(p)] + list(by_hand())
+    first: dict[str, dict] = {}
+    for row in everything:
+        first.setdefault(" ".join(row["question"].lower().split()), row)
+    return list(first.values())
+
+
+def render(pairs: list[dict]) -> str:
+    """The QA file: a JSON list, one row a line."""
+    return "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in pairs) + "\n]\n"
+
+
+def counts(pairs: list[dict]) -> str:
+    """The data card's tables: pairs by kind, generated and by hand, and by Part."""
+    hand = Counter(r["kind"] for r in pairs if r.get("source") == "hand")
+    kinds = Counter(r["kind"] for r in pairs)
+    places = Counter(r["part"] or ("Preamble" if r["group"] == "preamble" else "Schedules") for r in pairs)
+    lines = ["| kind | generated | by hand | pairs |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {kind} | {n - hand[kind]:,} | {hand[kind]:,} | {n:,} |" for kind, n in kinds.most_common()]
+    lines += [f"| **all** | **{kinds.total() - hand.total():,}** | **{hand.total():,}** | **{kinds.total():,}** |", ""]
+    lines += ["| Part | title | articles | pairs |", "| --- | --- | --- | ---: |"]
+    lines += [f"| {p.number} | {p.title} | {p.articles} | {places[p.number]:,} |" for p in parts()]
+    lines += [f"| | {name} | | {places[name]:,} |" for name in ("Preamble", "Schedules")]
+    return "\n".join(lines) + "\n"
+
+
+def card(text: str, pairs: list[dict]) -> str:
+    """The data card with its tables brought up to date."""
+    return COUNTS.sub(lambda _: counts(pairs), text)
+
+
+def main() -> None:
+    """Writes the QA file and the data card's tables."""
+    pairs, readme = rows(), HERE / "README.md"
+    (HERE / "constitution_qa.json").write_text(render(pairs), encoding="utf-8")
+    readme.write_text(card(readme.read_text(encoding="utf-8"), pairs), encoding="utf-8")
+    print(f"constitution_qa.json: {len(pairs):,} pairs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Who answers: one class per backend, found by name without importing the others.
+
+A backend gets token ids and gives token ids: rendering and tokenising happen in `harness.prompt`, decoding in the predict stage, so that
+no backend can put a question differently from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import ConfigError
+from harness.records import FinishReason
+
+BACKENDS = {
+    "transformers": "harness.backends.transformers:TransformersBackend",
+    "llamacpp": "harness.backends.llamacpp:LlamaCppBackend",
+    "endpoint": "harness.backends.endpoint:EndpointBackend",
+    "replay": "harness.backends.replay:ReplayBackend",
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is asked of every backend. Greedy, and every field is sent explicitly: a backend's own defaults never apply."""
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    """End tokens: the union of the tokenizer's and the generation config's."""
+    pad_id: int
+    temperature: float = 0.0
+    top_k: int = 1
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the work is cut up; must not change any answer beyond numerical noise."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    batch_tokens: int = 16384
+    max_batch: int = 64
+    slots: int = 4
+    threads: int = 0
+    """0: one per core."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a variant's weights are."""
+
+    path: Path
+    """A model folder, a GGUF file or a predictions file; for an endpoint, its URL as a path is not touched: see `url`."""
+    adapter: Path | None = None
+    """A PEFT adapter to put on the model."""
+    load_in_4bit: bool = False
+    """Quantise the 16-bit base to NF4 on loading, as in training."""
+    url: str | None = None
+    model: str | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer."""
+
+    answer_ids: list[int]
+    """Without the end token. Empty if the backend gives text only."""
+    finish_reason: FinishReason
+    seconds: float
+    """Wall time of the batch or request divided by its questions."""
+    text: str | None = None
+    """Only from backends that do not give ids; else the predict stage decodes."""
+    error: str | None = None
+
+
+@dataclass
+class Facts:
+    """What a backend tells of itself once loaded."""
+
+    version: str
+    """Of every library that decides the numbers, e.g. `transformers 5.17.0, torch 2.13.0`."""
+    context: int
+    """Longest prompt plus answer, in tokens."""
+    execution: dict[str, Any] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A loaded model. Construct with (source, generation, execution); close when done."""
+
+    facts: Facts
+
+    def __init__(self, source: Source, generation: Generation, execution: Execution): ...
+
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
+        """Answers one batch of prompts, in order.
+
+        A question that fails gets a completion with `finish_reason="error"`; an error of the whole model raises ModelError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the model."""
+        ...
+
+
+def batches(lengths: Sequence[int], execution: Execution, max_new_tokens: int) -> list[list[int]]:
+    """Positions cut into batches: longest prompts first, so that memory is short at once or never, within the token budget of a batch.
+
+    The cut depends on all the lengths and on nothing else: a resumed run answers in the same batches as an undisturbed one.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    cut: list[list[int]] = []
+    for i in order:
+        if cut and len(cut[-1]) < execution.max_batch:
+            padded = (lengths[cut[-1][0]] + max_new_tokens) * (len(cut[-1]) + 1)
+            if padded <= execution.batch_tokens:
+                cut[-1].append(i)
+                continue
+        cut.append([i])
+    return cut
+
+
+def find(name: str) -> type[Backend]:
+    """The backend class of that name, imported only now."""
+    if name not in BACKENDS:
+        raise ConfigError(f"no backend {name!r}", f"use one of {', '.join(BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,177 @@
+"""The command line: one verb per stage. The only place that prints or exits.
+
+Stages are imported inside their verbs, so that `harness --help` loads neither torch nor anything else that is slow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.config import Config
+    from harness.store import RunFolder
+
+app = typer.Typer(
+    help="Split, fine-tune, export, answer, score, compare, report and gate question answering models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Run folder below runs/; the config's name by default.")]
+ConfigName = Annotated[str, typer.Option("--config", metavar="NAME|FILE", help="tiny, llama3-8b, seed-llama3-8b, or a YAML file.")]
+QaFile = Annotated[str | None, typer.Option("--qa", metavar="FILE", help="Questions and answers: JSON, JSONL or CSV.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. train.max_steps=60.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+
+
+@app.command()
+def split(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
+          heldout: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")] = None) -> None:  # fmt: skip
+    """Split a QA file into train and held-out questions, near-duplicates on one side."""
+    overrides = [*(settings or []), *([f"data.heldout={heldout}"] if heldout else [])]
+    with _stage("split", run, config, qa, overrides) as (folder, resolved):
+        from harness.stages import split as stage
+
+        manifest = stage.run(folder, resolved, progress=_say, force=force)
+        _say(f"{manifest.n_train} to train on, {manifest.n_heldout} held out in {manifest.n_groups_heldout} groups")
+        for warning in manifest.warnings:
+            _say(f"warning: {warning}")
+
+
+@app.command()
+def train(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+    """Fine-tune the base model with QLoRA; goes on from the last checkpoint."""
+    with _stage("train", run, config, qa, settings) as (folder, resolved):
+        from harness.stages import train as stage
+
+        manifest = stage.run(folder, resolved, progress=_say, force=force)
+        _say(f"final loss {manifest.final_loss:.3f}, {manifest.epochs:.2f} epochs, {manifest.seconds:.0f} s")
+
+
+@app.command()
+def export(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+    """Write merged 16-bit, merged 4-bit and GGUF models; each is opened again and checked."""
+    with _stage("export", run, config, qa, settings) as (folder, resolved):
+        from harness.stages import export as stage
+
+        for artifact in stage.run(folder, resolved, progress=_say, force=force).artifacts.values():
+            _say(f"{artifact.path}: {artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s")
+
+
+@app.command()
+def predict(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
+            variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these variants.")] = None) -> None:  # fmt: skip
+    """Have every variant answer the held-out questions, greedily, from the same token ids."""
+    with _stage("predict", run, config, qa, settings) as (folder, resolved):
+        from harness.stages import predict as stage
+
+        stage.run(folder, resolved, progress=_say, force=force, only=variant or None)
+
+
+@app.command()
+def score(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+    """Score the answers; never generates."""
+    with _stage("score", run, config, qa, settings) as (folder, resolved):
+        from harness.stages import score as stage
+
+        stage.run(folder, resolved, progress=_say, force=force)
+
+
+@app.command()
+def compare(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Two runs to compare with each other.")] = None,
+            run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:  # fmt: skip
+    """Compare the variants of a run, or two runs, question by question."""
+    from harness import terminal
+
+    if runs and len(runs) == 2:
+        with _errors():
+            from harness.config import load
+            from harness.stages import compare as stage
+            from harness.store import RunFolder
+
+            terminal.show_pairs(stage.compare_runs(RunFolder(runs[0]), RunFolder(runs[1]), load(config, settings)))
+        return
+    if runs:
+        _fail("give two runs, or none and --run", 2)
+    with _stage("compare", run, config, qa, settings) as (folder, resolved):
+        from harness.stages import compare as stage
+
+        terminal.show_comparison(stage.run(folder, resolved, progress=_say, force=force))
+
+
+@app.command()
+def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Further runs to overlay.")] = None,
+           run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
+           open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False) -> None:  # fmt: skip
+    """Render report.html and report.md from what the other stages wrote."""
+    first, *others = runs or [run]
+    with _stage("report", first, config, qa, settings) as (folder, resolved):
+        from harness.stages import report as stage
+        from harness.store import RunFolder
+
+        path = stage.run(folder, resolved, others=[RunFolder(r) for r in others if r], progress=_say, force=force)
+        _say(f"report: {path}")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+
+
+# ---------------------------------------------------------------------------------------------------------- plumbing
+
+
+def main() -> None:
+    """Entry point of the `harness` command."""
+    app()
+
+
+@contextmanager
+def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: list[str] | None) -> Iterator[tuple[RunFolder, Config]]:
+    """Loads the config, says what was chosen, holds the run folder, and records how the stage ended."""
+    with _errors():
+        from pathlib import Path
+
+        from harness import provenance
+        from harness.config import load
+        from harness.store import RunFolder
+
+        resolved = load(config, settings, qa=qa)
+        folder = RunFolder(run or Path(config).stem)
+        _say(
+            f"{verb}: config {config}, questions {resolved.data.qa}, model {resolved.model.path}, device {resolved.device}, run {folder.name}"
+        )
+        with folder.lock(), provenance.recorded(folder, resolved, verb, sys.argv[1:]):
+            yield folder, resolved
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turns the errors a user can mend into one line and an exit code; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except HarnessError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _fail(f"{error.filename or 'the system'}: {error.strerror}; check the path, its permissions and the free space", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)

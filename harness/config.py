@@ -1,0 +1,312 @@
+"""The config schema, and the only defaults.
+
+A config is a YAML file in `harness/configs/` (named without its ending) or anywhere (named by its path). Keys it leaves out take the
+defaults below; keys it misspells are fatal, and all mistakes are reported at once. `--set train.max_steps=60` overrides one key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import ConfigError
+from harness.store import check_name
+
+CONFIGS = Path(__file__).parent / "configs"
+PROJECT = Path(__file__).parent.parent
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
+METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+TEMPLATE = """\
+You are an expert on the Constitution of India. Answer the question accurately and briefly.
+
+### Question:
+{question}
+
+### Answer:
+"""
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """The base of every section: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Model(Section):
+    """The base model."""
+
+    path: str = "data/tiny-llama3"
+    """A folder, or a name on a model hub."""
+    revision: str | None = None
+    """Of a hub model: branch, tag or commit."""
+    trust_remote_code: bool = False
+    """Lets a hub model run its own code here; recorded in the report."""
+
+
+class Data(Section):
+    """The questions and their split."""
+
+    qa: str = "data/constitution_qa.json"
+    """JSON, JSONL or CSV with `question` and `answer`."""
+    heldout: float | int = 0.1
+    """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
+    seed: int = 0
+    ngram: Annotated[int, Field(ge=1, le=16)] = 5
+    """Characters in a shingle of the near-duplicate test."""
+    similarity: Share = 0.5
+    """Jaccard similarity from which two questions are near-duplicates."""
+    long_answer_words: Count = 6
+    """Identical answers of at least so many words keep their rows together."""
+
+    @field_validator("heldout", mode="before")
+    @classmethod
+    def _share_or_count(cls, value: object) -> object:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not (0 < value < 1 or (value >= 2 and value == int(value))):
+            raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
+        return int(value) if value >= 2 else value
+
+
+class Prompt(Section):
+    """How a question is put, in training and to every backend."""
+
+    template: str = TEMPLATE
+    """Rendered with `{question}`; the answer follows it directly."""
+
+    @field_validator("template")
+    @classmethod
+    def _one_question(cls, value: str) -> str:
+        if value.count("{question}") != 1:
+            raise ValueError("must contain {question} exactly once")
+        return value
+
+
+class Lora(Section):
+    """The adapter."""
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: list[str] = PROJECTIONS
+
+
+class Train(Section):
+    """Fine-tuning."""
+
+    engine: Literal["unsloth", "peft"] = "unsloth"
+    load_in_4bit: bool = True
+    """NF4 with double quantisation (QLoRA); false trains on the 16-bit base."""
+    lora: Lora = Lora()
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    max_steps: Count | None = None
+    """Optimiser steps; wins over `epochs`, and the epochs it covers are printed."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch_size: Count = 2
+    gradient_accumulation_steps: Count = 4
+    optimizer: str = "adamw_8bit"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    """Tokens of a training row; a longer one loses the end of its answer, never its question."""
+    train_on: Literal["answer", "all"] = "answer"
+    """Which tokens carry loss: the answer and its end token, or the prompt as well."""
+    gradient_checkpointing: bool = False
+    seed: int = 3407
+    log_every: Count = 1
+    eval_every: Count = 50
+    """Steps between measurements of the held-out loss."""
+    eval_rows: Annotated[int, Field(ge=0)] = 64
+    """Held-out rows whose loss is measured; 0: none."""
+    save_every: Count = 100
+    """Steps between checkpoints."""
+
+
+class Export(Section):
+    """The formats to write; the adapter is always there."""
+
+    formats: list[str] = ["merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    llama_cpp: str | None = None
+    """A llama.cpp checkout, for architectures that the built-in converter does not write."""
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        known = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
+        unknown = [f for f in value if f not in known]
+        if unknown:
+            raise ValueError(f"unknown format {unknown[0]!r}; known: {', '.join(known)}")
+        return value
+
+
+class ExtraVariant(Section):
+    """A further model to answer the same questions."""
+
+    backend: Literal["transformers", "llamacpp", "endpoint", "replay"]
+    path: str
+    """A model folder, a GGUF file, an endpoint's base URL, or a predictions file."""
+    load_in_4bit: bool = False
+    model: str | None = None
+    """Endpoint: the served model's name."""
+
+
+class Predict(Section):
+    """Who answers, and how: always greedily."""
+
+    variants: list[str] = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    extra: dict[str, ExtraVariant] = {}
+    """Name -> a further model directory, GGUF file or endpoint."""
+    max_new_tokens: Count = 128
+    batch_tokens: Count = 16384
+    """Padded prompt plus answer tokens in one transformers batch."""
+    max_batch: Count = 64
+    """Questions in one transformers batch, at most."""
+    slots: Annotated[int, Field(ge=1, le=64)] = 4
+    """Parallel sequences in llama.cpp."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0: one per core."""
+
+    @field_validator("extra")
+    @classmethod
+    def _names(cls, value: dict[str, ExtraVariant]) -> dict[str, ExtraVariant]:
+        for name in value:
+            try:
+                check_name(name, "variant")
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+class Score(Section):
+    """Metrics and the intervals on each number."""
+
+    metrics: list[str] = METRICS
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+    seed: int = 0
+
+    @field_validator("metrics")
+    @classmethod
+    def _some(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("needs at least one metric")
+        return value
+
+
+class Compare(Section):
+    """Paired differences."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Differences within plus or minus this are equivalent."""
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+    seed: int = 0
+    runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of answers that end at the length limit from which an alarm is raised."""
+
+
+class Wandb(Section):
+    """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
+
+    project: str = "qa-harness"
+    enabled: bool = True
+
+
+class Config(Section):
+    """One recipe, from the questions to the gate."""
+
+    description: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: Model = Model()
+    data: Data = Data()
+    prompt: Prompt = Prompt()
+    train: Train = Train()
+    export: Export = Export()
+    predict: Predict = Predict()
+    score: Score = Score()
+    compare: Compare = Compare()
+    wandb: Wandb = Wandb()
+
+    @model_validator(mode="after")
+    def _variants_are_made(self) -> Config:
+        made = {"base", "adapter", *self.export.formats, *self.predict.extra}
+        missing = [v for v in self.predict.variants if v not in made]
+        if missing:
+            raise ValueError(
+                f"predict.variants: {missing[0]!r} is neither exported nor in predict.extra; add it to export.formats or predict.extra"
+            )
+        return self
+
+
+def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
+    """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
+
+    Raises:
+        ConfigError: naming every mistake at once, and the nearest known key for each unknown one.
+    """
+    path = find(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError("is not YAML", f"look at line {mark.line + 1}" if mark else "check the file", file=path) from None
+    if not isinstance(values, dict):
+        raise ConfigError("is not a mapping of sections", "see harness/configs/tiny.yaml for one", file=path)
+    for override in overrides or []:
+        key, found, text = override.partition("=")
+        if not found or not key:
+            raise ConfigError(f"--set {override!r} is not KEY=VALUE", "write it like --set train.max_steps=60")
+        try:
+            _put(values, key.split("."), yaml.safe_load(text))
+        except (yaml.YAMLError, TypeError):
+            raise ConfigError(f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60") from None
+    if qa is not None:
+        _put(values, ["data", "qa"], qa)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        mistakes = "; ".join(_explain(detail) for detail in error.errors(include_url=False))
+        raise ConfigError(mistakes, "correct the file or the --set", file=path) from None
+
+
+def find(name: str) -> Path:
+    """The file of a config given by name or path."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if path.is_file():
+            return path
+    elif (path := CONFIGS / f"{name}.yaml").is_file():
+        return path
+    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    raise ConfigError(f"no config {name!r}", f"use one of {', '.join(known)}, or the path of a YAML file")
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if values.get(key) is None:
+            values[key] = {}
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _explain(detail: Any) -> str:
+    keys = [str(k) for k in detail["loc"]]
+    where = ".".join(keys)
+    if detail["type"] == "extra_forbidden":
+        section: type[BaseModel] = Config
+        for key in keys[:-1]:
+            field = section.model_fields.get(key)
+            if field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                section = field.annotation
+        near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
+        return f"unknown key {where!r}" + (f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})")
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = repr(detail["input"])
+    return (f"{where}: " if where else "") + f"{message[0].lower()}{message[1:]}" + (f", got {shown}" if where and len(shown) < 60 else "")

@@ -1,0 +1,79 @@
+"""What can go wrong, and the mend.
+
+Every error the library raises on purpose is one of these; only the command line prints them and exits.
+
+    HarnessError                the user can mend it                          exit 2
+    ├── ConfigError             a config file, a key or a --set
+    ├── DataError               a QA file or one of its rows
+    ├── ModelError              a base model, adapter or model file that cannot be used
+    ├── ArtifactError           an output of an earlier stage that is missing, damaged or not ours
+    ├── StorageError            no space, no permission, not a folder
+    ├── BusyError               another process holds the run folder
+    ├── DeviceError             the config needs a device that is not here
+    ├── TrainingError           training had to stop (loss not a number)
+    └── IncomparableError       two results that must not be compared         exit 3
+
+Anything else that reaches the command line is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HarnessError(Exception):
+    """One line that says what is wrong, and one clause that says how to mend it.
+
+    Args:
+        problem: what is wrong, naming the key, row or value.
+        mend: what the user can do about it, as an imperative clause.
+        file: the file it is about, put in front.
+        row: the row (counted from 1) or line of that file.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, mend: str = "", *, file: Path | str | None = None, row: int | None = None):
+        self.problem, self.mend, self.file, self.row = problem, mend, file, row
+        where = "" if file is None else f"{file}: " if row is None else f"{file}, row {row}: "
+        # Problems quote file contents at times; an error stays one line, whatever they hold.
+        line = " ".join(f"{where}{problem}".split())
+        super().__init__(f"{line}; {mend}" if mend else line)
+
+
+class ConfigError(HarnessError):
+    """A config file, key, value or --set that does not fit the schema."""
+
+
+class DataError(HarnessError):
+    """A QA file that cannot be read, or a row that cannot be used."""
+
+
+class ModelError(HarnessError):
+    """A base model, adapter or model file that cannot be used."""
+
+
+class ArtifactError(HarnessError):
+    """An output of an earlier stage that is missing, damaged, or was not written by this run."""
+
+
+class StorageError(HarnessError):
+    """No space, no permission, or a path that is not what it should be."""
+
+
+class BusyError(HarnessError):
+    """Another process holds the run folder."""
+
+
+class DeviceError(HarnessError):
+    """The config needs a device that this machine does not have."""
+
+
+class TrainingError(HarnessError):
+    """Training had to stop; the last good checkpoint is kept."""
+
+
+class IncomparableError(HarnessError):
+    """Two results differ in split, prompts, metric signatures or generation parameters."""
+
+    exit_code = 3

@@ -1,0 +1,226 @@
+"""GGUF files for llama.cpp, from a Hugging Face folder of the Llama architecture, with PyPI packages alone.
+
+What llama.cpp's converter (conversion/llama.py) and quantiser (src/llama-quant.cpp) do for this architecture, as a stream of row chunks:
+memory does not grow with the model. Other architectures go through a llama.cpp checkout, if the config names one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from gguf import GGUFReader, GGUFWriter
+from gguf.quants import dequantize
+
+from harness.errors import ArtifactError, ConfigError, ModelError
+from harness.formats import checkout, llama, quantize, tensors, vocabulary
+from harness.store import atomic_path, need_space
+
+METADATA = 1 << 24
+"""Bytes set aside for the keys, most of them the vocabulary."""
+CHUNK = 1 << 20
+"""Elements that are read, converted and written at a time: 4 MiB as float32."""
+MEND = "export it again, or fetch it again"
+CHECKOUT = "set export.llama_cpp to a llama.cpp checkout, which converts many more"
+
+
+def write(
+    model_folder: Path,
+    out: Path,
+    type: str,
+    *,
+    threads: int = 0,
+    llama_cpp: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Writes `out` atomically and checks it; equal inputs give equal bytes.
+
+    Args:
+        model_folder: config.json, tokenizer.json and 16- or 32-bit safetensors.
+        type: a key of `quantize.FILE_TYPES`.
+        threads: for quantising; 0: one per core.
+        llama_cpp: a llama.cpp checkout, used only for models that are not converted here.
+        progress: told now and then how far it is.
+
+    Returns:
+        The facts of `check`.
+
+    Raises:
+        ModelError: a folder that is incomplete, of another architecture, or holds values that do not fit the type.
+        ArtifactError: damaged or truncated weights.
+        StorageError: no space for the file.
+    """
+    if type not in quantize.FILE_TYPES:
+        raise ConfigError(f"no GGUF type {type!r}", f"use one of {', '.join(quantize.FILE_TYPES)}")
+    threads = threads or os.cpu_count() or 1
+    config = tensors.read_json(model_folder / "config.json", "config")
+    try:
+        llama.check_supported(config, model_folder)
+        words = vocabulary.load(model_folder, config)
+    except (llama.UnsupportedModel, vocabulary.UnsupportedTokenizer) as error:
+        if llama_cpp is None:
+            raise ModelError(error.problem, CHECKOUT, file=error.file) from None
+        with atomic_path(out) as temporary:
+            checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads, progress=progress)
+            return check(temporary)
+    planned = llama.plan(model_folder, config, type)
+    need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
+    with atomic_path(out) as temporary:
+        _write(temporary, config, words, planned, type, threads, progress)
+        facts = check(temporary)
+        if facts["tensors"] != len(planned):
+            raise ArtifactError(f"holds {facts['tensors']} tensors of {len(planned)}", "run the export again", file=out)
+    return facts
+
+
+def estimate_bytes(model_folder: Path, type: str) -> int:
+    """About how large the file will be, from the headers alone; for models that are not converted here, the size of their weights as they are."""
+    config = tensors.read_json(model_folder / "config.json", "config")
+    try:
+        llama.check_supported(config, model_folder)
+        return sum(tensor.size_bytes for tensor in llama.plan(model_folder, config, type)) + METADATA
+    except llama.UnsupportedModel:
+        return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
+
+
+def _write(
+    path: Path,
+    config: dict[str, Any],
+    words: vocabulary.Vocabulary,
+    planned: list[llama.Planned],
+    type: str,
+    threads: int,
+    progress: Callable[[str], None],
+) -> None:
+    writer = GGUFWriter(path, "llama")
+    llama.add_settings(writer, config, type)
+    words.add_to(writer)
+    for tensor in planned:
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=tensor.kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        _write_data(writer, writer.fout[0], planned, type, threads, progress)
+    finally:
+        writer.close()
+
+
+def _write_data(
+    writer: GGUFWriter, file: BinaryIO, planned: list[llama.Planned], type: str, threads: int, progress: Callable[[str], None]
+) -> None:
+    """Reads and converts chunks on `threads` threads and writes them in order; at most two chunks a thread are in memory."""
+    writer.write_padding(file, file.tell())
+    waiting: deque[tuple[llama.Planned, bool, Future[np.ndarray]]] = deque()
+    written = tenths = 0
+
+    def drain(limit: int) -> None:
+        nonlocal written, tenths
+        while len(waiting) > limit:
+            tensor, is_last, future = waiting.popleft()
+            file.write(future.result().data)
+            if is_last:
+                writer.write_padding(file, tensor.size_bytes)
+                written += 1
+                if written * 10 // len(planned) > tenths:
+                    tenths = written * 10 // len(planned)
+                    progress(f"gguf_{type}: {written} of {len(planned)} tensors")
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for tensor in planned:
+                for first, count in _chunks(tensor):
+                    is_last = first + count == _matrix(tensor)[0]
+                    waiting.append((tensor, is_last, pool.submit(_convert, tensor, first, count)))
+                    drain(2 * threads)
+            drain(0)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _matrix(tensor: llama.Planned) -> tuple[int, int]:
+    """(rows, columns) of a tensor; a vector is one row, unless it is permuted."""
+    if len(tensor.shape) == 1:
+        return (tensor.shape[0], 1) if tensor.heads else (1, tensor.shape[0])
+    return math.prod(tensor.shape[:-1]), tensor.shape[-1]
+
+
+def _chunks(tensor: llama.Planned) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of each chunk: about CHUNK elements, whole heads where rows are permuted."""
+    rows, columns = _matrix(tensor)
+    unit = rows // tensor.heads if tensor.heads else 1
+    step = max(CHUNK // columns // unit, 1) * unit
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
+
+
+def _convert(tensor: llama.Planned, first: int, count: int) -> np.ndarray:
+    """The bytes of some rows of the file's tensor."""
+    rows, columns = _matrix(tensor)
+    if isinstance(tensor.source, np.ndarray):
+        values = tensor.source.reshape(rows, columns)[first : first + count]
+    elif len(tensor.shape) == 1:
+        values = tensor.source.read().reshape(rows, columns)[first : first + count]
+    else:
+        values = tensor.source.read(first, count)
+    if tensor.heads:
+        # Hugging Face rotates the two halves of a head, llama.cpp neighbouring pairs (conversion/llama.py, `permute`).
+        half = rows // tensor.heads // 2
+        values = values.reshape(-1, 2, half, columns).swapaxes(1, 2).reshape(count, columns)
+    return quantize.quantize(values, tensor.kind, tensor.name)
+
+
+# -------------------------------------------------------------------------------------------------------------- check
+
+
+def check(path: Path) -> dict[str, Any]:
+    """Opens a GGUF file again and reads every header and a sample of every tensor.
+
+    Returns:
+        `architecture`, `tensors`, `parameters`, `size_bytes`, `types` (type -> tensors), `context_length`, `vocabulary`, `pre`, `end_ids`.
+
+    Raises:
+        ArtifactError: not GGUF, truncated, without the keys a model needs, or with values that are not finite.
+    """
+    if not path.is_file():
+        raise ArtifactError("is missing", MEND, file=path)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ArtifactError("is not a GGUF file", MEND, file=path)
+    try:
+        reader = GGUFReader(path)
+        architecture = reader.fields["general.architecture"].contents()
+        fields = {name: reader.fields[name.replace("*", architecture)] for name in ("*.context_length", "tokenizer.ggml.tokens")}
+    except KeyError as error:
+        raise ArtifactError(f"has no {error.args[0]}", MEND, file=path) from None
+    except (ValueError, IndexError, TypeError, OverflowError, MemoryError, OSError) as error:
+        raise ArtifactError(f"is truncated or damaged ({error})", MEND, file=path) from None
+    for tensor in reader.tensors:
+        rows = tensor.data.reshape(-1, tensor.data.shape[-1])
+        with np.errstate(all="ignore"):
+            sample = dequantize(rows[[0, -1]], tensor.tensor_type)
+        if not np.isfinite(sample).all():
+            raise ArtifactError(f"tensor {tensor.name!r} holds values that are not finite", MEND, file=path)
+
+    def value(key: str) -> Any:
+        field = reader.fields.get(key)
+        return None if field is None else field.contents()
+
+    return {
+        "architecture": architecture,
+        "tensors": len(reader.tensors),
+        "parameters": sum(int(tensor.n_elements) for tensor in reader.tensors),
+        "size_bytes": path.stat().st_size,
+        "types": dict(sorted(Counter(tensor.tensor_type.name for tensor in reader.tensors).items())),
+        "context_length": fields["*.context_length"].contents(),
+        "vocabulary": len(fields["tokenizer.ggml.tokens"].data),
+        "pre": value("tokenizer.ggml.pre"),
+        "end_ids": sorted({i for key in vocabulary.END_KEYS if (i := value(f"tokenizer.ggml.{key}_token_id")) is not None}),
+    }

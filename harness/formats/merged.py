@@ -1,0 +1,235 @@
+"""Merged models: the adapter added onto the 16-bit base, written in 16 bits and, from that, in 4 (NF4).
+
+Both stream: one tensor is read, merged or quantised, and written before the next, so that memory does not grow with the model.
+Merging goes onto the original 16-bit weights, not onto the NF4 round trip that training saw: the report shows the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ArtifactError, ModelError
+from harness.formats import tensors
+from harness.formats.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[str], None]
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+NF4 = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
+}  # fmt: skip
+BLOCK = 64
+"""Weights that share a scale in NF4; bitsandbytes' default."""
+
+
+# ------------------------------------------------------------------------------------------------------------ 16 bits
+
+
+def write_16bit(base: Path, adapter: Path, out: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+    """Writes base + adapter as a 16-bit model folder, sharded as the base is.
+
+    Each adapted weight becomes W + (alpha / r) B A, computed in float32 and rounded once to the base's dtype (LoRA, arXiv 2106.09685, section 4.1).
+
+    Returns:
+        {`tensors`: how many were written, `merged`: how many of them the adapter changed}.
+    Raises:
+        ModelError: an adapter of another kind than plain LoRA, or one that fits another base.
+    """
+    lora = _Adapter(adapter)
+    index = tensors.index(base)
+    strangers = sorted(set(lora.targets) - set(index))
+    if strangers:
+        raise ModelError(
+            f"adapts {strangers[0]!r}, which {base} does not have", "merge it onto the base that it was trained on", file=adapter
+        )
+    out.mkdir(parents=True)
+    copy_companions(base, out)
+    for file in sorted({t.file for t in index.values()}):
+        names = [name for name, t in index.items() if t.file == file]
+        progress(f"merging {file.name}: {len(names)} tensors")
+        write_safetensors(out / file.name, ((name, lora.merge(index[name])) for name in names), len(names))
+    if (base / tensors.INDEX).exists():
+        shutil.copyfile(base / tensors.INDEX, out / tensors.INDEX)
+    return {"tensors": len(index), "merged": len(lora.targets)}
+
+
+class _Adapter:
+    """A plain LoRA adapter: what it adds to which weight."""
+
+    def __init__(self, folder: Path):
+        from safetensors import SafetensorError, safe_open
+
+        settings = tensors.read_json(folder / "adapter_config.json", "adapter_config.json")
+        for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
+            if settings.get(key):
+                raise ModelError(f"uses {key}, which merging does not support", "train with plain LoRA", file=folder)
+        if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
+            raise ModelError("is not a plain LoRA adapter", "train with plain LoRA", file=folder)
+        r, alpha = settings["r"], settings["lora_alpha"]
+        self.scale = alpha / r**0.5 if settings.get("use_rslora") else alpha / r
+        try:
+            self.file = safe_open(folder / "adapter_model.safetensors", framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"cannot be read ({error})", "train again", file=folder / "adapter_model.safetensors") from None
+        prefix, suffix = "base_model.model.", ".lora_A.weight"
+        self.targets = {key.removeprefix(prefix).removesuffix(suffix) + ".weight": key for key in self.file.keys() if key.endswith(suffix)}  # noqa: SIM118
+        if len(self.targets) * 2 != len(list(self.file.keys())):
+            raise ModelError("holds tensors that are not LoRA's A and B", "train with plain LoRA", file=folder)
+
+    def merge(self, tensor: Tensor) -> torch.Tensor:
+        """The tensor as the merged model has it, in its own dtype."""
+        import torch
+
+        dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[tensor.dtype]
+        weight = torch.from_numpy(tensor.read()).reshape(tensor.shape)
+        if (key := self.targets.get(tensor.name)) is not None:
+            a, b = (self.file.get_tensor(key.replace(".lora_A.", side)).float() for side in (".lora_A.", ".lora_B."))
+            if (b.shape[0], a.shape[1]) != tuple(tensor.shape):
+                shape = f"{b.shape[0]} x {a.shape[1]}"
+                raise ModelError(
+                    f"the adapter's {tensor.name} is {shape}", "merge it onto the base that it was trained on", file=tensor.file
+                )
+            weight += self.scale * (b @ a)
+        merged = weight.to(dtype)
+        if not torch.isfinite(merged).all():
+            raise ModelError(f"merging {tensor.name} gave values that are no numbers", "look at the training's loss", file=tensor.file)
+        return merged
+
+
+def adapter_tensors(folder: Path) -> list[str]:
+    """The weights that an adapter changes; raises what reading it raises."""
+    return sorted(_Adapter(folder).targets)
+
+
+# ------------------------------------------------------------------------------------------------------------- 4 bits
+
+
+def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+    """Writes a 16-bit model folder as NF4 with double quantisation, as `from_pretrained` loads it without further options.
+
+    Quantised are the linear layers that transformers would quantise on loading; embeddings, norms and the output layer stay 16-bit.
+    """
+    index = tensors.index(model)
+    linear = _linear_weights(model)
+    out.mkdir(parents=True)
+    copy_companions(model, out)
+    config = tensors.read_json(model / "config.json", "config.json")
+    (out / "config.json").write_text(json.dumps(config | {"quantization_config": NF4}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in index.items():
+            yield from _quantised(tensor) if name in linear else [(name, _as_is(tensor))]
+
+    progress(f"quantising {len(linear)} of {len(index)} tensors to NF4")
+    written = write_safetensors(out / tensors.WHOLE, stream(), len(index) * 6)
+    return {"tensors": written, "quantised": len(linear & set(index))}
+
+
+def _linear_weights(model: Path) -> set[str]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    output = skeleton.get_output_embeddings()
+    return {f"{name}.weight" for name, module in skeleton.named_modules() if isinstance(module, torch.nn.Linear) and module is not output}
+
+
+def _quantised(tensor: Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    # Quantised from 16 bits, as on loading: bitsandbytes stores the dtype it must give back.
+    weight = _as_is(tensor)
+    packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=torch.uint8)
+    yield tensor.name, packed
+    for key, value in state.as_dict(packed=True).items():
+        yield f"{tensor.name}.{key}", value
+
+
+def _as_is(tensor: Tensor) -> torch.Tensor:
+    import torch
+
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[tensor.dtype]
+    return torch.from_numpy(tensor.read()).reshape(tensor.shape).to(dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------- common
+
+
+def copy_companions(source: Path, out: Path) -> None:
+    """Copies tokenizer, model config and generation config."""
+    for name in COPIED:
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
+
+
+def write_safetensors(path: Path, stream: Iterator[tuple[str, torch.Tensor]], expected: int) -> int:
+    """Writes tensors to one safetensors file as they come; returns how many there were.
+
+    The header, whose contents are known only at the end, gets its room in front and is padded with spaces, as the format allows.
+    """
+    import torch
+
+    room = 1024 + 256 * expected
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    with path.open("wb") as file:
+        file.seek(8 + room)
+        for name, tensor in stream:
+            data = tensor.contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b""
+            file.write(data)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            kind = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8"}[dtype]
+            end = offset + tensor.numel() * tensor.element_size()
+            header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        if len(text) > room:
+            raise ArtifactError(f"its header needs {len(text)} bytes and got {room}", "report this as a bug", file=path)
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + text.ljust(room))
+    return len(header) - 1
+
+
+def check(folder: Path, expected: int) -> dict[str, Any]:
+    """Opens a written model folder again: every tensor there, files whole, values finite at a sample of rows.
+
+    Raises:
+        ArtifactError: naming what is missing or damaged.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    part = opened.get_slice(name)
+                    rows = part[: min(4, part.get_shape()[0])] if part.get_shape() else opened.get_tensor(name)
+                    if rows.is_floating_point() and not torch.isfinite(rows).all():
+                        raise ArtifactError(f"tensor {name!r} holds values that are no numbers", "export again", file=file)
+                    count += 1
+        except SafetensorError as error:
+            raise ArtifactError(f"is damaged ({error})", "export again", file=file) from None
+    if count != expected:
+        raise ArtifactError(f"holds {count} tensors where {expected} were written", "export again", file=folder)
+    for name in ("config.json", "tokenizer.json"):
+        tensors.read_json(folder / name, name)
+    return {"tensors": count}

@@ -1,0 +1,49 @@
+"""Metrics, found by name: each scores one answer against its references as a fraction in 0..1.
+
+    find("token_f1").score_one("the President", ["President of India"])     # 0.5
+    find("token_f1").compute(predictions=[...], references=[...])           # the mean, with its signature
+    as_evaluate("token_f1")                                                 # the same as an `evaluate.Metric`
+
+A new metric is one class and one line of `METRICS`. Importing this package imports no metric and none of their libraries.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from harness.errors import ConfigError
+from harness.metrics.base import Metric
+
+if TYPE_CHECKING:
+    import evaluate
+
+METRICS = {
+    "exact_match": "harness.metrics.match:ExactMatch",
+    "exact_match_normalized": "harness.metrics.match:ExactMatchNormalized",
+    "token_f1": "harness.metrics.match:TokenF1",
+    "rouge1": "harness.metrics.rouge:Rouge1",
+    "rouge2": "harness.metrics.rouge:Rouge2",
+    "rougeL": "harness.metrics.rouge:RougeL",
+    "rougeLsum": "harness.metrics.rouge:RougeLsum",
+    "citation_f1": "harness.metrics.citations:CitationF1",
+}
+
+__all__ = ["METRICS", "Metric", "as_evaluate", "find"]
+
+
+@cache
+def find(name: str) -> Metric:
+    """The metric of that name, imported only now; ConfigError if there is none."""
+    if name not in METRICS:
+        raise ConfigError(f"no metric {name!r}", f"use one of {', '.join(METRICS)}")
+    module, _, attribute = METRICS[name].partition(":")
+    return getattr(import_module(module), attribute)()
+
+
+def as_evaluate(name: str) -> evaluate.Metric:
+    """The metric of that name as an `evaluate.Metric`, which needs no network (`evaluate` itself takes seconds to import)."""
+    from harness.metrics.evaluate_metric import EvaluateMetric
+
+    return EvaluateMetric.of(find(name))

@@ -1,0 +1,1 @@
+"""One stage per module: split, train, export, predict, score, compare, report, gate."""

@@ -1,0 +1,286 @@
+"""Compare: paired differences between variants, what may be said of them, and what makes the numbers doubtful.
+
+Reads `scores/`, `predictions/`, `split/` and, if it is there, `run.json`; writes `reports/<run>/comparison.json`. Results that were not asked the
+same questions, in the same tokens, with the same parameters, and scored by the same metrics, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness import alarms, buckets, statistics, store
+from harness.config import Config
+from harness.errors import ArtifactError, IncomparableError
+from harness.metrics import find
+from harness.records import (
+    Breakdown,
+    Comparison,
+    Pair,
+    PredictionManifest,
+    Question,
+    Score,
+    ScoreManifest,
+    ScoreSet,
+    SplitManifest,
+    VariantResult,
+)
+from harness.resampling import Floats
+from harness.store import RunFolder
+
+SOURCES = ("alarms.py", "buckets.py", "resampling.py", "statistics.py", "stages/compare.py")
+SCORE_AGAIN = "run harness score again"
+LATER_STAGES = ("compare", "report", "gate")
+EXPORTED = ("merged_16bit", "merged_4bit")
+BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f1")
+"""Shown in the breakdowns; all of them if the config names none of these."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One variant's scores, ready to be paired."""
+
+    name: str
+    manifest: ScoreManifest
+    metrics: list[str]
+    ids: list[str]
+    groups: list[str]
+    values: Floats
+    """Shape (questions, metrics); NaN: unscored."""
+
+
+def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> Comparison:
+    """Compares the variants of a run: each against `base`, each exported format against `adapter` and `merged_16bit`.
+
+    Raises:
+        ArtifactError: scores are missing, damaged, or of other predictions; IncomparableError: two variants differ in split, prompts, metric
+        signatures or generation parameters.
+    """
+    split = store.read_record(run.split_json, SplitManifest)
+    names = store.read_record(run.score_json, ScoreSet).variants
+    fingerprint = _fingerprint(run, config, names)
+    if not force and (old := _unchanged(run, fingerprint)):
+        progress("compare: scores are unchanged")
+        # Written again all the same: make goes by its time.
+        store.write_json(run.comparison_json, old)
+        return old
+    variants = {name: _load(run, name, split) for name in names}
+    if not variants:
+        raise ArtifactError(
+            "no variant was scored", "name one in predict.variants, then run harness predict and score", file=run.score_json
+        )
+    refuse_incomparable(list(variants.values()))
+
+    progress(f"compare: {len(variants)} variants, {len(_pairs(list(variants), config))} pairs, {config.compare.resamples} resamples")
+    first = next(iter(variants.values()))
+    tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
+    comparison = Comparison(
+        run=run.name,
+        split_id=split.split_id,
+        n=first.manifest.n,
+        n_groups=first.manifest.n_groups,
+        variants={name: _result(scored.manifest) for name, scored in variants.items()},
+        pairs=differences([(variants[left], variants[right]) for left, right in _pairs(list(variants), config)], config),
+        baselines=split.baselines.get("grouped", {}),
+        alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, tuned, runaway_limit=config.compare.runaway_limit)),
+        breakdowns=list(_breakdowns(store.read_records(run.heldout_jsonl, Question), list(variants.values()))),
+        provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
+    )
+    store.write_json(run.comparison_json, comparison)
+    return comparison
+
+
+def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = None) -> list[Pair]:
+    """Pairs each variant that both runs scored, `A/variant` minus `B/variant`; nothing is written.
+
+    Raises:
+        ArtifactError: scores are missing, or the runs have no variant in common; IncomparableError as in `run`.
+    """
+    config = config or Config()
+    loaded = []
+    for folder in (run_a, run_b):
+        split = store.read_record(folder.split_json, SplitManifest)
+        names = store.read_record(folder.score_json, ScoreSet).variants
+        loaded.append({name: _load(folder, name, split, shown=f"{folder.name}/{name}") for name in names})
+    left, right = loaded
+    common = [name for name in left if name in right]
+    if not common:
+        raise ArtifactError(
+            f"runs {run_a.name} and {run_b.name} have no variant in common", "let predict.variants of both name at least one and the same"
+        )
+    refuse_incomparable([side[name] for name in common for side in loaded])
+    return differences([(left[name], right[name]) for name in common], config)
+
+
+# ------------------------------------------------------------------------------------------------------- comparability
+
+
+def refuse_incomparable(variants: Sequence[Scored]) -> None:
+    """Raises IncomparableError, naming what differs, unless all were asked and scored alike."""
+    first, *others = variants
+    for other in others:
+        for what, differs, mend in _contract(first, other):
+            if differs:
+                raise IncomparableError(f"{first.name} and {other.name} differ in {what}: {differs}", mend)
+
+
+def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
+    """(what, how it differs or "", mend) of everything that must be equal."""
+    left, right = a.manifest, b.manifest
+    again = "run harness predict and score for both with one config"
+    yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
+    yield "generation parameters", _unequal_keys(left.generation, right.generation), again
+    yield "prompts", _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]), f"use one template and tokenizer; {again}"
+    signatures = [{name: value.signature for name, value in m.metrics.items()} for m in (left, right)]
+    yield "metric signatures", _unequal_keys(*signatures), "score both with the same metrics and versions"
+    yield "questions", "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}", SCORE_AGAIN
+
+
+def _unequal(left: object, right: object) -> str:
+    return "" if left == right else f"{left} against {right}"
+
+
+def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {left.get(key, 'absent')} against {right.get(key, 'absent')}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+def _pairs(names: list[str], config: Config) -> list[tuple[str, str]]:
+    """(left, right) names: every variant against the base; every exported format against what it was made from."""
+    formats = [name for name in names if _is_exported(name, config)]
+    pairs = [(name, "base") for name in names if name != "base"]
+    pairs += [(name, "adapter") for name in formats]
+    pairs += [(name, "merged_16bit") for name in formats if name != "merged_16bit"]
+    return [(left, right) for left, right in pairs if right in names]
+
+
+def _is_exported(name: str, config: Config) -> bool:
+    return name not in config.predict.extra and (name in EXPORTED or name.startswith("gguf_"))
+
+
+def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[Pair]:
+    """Every metric of every pair, tested. All of them are one family to Holm's correction: each is a chance of a false alarm.
+
+    The pairs must have passed `refuse_incomparable`.
+    """
+    if not pairs:
+        return []
+    metrics = pairs[0][0].metrics
+    left, right = (np.hstack([pair[side].values for pair in pairs]) for side in (0, 1))
+    settings = config.compare
+    found = statistics.paired_differences(left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed)
+    adjusted = statistics.holm([d.p for d in found])
+    names = [(a.name, b.name, metric) for a, b in pairs for metric in metrics]
+    return [
+        Pair(
+            left=a,
+            right=b,
+            metric=metric,
+            delta=d.value,
+            ci95=d.ci95,
+            p=d.p,
+            p_holm=p_holm,
+            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin),
+            n=d.n,
+            margin=settings.margin,
+            mde=d.mde,
+            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
+            wins=d.wins,
+            losses=d.losses,
+            ties=d.ties,
+        )
+        for (a, b, metric), d, p_holm in zip(names, found, adjusted, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- breakdowns
+
+
+def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterator[Breakdown]:
+    first = variants[0]
+    chosen = [k for k, metric in enumerate(first.metrics) if metric in BREAKDOWN_METRICS] or list(range(len(first.metrics)))
+    values = np.hstack([scored.values[:, chosen] for scored in variants])
+    names = [(scored.name, first.metrics[k]) for scored in variants for k in chosen]
+    groups = np.unique(np.asarray(first.groups), return_inverse=True)[1]
+    for by, bucket, rows in buckets.buckets(questions):
+        estimates = statistics.mean_intervals(values[rows], groups[rows], resamples=0, seed=0)
+        for (variant, metric), e in zip(names, estimates, strict=True):
+            yield Breakdown(by=by, bucket=bucket, variant=variant, metric=metric, value=e.value, ci95=e.ci95, n=e.n)
+
+
+# ------------------------------------------------------------------------------------------------------ files and hashes
+
+
+def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None = None) -> Scored:
+    """A variant's scores, checked to be whole, of this split, and of the predictions that stand beside them."""
+    path, manifest_path = run.score(name)
+    manifest = store.read_record(manifest_path, ScoreManifest)
+    if manifest.lines_sha256 != store.sha256_file(path):
+        raise ArtifactError("is not what score wrote", SCORE_AGAIN, file=path)
+    if manifest.split_id != split.split_id:
+        raise IncomparableError(
+            f"{shown or name} and the split differ in split: {manifest.split_id[:12]} against {split.split_id[:12]}",
+            "run harness predict and score again",
+            file=manifest_path,
+        )
+    if manifest.prediction_key != store.read_record(run.prediction(name)[1], PredictionManifest).key:
+        raise ArtifactError("was scored from other answers than those beside it", SCORE_AGAIN, file=manifest_path)
+    metrics = list(manifest.metrics)
+    ids, groups = [], []
+    values = np.empty((manifest.n, len(metrics)))
+    for i, row in enumerate(store.iter_records(path, Score)):
+        ids.append(row.id)
+        groups.append(row.group)
+        values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
+    return Scored(shown or name, manifest, metrics, ids, groups, values)
+
+
+def _result(manifest: ScoreManifest) -> VariantResult:
+    return VariantResult(
+        metrics=manifest.metrics,
+        cost=manifest.cost,
+        backend=manifest.backend,
+        finish=manifest.finish,
+        empty_answers=manifest.empty_answers,
+    )
+
+
+def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
+    files = [run.split_json, run.heldout_jsonl, *(path for name in names for path in (*run.score(name), *run.prediction(name)))]
+    settings = [config.compare.model_dump(), sorted(config.predict.extra)]
+    return store.sha256_json([[store.sha256_file(file) for file in files], settings, names, store.source_sha256(*SOURCES)])
+
+
+def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
+    if not run.comparison_json.exists():
+        return None
+    try:
+        old = store.read_record(run.comparison_json, Comparison)
+    except ArtifactError:
+        return None  # damaged, or of another version: written again
+    return old if old.provenance.get("fingerprint") == fingerprint else None
+
+
+def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
+    """run.json as it stands, without the stages that come from here on, and what identifies the split and the models."""
+    recorded = store.read_json(run.run_json) if run.run_json.exists() else {}
+    stages = {verb: stage for verb, stage in recorded.get("stages", {}).items() if verb not in LATER_STAGES}
+    asked = {name: store.read_record(run.prediction(name)[1], PredictionManifest) for name in names}
+    kept = ("backend", "backend_version", "weights_sha256", "tokenizer_sha256", "prompts_sha256", "generation", "execution", "warnings")
+    return {
+        **recorded,
+        "stages": stages,
+        "split": split.model_dump(
+            include={"split_id", "source", "source_sha256", "n_train", "n_heldout", "n_groups_train", "n_groups_heldout", "seed"}
+        ),
+        "variants": {name: manifest.model_dump(include=set(kept)) for name, manifest in asked.items()},
+    }

@@ -1,0 +1,120 @@
+"""adapter, base model -> merged_16bit/, merged_4bit/, gguf/, export.json: every format by one path on every device, each opened again and checked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import base, store
+from harness.config import Config
+from harness.errors import ArtifactError
+from harness.formats import gguf, merged
+from harness.records import Artifact, ExportManifest, TrainManifest
+from harness.store import RunFolder
+
+SOURCES = ("formats", "stages/export.py")
+SHARE_OF_16BIT = {
+    "merged_16bit": 1.05, "merged_4bit": 0.6, "gguf_f32": 2.1, "gguf_f16": 1.05, "gguf_q8_0": 0.6, "gguf_q6_k": 0.5,
+    "gguf_q5_k_m": 0.45, "gguf_q5_0": 0.45, "gguf_q4_k_m": 0.4, "gguf_q4_0": 0.4,
+}  # fmt: skip
+"""Upper bounds of a format's size, for the check of free space before anything is written."""
+
+
+def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> ExportManifest:
+    """Writes every format of `config.export.formats`; those already written from the same adapter are kept.
+
+    Raises:
+        ArtifactError: no training, or an adapter that is not the one it wrote; ModelError: a base that a format does not support;
+        StorageError: too little space (checked before anything is written).
+    """
+    trained = store.read_record(run.train_json, TrainManifest)
+    folder = base.resolve(config.model)
+    if base.weights_sha256(run.adapter) != trained.adapter_sha256:
+        raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
+    if base.weights_sha256(folder) != trained.base["weights_sha256"]:
+        raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
+    fingerprint = store.sha256_json([trained.adapter_sha256, trained.base, config.export.llama_cpp, store.source_sha256(*SOURCES)])
+    formats = config.export.formats
+    if formats and "merged_16bit" not in formats:
+        formats = ["merged_16bit", *formats]  # every other format is made from it
+    kept = {} if force else _kept(run, fingerprint)
+    if all(f in kept for f in formats) and "adapter" in kept:
+        progress("nothing changed since the last export")
+        os.utime(run.export_json)
+        return store.read_record(run.export_json, ExportManifest)
+
+    run.export_json.unlink(missing_ok=True)
+    missing = [f for f in formats if f not in kept]
+    store.need_space(run.path, int(base.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000)
+    began = time.monotonic()
+    writer = _Writer(run, config, folder, progress)
+    artifacts = {"adapter": kept.get("adapter") or _artifact(run, "adapter", run.adapter, 0.0, _adapter_facts(run.adapter))}
+    # merged_16bit comes first: the others read it.
+    for name in sorted(formats, key=lambda f: f != "merged_16bit"):
+        if name not in kept:
+            kept[name] = writer.write(name)
+        artifacts[name] = kept[name]
+    manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
+    store.write_json(run.export_json, manifest)
+    return manifest
+
+
+class _Writer:
+    def __init__(self, run: RunFolder, config: Config, folder: Path, progress: Callable[[str], None]):
+        self.run, self.config, self.base, self.progress = run, config, folder, progress
+
+    def write(self, name: str) -> Artifact:
+        """Writes one format beside its place, checks it there, and moves it into place."""
+        self.progress(f"writing {name}")
+        began, target = time.monotonic(), self.run.artifact(name)
+        with store.atomic_path(target) as temporary:
+            facts = self._write(name, temporary)
+        return _artifact(self.run, name, target, time.monotonic() - began, facts)
+
+    def _write(self, name: str, out: Path) -> dict[str, Any]:
+        if name == "merged_16bit":
+            written = merged.write_16bit(self.base, self.run.adapter, out, self.progress)
+            checked = merged.check(out, written["tensors"])
+            return checked | {
+                "checks": [f"{checked['tensors']} tensors read back, values finite", f"{written['merged']} tensors changed by the adapter"]
+            }
+        if name == "merged_4bit":
+            written = merged.write_4bit(self.run.merged_16bit, out, self.progress)
+            checked = merged.check(out, written["tensors"])
+            return checked | {
+                "checks": [f"{checked['tensors']} tensors read back, values finite", f"{written['quantised']} weights in NF4"]
+            }
+        checkout = Path(self.config.export.llama_cpp) if self.config.export.llama_cpp else None
+        gguf.write(self.run.merged_16bit, out, name.removeprefix("gguf_"), threads=self.config.predict.threads, llama_cpp=checkout, progress=self.progress)
+        checked = gguf.check(out)
+        return checked | {"checks": [f"{checked['tensors']} tensors read back, sizes within the file, sampled values finite"]}
+
+
+def _adapter_facts(folder: Path) -> dict[str, Any]:
+    count = len(merged.adapter_tensors(folder))
+    return {"tensors": count, "checks": [f"{count} tensors read back"]}
+
+
+def _artifact(run: RunFolder, name: str, path: Path, seconds: float, facts: dict[str, Any]) -> Artifact:
+    size = path.stat().st_size if path.is_file() else base.weights_size(path)
+    return Artifact(
+        format=name, path=path.relative_to(run.path).as_posix(), sha256=base.artifact_sha256(path), size_bytes=size, tensors=facts["tensors"], seconds=seconds, checks=facts["checks"],
+    )  # fmt: skip
+
+
+def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
+    """Artifacts of the last export that are still what it wrote; none if anything that decides them changed."""
+    if not run.export_json.exists():
+        return {}
+    old = store.read_record(run.export_json, ExportManifest)
+    if old.fingerprint != fingerprint:
+        for name in old.artifacts:
+            if name != "adapter":
+                path = run.artifact(name)
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return {}
+    return {name: a for name, a in old.artifacts.items() if (p := run.path / a.path).exists() and base.artifact_sha256(p) == a.sha256}

@@ -1,0 +1,372 @@
+"""split, artifacts -> predictions/<variant>.jsonl + .json: every variant answers every held-out question from the same token ids.
+
+Each variant answers in a process of its own: its peak memory is its own, and a crash of native code takes nothing else with it. Answers are
+kept batch by batch, so that an interrupted run loses the batch in flight at most.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from harness import backends, base, store
+from harness.backends import Completion, Execution, Facts, Generation, Source
+from harness.config import Config
+from harness.errors import ArtifactError, HarnessError
+from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
+from harness.records import Cost, ExportManifest, Prediction, PredictionManifest, PredictionSet, Question, SplitManifest, TrainManifest
+from harness.store import RunFolder
+
+SOURCES = ("prompt.py", "backends", "stages/predict.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a variant's process needs."""
+
+    variant: str
+    backend: str
+    source: Source
+    generation: Generation
+    execution: Execution
+    weights_sha256: str
+    size_bytes: int
+    questions: list[str]
+    """Their ids, in the order of the split."""
+    prompts: list[list[int]]
+    tokenizer: Path
+    tokenizer_sha256: str
+    split_id: str
+    lines: Path
+    manifest: Path
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Over all prompt hashes, in order."""
+        return store.sha256_json([prompt_hash(p) for p in self.prompts])
+
+    def key(self, version: str) -> str:
+        """What decides the answers: equal keys, equal predictions."""
+        asked = [
+            self.weights_sha256,
+            self.tokenizer_sha256,
+            self.prompts_sha256,
+            self.generation.__dict__,
+            self.backend,
+            version,
+            self.source.load_in_4bit,
+        ]
+        cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
+        return store.sha256_json([*asked, *cut, store.source_sha256("backends")])
+
+
+def run(
+    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False, only: list[str] | None = None
+) -> dict[str, PredictionManifest]:
+    """Has every variant of `config.predict` answer the held-out questions; variants that answered the same already are kept.
+
+    Args:
+        only: answer with these variants only; the others' earlier predictions stay.
+    Raises:
+        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be loaded; StorageError.
+    """
+    split = store.read_record(run.split_json, SplitManifest)
+    questions = store.read_records(run.heldout_jsonl, Question)
+    wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
+    manifests = {}
+    run.predict_json.unlink(missing_ok=True)
+    for job in _jobs(run, config, split, questions, [v for v in wanted if only is None or v in only]):
+        manifests[job.variant] = _answered(job, force) or _in_own_process(job, progress)
+        cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
+        progress(
+            f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
+        )
+    answered = [v for v in wanted if run.prediction(v)[1].exists()]
+    keys = [store.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
+    store.write_json(run.predict_json, PredictionSet(fingerprint=store.sha256_json([split.split_id, keys]), variants=answered))
+    return manifests
+
+
+# -------------------------------------------------------------------------------------------------------------- jobs
+
+
+def _jobs(run: RunFolder, config: Config, split: SplitManifest, questions: list[Question], variants: list[str]) -> Iterator[Job]:
+    base.quiet_libraries()
+    device = base.device_of(config.device)
+    folder = base.resolve(config.model)
+    tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    prompter = Prompter(tokenizer, config.prompt.template)
+    settings = config.predict
+    ends = stop_ids(tokenizer, _generation_eos(folder))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    generation = Generation(settings.max_new_tokens, ends, pad)
+    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    prompts = [prompter.ids(q.question) for q in questions]
+    for variant in variants:
+        backend, source, weights, size = _source(run, config, folder, variant)
+        lines, manifest = run.prediction(variant)
+        yield Job(
+            variant, backend, source, generation, execution, weights, size, [q.id for q in questions], prompts, folder, tokenizer_sha256(tokenizer),
+            split.split_id, lines, manifest,
+        )  # fmt: skip
+
+
+def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
+    """(backend, source, hash of the weights, their bytes) of a variant."""
+    model = config.model
+    if (extra := config.predict.extra.get(variant)) is not None:
+        path = Path(extra.path)
+        if extra.backend == "endpoint":
+            return "endpoint", Source(path, url=extra.path, model=extra.model), store.sha256_json([extra.path, extra.model]), 0
+        if not path.exists():
+            raise ArtifactError("does not exist", f"correct predict.extra.{variant}.path", file=path)
+        size = path.stat().st_size if path.is_file() else base.weights_size(path)
+        return (
+            extra.backend,
+            Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
+            base.artifact_sha256(path),
+            size,
+        )
+    whole = Source(folder, trust_remote_code=model.trust_remote_code)
+    base_sha256 = base.weights_sha256(folder)
+    if variant == "base":
+        return "transformers", whole, base_sha256, base.weights_size(folder)
+    if variant == "adapter":
+        trained = store.read_record(run.train_json, TrainManifest)
+        found = base.weights_sha256(run.adapter)
+        if found != trained.adapter_sha256:
+            raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
+        source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
+        return "transformers", source, store.sha256_json([base_sha256, found]), base.weights_size(folder) + base.weights_size(run.adapter)
+    exported = store.read_record(run.export_json, ExportManifest).artifacts.get(variant)
+    path = run.artifact(variant)
+    if exported is None or not path.exists():
+        raise ArtifactError("is missing", "run harness export", file=path)
+    if base.artifact_sha256(path) != exported.sha256:
+        raise ArtifactError("is damaged or was changed: it is not what export wrote", "run harness export again", file=path)
+    return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
+
+
+def _generation_eos(folder: Path) -> int | list[int] | None:
+    file = folder / "generation_config.json"
+    return store.read_json(file).get("eos_token_id") if file.exists() else None
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+
+def _answered(job: Job, force: bool) -> PredictionManifest | None:
+    """The manifest of an earlier answer to exactly this job, if its lines are whole."""
+    if force or not job.manifest.exists() or not job.lines.exists():
+        return None
+    old = store.read_record(job.manifest, PredictionManifest)
+    if old.key != job.key(old.backend_version) or old.lines_sha256 != store.sha256_file(job.lines):
+        return None
+    # The version is a library's own word, told on loading; an upgrade is seen by asking the installed packages.
+    return old if old.packages == installed(job.backend) else None
+
+
+def installed(backend: str) -> dict[str, str]:
+    """Versions of the packages that decide a backend's numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = {"transformers": ["torch", "transformers", "peft", "bitsandbytes"], "llamacpp": ["xllamacpp"]}.get(backend, [])
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionManifest:
+    """Answers in a child process; its progress, result or error comes back through a pipe."""
+    context = multiprocessing.get_context("forkserver" if job.execution.device == "cpu" else "spawn")
+    if job.execution.device == "cpu":
+        context.set_forkserver_preload(["torch", "transformers", "harness.backends"])
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(job, sender), daemon=True)
+    child.start()
+    sender.close()
+    result: PredictionManifest | BaseException | None = None
+    try:
+        while True:
+            message = receiver.recv()
+            if isinstance(message, str):
+                progress(message)
+            else:
+                result = message
+    except EOFError:
+        child.join()
+    finally:
+        if child.is_alive():
+            child.terminate()
+            child.join()
+    if isinstance(result, PredictionManifest):
+        return result
+    if isinstance(result, BaseException):
+        raise result
+    why = f"was killed by signal {-child.exitcode}" if child.exitcode and child.exitcode < 0 else f"ended with code {child.exitcode}"
+    raise ArtifactError(
+        f"the process that answered with {job.variant} {why}",
+        "run the same command again to go on where it stopped; look for too little memory",
+    )
+
+
+def _child(job: Job, pipe: Connection) -> None:
+    try:
+        pipe.send(answer(job, pipe.send))
+    except KeyboardInterrupt:
+        pass
+    except HarnessError as error:
+        # Rebuilt by its parts: exceptions with keyword arguments do not survive pickling.
+        pipe.send(_Failure(type(error), error.problem, error.mend, str(error.file) if error.file else None, error.row).error())
+    finally:
+        pipe.close()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    kind: type[HarnessError]
+    problem: str
+    mend: str
+    file: str | None
+    row: int | None
+
+    def error(self) -> HarnessError:
+        return self.kind(self.problem, self.mend, file=self.file, row=self.row)
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+
+def answer(job: Job, progress: Callable[[str], None] = lambda _: None) -> PredictionManifest:
+    """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept."""
+    began = time.monotonic()
+    backend = backends.find(job.backend)(job.source, job.generation, job.execution)
+    load_seconds = time.monotonic() - began
+    try:
+        key = job.key(backend.facts.version)
+        with _Journal(job.lines.with_suffix(".partial"), key) as journal:
+            _ask(job, backend, journal, progress)
+            predictions = [journal.answers[i] for i in range(len(job.prompts))]
+            _decode_and_write(job, predictions)
+            manifest = _manifest(job, key, backend.facts, predictions, load_seconds)
+        store.write_json(job.manifest, manifest)
+        journal.path.unlink(missing_ok=True)
+        return manifest
+    finally:
+        backend.close()
+
+
+def _ask(job: Job, backend: backends.Backend, journal: _Journal, progress: Callable[[str], None]) -> None:
+    room = backend.facts.context - job.generation.max_new_tokens
+    fitting = [i for i, p in enumerate(job.prompts) if len(p) <= room]
+    for i in sorted(set(range(len(job.prompts))) - set(fitting)):
+        reason = f"prompt of {len(job.prompts[i])} tokens; the context leaves {room}"
+        journal.put([(i, _prediction(job, i, Completion([], "error", 0.0, error=reason), cut=True))])
+    told = time.monotonic()
+    for batch in backends.batches([len(job.prompts[i]) for i in fitting], job.execution, job.generation.max_new_tokens):
+        positions = [fitting[j] for j in batch]
+        if all(i in journal.answers for i in positions):
+            continue
+        completions = backend.answer([job.prompts[i] for i in positions])
+        journal.put([(i, _prediction(job, i, c)) for i, c in zip(positions, completions, strict=True)])
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            progress(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
+
+
+def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:
+    return Prediction(
+        id=job.questions[i], prompt_hash=prompt_hash(job.prompts[i]), prompt_ids=job.prompts[i], answer_ids=completion.answer_ids,
+        text=completion.text or "", finish_reason=completion.finish_reason, prompt_cut=cut, seconds=completion.seconds, error=completion.error,
+    )  # fmt: skip
+
+
+def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
+    """Texts from token ids, by the base's tokenizer for every backend, and the file of all answers."""
+    tokenizer = load_tokenizer(job.tokenizer)
+    for i, p in enumerate(predictions):
+        if p.answer_ids:
+            predictions[i] = p.model_copy(update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()})
+    store.write_jsonl(job.lines, predictions)
+
+
+def _manifest(job: Job, key: str, facts: Facts, predictions: list[Prediction], load_seconds: float) -> PredictionManifest:
+    tokens = sum(len(p.answer_ids) + (p.finish_reason == "stop") for p in predictions)
+    seconds = sum(p.seconds for p in predictions)
+    if job.execution.device == "cuda" and job.backend == "transformers":
+        import torch
+
+        memory = int(torch.cuda.max_memory_allocated())
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return PredictionManifest(
+        variant=job.variant, key=key, split_id=job.split_id, backend=job.backend, backend_version=facts.version, packages=installed(job.backend),
+        weights_sha256=job.weights_sha256, tokenizer_sha256=job.tokenizer_sha256, prompts_sha256=job.prompts_sha256,
+        lines_sha256=store.sha256_file(job.lines), generation=job.generation.__dict__ | {"stop_ids": list(job.generation.stop_ids)},
+        execution=facts.execution | {"batch_tokens": job.execution.batch_tokens, "max_batch": job.execution.max_batch, "slots": job.execution.slots},
+        n=len(predictions), finish=dict(Counter(p.finish_reason for p in predictions)), prompts_cut=sum(p.prompt_cut for p in predictions),
+        cost=Cost(
+            tokens_per_second=tokens / seconds if seconds > 0 else None, seconds=seconds, load_seconds=load_seconds, generated_tokens=tokens,
+            peak_memory_bytes=memory, size_bytes=job.size_bytes,
+        ),
+    )  # fmt: skip
+
+
+class _Journal:
+    """Answers as they come, one line each behind a line with the job's key; a torn last line is dropped."""
+
+    def __init__(self, path: Path, key: str):
+        self.path, self.key = path, key
+        self.answers: dict[int, Prediction] = {}
+
+    def __enter__(self) -> _Journal:
+        with store.storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._read()
+            self.file = self.path.open("wb")
+            self.file.write(store.dumps({"key": self.key}).encode() + b"\n" + b"".join(whole))
+            self._flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def put(self, answers: list[tuple[int, Prediction]]) -> None:
+        """Keeps a batch: on disk when this returns."""
+        with store.storage_errors(self.path):
+            self.file.write(b"".join(store.dumps([i, p.model_dump(mode="json")]).encode() + b"\n" for i, p in answers))
+            self._flush()
+        self.answers.update(answers)
+
+    def _read(self) -> list[bytes]:
+        """The whole lines of an earlier journal of the same key."""
+        if not self.path.exists():
+            return []
+        header, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
+        whole = []
+        try:
+            if json.loads(header)["key"] != self.key:
+                return []
+            for line in lines:
+                i, fields = json.loads(line)
+                self.answers[i] = Prediction.model_validate(fields)
+                whole.append(line)
+        except (ValueError, KeyError, TypeError):
+            pass  # torn by the interruption: answered again
+        return whole
+
+    def _flush(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())

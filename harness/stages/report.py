@@ -1,0 +1,130 @@
+"""Stage: the report. A pure function of the JSON that the other stages left: same files, same bytes.
+
+Reads everything below `runs/<run>` and `reports/<run>/comparison.json`; writes `report.json`, `report.md` and, last, `report.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from harness import render, store
+from harness.config import Config
+from harness.records import (
+    Comparison,
+    ExportManifest,
+    HistoryPoint,
+    Pair,
+    Prediction,
+    Question,
+    Record,
+    Score,
+    SplitManifest,
+    TrainManifest,
+)
+from harness.store import RunFolder
+from harness.verdict import variant_order
+from harness.views import Inputs
+
+R = TypeVar("R", bound=Record)
+SOURCES = ("stages/report.py", "render.py", "views.py", "answer_views.py", "verdict.py", "figures.py", "plotting.py", "records.py")
+
+
+def run(
+    run: RunFolder,
+    config: Config,
+    *,
+    others: Sequence[RunFolder] = (),
+    tested: Sequence[Pair] = (),
+    progress: Callable[[str], None] = lambda _: None,
+    force: bool = False,
+) -> Path:
+    """Writes the run's report and returns the path of report.html.
+
+    Args:
+        run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.
+        config: shown as provenance where the comparison carries none.
+        others: further runs, laid over this one's curves and put beside its numbers.
+        tested: the pairs across these runs, named `run/variant`; a difference without one is shown as not tested.
+        progress: told what is being done.
+        force: write even if nothing changed.
+
+    Raises:
+        ArtifactError: comparison.json is missing, or any file is damaged.
+        StorageError: the report cannot be written.
+    """
+    settings = config.model_dump(mode="json")
+    fingerprint = store.sha256_json(
+        [settings, [_contents(folder) for folder in (run, *others)], [pair.model_dump() for pair in tested], _code()]
+    )
+    report_json = run.reports / "report.json"
+    if not force and run.report_md.exists() and report_json.exists() and _written(run.report_html) == fingerprint:
+        progress(f"report {run.report_html} is up to date")
+        return run.report_html
+    inputs = read(run)
+    progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
+    page = render.html(inputs, [read(other) for other in others], tested, settings, fingerprint)
+    store.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
+    store.write_text(run.report_md, render.markdown(inputs))
+    store.write_text(run.report_html, page)
+    progress(f"wrote {run.report_html} ({len(page.encode()) / 1e6:.1f} MB)")
+    return run.report_html
+
+
+def read(run: RunFolder) -> Inputs:
+    """Everything of a run that the report shows; only comparison.json must exist."""
+    comparison = store.read_record(run.comparison_json, Comparison)
+    comparison = comparison.model_copy(
+        update={"variants": {variant: comparison.variants[variant] for variant in variant_order(comparison)}}
+    )
+    gate = run.reports / "gate.json"
+    return Inputs(
+        comparison=comparison,
+        questions=_lines(run.heldout_jsonl, Question),
+        predictions={variant: _lines(run.prediction(variant)[0], Prediction) for variant in comparison.variants},
+        scores={variant: _lines(run.score(variant)[0], Score) for variant in comparison.variants},
+        history=_lines(run.history_jsonl, HistoryPoint),
+        split=_manifest(run.split_json, SplitManifest),
+        train=_manifest(run.train_json, TrainManifest),
+        export=_manifest(run.export_json, ExportManifest),
+        gate=store.read_json(gate) if gate.exists() else None,
+    )
+
+
+def _lines(path: Path, kind: type[R]) -> list[R]:
+    return store.read_records(path, kind) if path.exists() else []
+
+
+def _manifest(path: Path, kind: type[R]) -> R | None:
+    return store.read_record(path, kind) if path.exists() else None
+
+
+def _contents(run: RunFolder) -> list[list[str]]:
+    """Name and hash of every file of `run` that the report reads."""
+    files = [
+        run.comparison_json,
+        run.reports / "gate.json",
+        run.heldout_jsonl,
+        run.history_jsonl,
+        run.split_json,
+        run.train_json,
+        run.export_json,
+    ]
+    files += sorted(run.predictions.glob("*.jsonl")) + sorted(run.scores.glob("*.jsonl"))
+    # The parent's name tells predictions/base.jsonl from scores/base.jsonl.
+    return [[f"{run.name}/{file.parent.name}/{file.name}", store.sha256_file(file)] for file in files if file.exists()]
+
+
+def _code() -> list[str]:
+    return [store.source_sha256(*SOURCES), store.sha256_tree(render.TEMPLATES)]
+
+
+def _written(page: Path) -> str | None:
+    """The fingerprint that a report carries; None if there is none. It stands in the first kilobytes."""
+    if not page.exists():
+        return None
+    with page.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(4096)
+    _, found, rest = head.partition('<meta name="fingerprint" content="')
+    return rest.partition('"')[0] if found else None

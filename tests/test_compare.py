@@ -1,0 +1,305 @@
+import json
+
+import pytest
+from scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
+
+from harness import buckets, store
+from harness.config import Config
+from harness.errors import ArtifactError, IncomparableError
+from harness.records import Comparison, PredictionSet, Question
+from harness.stages import compare, score
+from harness.store import RunFolder
+
+MANY = questions(n_groups=30, size=4)
+
+
+def right(question):
+    return question.answer
+
+
+def wrong(question):
+    return "nothing"
+
+
+def compared(root, answers, config=CONFIG, **changes):
+    run = make(root, answers, asked=MANY, **changes)
+    score.run(run, config)
+    return compare.run(run, config)
+
+
+def pair(comparison, left, right, metric="exact_match"):
+    return next(p for p in comparison.pairs if (p.left, p.right, p.metric) == (left, right, metric))
+
+
+def codes(comparison, variant):
+    return [a.code for a in comparison.alarms if a.variant == variant]
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_each_variant_against_base_and_each_format_against_its_source(tmp_path):
+    names = ["base", "adapter", "merged_16bit", "gguf_q8_0", "elsewhere", "gguf_theirs"]
+    extra = {"backend": "replay", "path": "x"}
+    settings = {"predict": {"extra": {"elsewhere": extra, "gguf_theirs": extra}}, "score": {"resamples": 100, "metrics": ["exact_match"]}}
+    comparison = compared(tmp_path, dict.fromkeys(names, right), Config.model_validate(settings))
+    assert [(p.left, p.right) for p in comparison.pairs] == [
+        *((name, "base") for name in names[1:]),
+        ("merged_16bit", "adapter"),
+        ("gguf_q8_0", "adapter"),
+        ("gguf_q8_0", "merged_16bit"),
+    ]
+
+
+def test_a_clear_gain_is_better_and_identical_answers_are_tied(tmp_path):
+    comparison = compared(tmp_path, {"base": wrong, "adapter": right, "merged_16bit": right})
+    gain = pair(comparison, "adapter", "base")
+    assert (gain.delta, gain.verdict, gain.wins, gain.losses) == (1, "better", len(MANY), 0)
+    assert gain.p_holm is not None and gain.p is not None and gain.p <= gain.p_holm <= 0.05
+    same = pair(comparison, "merged_16bit", "adapter")
+    assert (same.delta, same.p, same.p_holm, same.verdict, same.ci95, same.mde) == (0, 1, 1, "tied", (0, 0), None)
+    assert same.p_mcnemar == 1
+    assert pair(comparison, "adapter", "base", "token_f1").p_mcnemar is None
+    assert {p.margin for p in comparison.pairs} == {CONFIG.compare.margin}
+
+
+def test_a_loss_is_worse(tmp_path):
+    assert pair(compared(tmp_path, {"base": right, "adapter": wrong}), "adapter", "base").verdict == "worse"
+
+
+def test_unscored_questions_are_left_out_of_the_pair_not_lost(tmp_path):
+    failed = {"finish_reason": "error", "error": "x"}
+    comparison = compared(tmp_path, {"base": right, "adapter": lambda q: failed if q.id in ("q1", "q2") else q.answer})
+    found = pair(comparison, "adapter", "base")
+    assert (found.n, found.delta, found.ties) == (len(MANY) - 2, 0, len(MANY) - 2)
+
+
+def test_without_a_base_there_is_no_pair_and_no_error(tmp_path):
+    assert compared(tmp_path, {"adapter": right}).pairs == []
+
+
+def test_the_whole_comparison_is_one_family_to_holm(tmp_path):
+    comparison = compared(tmp_path, {"base": wrong, "adapter": right, "merged_16bit": right})
+    tested = sorted(p.p for p in comparison.pairs)
+    assert min(p.p_holm for p in comparison.pairs) == pytest.approx(min(1, tested[0] * len(tested)))
+
+
+# ---------------------------------------------------------------------------------------------------------- the whole file
+
+
+def test_comparison_json_is_whole_stable_and_not_computed_twice(tmp_path):
+    run = make(tmp_path, {"base": wrong, "adapter": right})
+    store.write_json(run.run_json, {"git": {"commit": "c"}, "stages": {"split": {"status": "done"}, "compare": {"status": "running"}}})
+    score.run(run, CONFIG)
+    first = compare.run(run, CONFIG)
+    read = store.read_record(run.comparison_json, Comparison)
+    assert read.model_dump() == first.model_dump()
+    assert json.loads(run.comparison_json.read_text())["schema"] == 1
+    assert first.baselines == BASELINES
+    assert first.provenance["git"] == {"commit": "c"}
+    assert list(first.provenance["stages"]) == ["split"]
+    assert first.provenance["variants"]["base"]["weights_sha256"] == "w"
+    contents = run.comparison_json.read_bytes()
+    told = []
+    compare.run(run, CONFIG, progress=told.append)
+    assert told == ["compare: scores are unchanged"]
+    assert run.comparison_json.read_bytes() == contents
+    compare.run(run, CONFIG, progress=told.append, force=True)
+    assert run.comparison_json.read_bytes() == contents
+    assert len(told) > 1
+
+
+def test_another_setting_or_score_is_compared_again(tmp_path):
+    run = make(tmp_path, {"base": wrong, "adapter": right})
+    score.run(run, CONFIG)
+    compare.run(run, CONFIG)
+    wide = Config.model_validate({"compare": {"margin": 0.5, "resamples": 200}, "score": {"resamples": 200}})
+    assert {p.margin for p in compare.run(run, wide).pairs} == {0.5}
+    predict(run, "adapter", questions(), wrong)
+    score.run(run, wide)
+    assert pair(compare.run(run, wide), "adapter", "base").delta == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"generation": GENERATION | {"max_new_tokens": 16}}, "max_new_tokens 64 against 16"),
+        ({"generation": GENERATION | {"repeat_penalty": 1.1}}, "repeat_penalty absent against 1.1"),
+        ({"prompts_sha256": "0" * 64}, "prompts"),
+    ],
+)
+def test_variants_that_were_asked_otherwise_are_refused(tmp_path, changes, named):
+    run = make(tmp_path, {"base": wrong})
+    predict(run, "adapter", questions(), right, **changes)
+    store.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
+    score.run(run, CONFIG)
+    with pytest.raises(IncomparableError, match=named) as caught:
+        compare.run(run, CONFIG)
+    assert caught.value.exit_code == 3
+    assert "base" in str(caught.value) and "adapter" in str(caught.value)
+    assert not run.comparison_json.exists()
+
+
+def test_other_metric_signatures_are_refused(tmp_path):
+    run = make(tmp_path, {"base": wrong, "adapter": right})
+    score.run(run, CONFIG)
+    path = run.score("adapter")[1]
+    path.write_text(
+        path.read_text().replace("rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter")
+    )
+    with pytest.raises(IncomparableError, match=r"metric signatures: rouge1 .*stem:none.* against .*stem:porter"):
+        compare.run(run, CONFIG)
+
+
+def test_scores_of_another_split_are_refused(tmp_path):
+    run = make(tmp_path, {"base": wrong})
+    score.run(run, CONFIG)
+    path = run.score("base")[1]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split_id": "0" * 64}))
+    with pytest.raises(IncomparableError, match="split"):
+        compare.run(run, CONFIG)
+
+
+def test_stale_or_edited_scores_are_refused(tmp_path):
+    run = make(tmp_path, {"base": wrong})
+    score.run(run, CONFIG)
+    predict(run, "base", questions(), right)
+    with pytest.raises(ArtifactError, match="other answers"):
+        compare.run(run, CONFIG)
+    score.run(run, CONFIG)
+    lines = run.score("base")[0]
+    lines.write_text(lines.read_text().replace("1.0", "0.0"))
+    with pytest.raises(ArtifactError, match="not what score wrote"):
+        compare.run(run, CONFIG)
+
+
+def test_missing_scores_name_the_file(tmp_path):
+    with pytest.raises(ArtifactError, match="missing"):
+        compare.run(make(tmp_path, {"base": wrong}), CONFIG)
+
+
+# --------------------------------------------------------------------------------------------------------------- alarms
+
+
+def test_alarms_name_the_variant_and_the_count(tmp_path):
+    def bad(question):
+        faults = {
+            "q0": {"text": "   "},
+            "q1": {"finish_reason": "error", "error": "x"},
+            "q2": {"text": "a", "prompt_cut": True},
+            **{f"q{i}": {"text": "a a a", "finish_reason": "length"} for i in range(3, 7)},
+        }
+        return faults.get(question.id, question.answer)
+
+    comparison = compared(tmp_path, {"base": right, "adapter": bad})
+    assert codes(comparison, "base") == []
+    assert codes(comparison, "adapter") == ["runaway", "prompts_cut", "empty_answers", "unscored"]
+    runaway = comparison.alarms[0]
+    assert (runaway.value, runaway.limit) == (4 / 120, 0.02)
+    assert "3.3%" in runaway.message and "64 tokens" in runaway.message
+    assert comparison.variants["adapter"].empty_answers == 1
+
+
+def test_at_the_runaway_limit_there_is_no_alarm(tmp_path):
+    config = Config.model_validate({"compare": {"runaway_limit": 0.025, "resamples": 100}, "score": {"resamples": 100}})
+    run = {"base": lambda q: {"text": "a", "finish_reason": "length"} if q.id in ("q0", "q1", "q2") else q.answer}
+    assert codes(compared(tmp_path, run, config), "base") == []
+
+
+def test_an_adapter_without_effect_is_told(tmp_path):
+    comparison = compared(tmp_path, {"base": wrong, "adapter": wrong, "merged_16bit": right})
+    assert codes(comparison, "adapter") == ["adapter_without_effect"]
+    assert codes(comparison, "merged_16bit") == []
+    one = compared(tmp_path / "one", {"base": wrong, "adapter": lambda q: "else" if q.id == "q5" else "nothing"})
+    assert codes(one, "adapter") == []
+
+
+def test_other_prompt_tokens_behind_the_same_hash_are_told(tmp_path):
+    def tokenised_otherwise(question):
+        ids = [0, *question.question.encode()] if question.id == "q4" else list(question.question.encode())
+        return {"text": "x", "prompt_ids": ids}
+
+    comparison = compared(tmp_path, {"base": wrong, "gguf_f16": tokenised_otherwise})
+    alarm = next(a for a in comparison.alarms if a.code == "prompt_mismatch")
+    assert (alarm.variant, alarm.value) == ("gguf_f16", 1 / 120)
+
+
+# ----------------------------------------------------------------------------------------------------------- breakdowns
+
+
+def test_breakdowns_cover_every_question_once_and_carry_intervals(tmp_path):
+    comparison = compared(tmp_path, {"base": wrong, "adapter": lambda q: q.answer if q.kind == "lookup" else "nothing"})
+    rows = [b for b in comparison.breakdowns if b.variant == "adapter" and b.metric == "exact_match_normalized"]
+    for by in ("kind", "part", "answer_length", "answer_type", "similarity"):
+        assert sum(b.n for b in rows if b.by == by) == len(MANY)
+    kinds = {b.bucket: b for b in rows if b.by == "kind"}
+    assert (kinds["lookup"].value, kinds["content"].value) == (1, 0)
+    ci95 = kinds["content"].ci95
+    assert ci95 is not None and ci95[0] == 0 and ci95[1] > 0
+
+
+@pytest.mark.parametrize(
+    "answer, length, kind",
+    [
+        ("Yes", "1 word", "yes/no"),
+        ("No, it may not do so", "4-7 words", "yes/no"),
+        ("Article 21A", "2-3 words", "citation"),
+        ("25 years", "2-3 words", "number"),
+        ("The President", "1 word", "term"),
+        (" ".join(["word"] * 16), "16+ words", "sentence"),
+        (".", "1 word", "term"),
+    ],
+)
+def test_lengths_and_types_of_answers(answer, length, kind):
+    question = Question(id="q", row=1, question="?", answer=answer, group="g")
+    assert (buckets.answer_length(question), buckets.answer_type(question)) == (length, kind)
+
+
+@pytest.mark.parametrize(
+    "value, bucket", [(None, "unknown"), (0.0, "0.0-0.1"), (0.1, "0.1-0.2"), (0.49, "0.4-0.5"), (0.5, "0.5-1.0"), (1.0, "0.5-1.0")]
+)
+def test_similarity_buckets(value, bucket):
+    assert buckets.similarity(Question(id="q", row=1, question="?", answer="a", group="g", nearest_train=value)) == bucket
+
+
+def test_many_kinds_are_cut_to_the_largest_and_other():
+    asked = [Question(id=f"q{i}", row=1, question="?", answer="a", group="g", kind=f"k{min(i, 40)}") for i in range(60)]
+    found = [(bucket, len(rows)) for by, bucket, rows in buckets.buckets(asked) if by == "kind"]
+    assert len(found) == buckets.MOST + 1
+    assert ("k40", 20) in found and found[-1] == ("other", 41 - buckets.MOST)
+    assert not [by for by, _, _ in buckets.buckets(asked) if by == "part"], "one bucket tells nothing"
+
+
+# ------------------------------------------------------------------------------------------------------------- two runs
+
+
+def test_two_runs_are_paired_variant_by_variant(tmp_path):
+    runs = [make(tmp_path, {"base": wrong, "adapter": answer}, name=name, asked=MANY) for name, answer in (("new", right), ("old", wrong))]
+    for run in runs:
+        score.run(run, CONFIG)
+    pairs = {(p.left, p.right): p for p in compare.compare_runs(*runs, CONFIG) if p.metric == "exact_match"}
+    assert pairs["new/adapter", "old/adapter"].verdict == "better"
+    assert pairs["new/base", "old/base"].verdict == "tied"
+    assert {p.verdict for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {"tied"}
+    assert {p.p for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {1.0}
+
+
+def test_two_runs_on_different_splits_are_refused(tmp_path):
+    runs = [make(tmp_path, {"base": wrong}, name=f"r{size}", asked=questions(size=size)) for size in (3, 4)]
+    for run in runs:
+        score.run(run, CONFIG)
+    with pytest.raises(IncomparableError, match="r3/base and r4/base differ in split"):
+        compare.compare_runs(*runs, CONFIG)
+
+
+def test_two_runs_without_a_common_variant(tmp_path):
+    runs = [make(tmp_path, {name: wrong}, name=name) for name in ("base", "adapter")]
+    for run in runs:
+        score.run(run, CONFIG)
+    with pytest.raises(ArtifactError, match="no variant in common"):
+        compare.compare_runs(*runs, CONFIG)
+    with pytest.raises(ArtifactError, match="missing"):
+        compare.compare_runs(runs[0], RunFolder("nowhere", tmp_path), CONFIG)

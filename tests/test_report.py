@@ -1,0 +1,387 @@
+"""The report from its files: what it says, what it does without, and that nothing untrusted gets out of its place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_fixture import HOSTILE, METRICS, write_run
+
+from harness import answer_views, figures, plotting, render, store, verdict, views
+from harness.config import Config
+from harness.errors import ArtifactError
+from harness.records import Comparison, HistoryPoint, Pair
+from harness.stages import report
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("report"), questions=60)
+    report.run(run, Config())
+    return run
+
+
+def comparison_of(run) -> Comparison:
+    return store.read_record(run.comparison_json, Comparison)
+
+
+def pair(**changes) -> Pair:
+    values = {"left": "a", "right": "b", "metric": "m", "delta": 0.1, "ci95": (0.05, 0.2), "p": 0.01, "p_holm": 0.02, "verdict": "better"}
+    return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
+
+
+def edit(folder, /, **changes) -> None:
+    value = json.loads(folder.comparison_json.read_text())
+    value.update(changes)
+    folder.comparison_json.write_text(json.dumps(value))
+
+
+class Outline(HTMLParser):
+    """Tags that opened, ids, and the text outside scripts and styles."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.inside: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and tag == self.inside[-1]:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.text.append(data)
+
+
+# -------------------------------------------------------------------------------------------------------------- stage
+
+
+def test_writes_three_files_and_report_json_is_the_comparison(made):
+    assert (made.reports / "report.json").read_bytes() == made.comparison_json.read_bytes()
+    assert made.report_html.stat().st_size < 3_000_000
+    assert made.report_md.read_text().startswith("## Fine-tuning raised exact match")
+
+
+def test_same_input_same_bytes(made, tmp_path):
+    again = write_run(tmp_path, questions=60)
+    report.run(again, Config())
+    assert again.report_html.read_bytes() == made.report_html.read_bytes()
+    assert again.report_md.read_bytes() == made.report_md.read_bytes()
+
+
+def test_unchanged_input_writes_nothing_and_changed_input_does(tmp_path):
+    run = write_run(tmp_path, questions=20)
+    report.run(run, Config())
+    before = run.report_html.stat().st_mtime_ns
+    report.run(run, Config())
+    assert run.report_html.stat().st_mtime_ns == before
+    edit(run, alarms=[{"code": "runaway", "variant": "base", "message": "now there is one"}])
+    report.run(run, Config())
+    assert "now there is one" in run.report_html.read_text()
+    before = run.report_html.stat().st_mtime_ns
+    report.run(run, Config(), force=True)
+    assert run.report_html.stat().st_mtime_ns > before
+
+
+def test_missing_comparison_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"comparison\.json: is missing"):
+        report.run(store.RunFolder("none", tmp_path), Config())
+
+
+def test_damaged_line_is_named(tmp_path):
+    run = write_run(tmp_path, questions=5)
+    run.score("base")[0].write_text('{"id": "\\ud800"}\n')
+    with pytest.raises(ArtifactError, match=r"base\.jsonl, row 1"):
+        report.run(run, Config())
+
+
+def test_everything_but_the_comparison_may_be_missing(made, tmp_path):
+    run = store.RunFolder("demo", tmp_path)
+    run.reports.mkdir(parents=True)
+    shutil.copy(made.comparison_json, run.comparison_json)
+    edit(run, breakdowns=[], fidelity=[], noise={}, pairs=[], baselines={}, alarms=[])
+    page = report.run(run, Config()).read_text()
+    for said in (
+        "No training history",
+        "No two variants were compared",
+        "Fidelity was not measured",
+        "No breakdowns",
+        "No answers to show",
+    ):
+        assert said in page
+    for said in ("No split manifest", "Nothing was exported", "No alarms", "a difference that was not tested"):
+        assert said in page
+
+
+@pytest.mark.parametrize("variants", [["base"], ["adapter"], []])
+def test_one_variant_or_none(tmp_path, variants):
+    run = write_run(tmp_path, questions=12, variants=variants)
+    page = report.run(run, Config()).read_text()
+    assert "Nothing to compare" in page or "no base model to compare it with" in page
+    assert "No plot of quality against cost" in page
+    assert len(run.report_md.read_text()) < render.MAX_MARKDOWN
+
+
+def test_zero_scored_is_unscored_not_zero(tmp_path):
+    run = write_run(tmp_path, questions=12)
+    value = json.loads(run.comparison_json.read_text())
+    for result in value["variants"].values():
+        for measured in result["metrics"].values():
+            measured.update(value=None, ci95=None, n=0, n_unscored=12)
+    for entry in value["pairs"]:
+        entry.update(delta=None, ci95=None, p=None, p_holm=None, verdict="undecided")
+    edit(run, **value)
+    page = report.run(run, Config()).read_text()
+    assert "has no scored answer, so there is no result" in page
+    assert ">unscored<" in page
+
+
+def test_gate_is_shown_when_there_is_one(tmp_path):
+    run = write_run(tmp_path, questions=12)
+    assert "Gate:" not in report.run(run, Config()).read_text()
+    store.write_json(run.reports / "gate.json", {"verdict": "passed", "reason": "no regression <b>beyond</b> the margin"})
+    assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
+
+
+def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
+    one, two = write_run(tmp_path, "one", questions=24), write_run(tmp_path, "two", questions=24, seed=1)
+    tested = [pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))]
+    page = report.run(one, Config(), others=[two], tested=tested).read_text()
+    assert "Runs side by side" in page and "two: held-out" in page
+    text = " ".join(Outline(page).text)
+    assert re.search(r"two\s+Adapter .*?\u221213\s+\u221220 to \u22125\s+worse", text), "the pair is turned round: two minus one"
+    edit(two, split_id="another")
+    assert "not comparable: other questions" in report.run(one, Config(), others=[two]).read_text()
+
+
+# ----------------------------------------------------------------------------------------------------------- untrusted
+
+
+def test_policy_names_the_hash_of_each_script(made):
+    page = made.report_html.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy and "unsafe" not in policy[1] and policy[1].startswith("default-src 'none'; script-src 'sha256-")
+    script = re.search(r"<script>(.*?)</script>", page, re.S)
+    packed = re.search(r'id="plotly">(.*?)</script>', page, re.S)
+    style = re.search(r"<style>(.*?)</style>", page, re.S)
+    assert script and packed and style
+    for text in (script[1], zlib.decompress(base64.b64decode(packed[1])).decode(), style[1]):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy[1]
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+
+
+def test_hostile_text_stays_text(tmp_path):
+    run = write_run(tmp_path, questions=27, hostile=True)
+    value = json.loads(run.comparison_json.read_text())
+    value["alarms"] = [{"code": text[:40], "variant": None, "message": text + " \ud800"} for text in HOSTILE]
+    value["provenance"]["config"] = {HOSTILE[0]: HOSTILE[1], "nested": {"key": HOSTILE[4]}}
+    value["fidelity"] = [{"left": HOSTILE[0], HOSTILE[2]: 0.5}]
+    edit(run, **value)
+    page = report.run(run, Config()).read_text()
+    outline = Outline(page)
+    assert outline.tags.count("script") == 4 and outline.tags.count("img") == 0
+    assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "style"]
+    assert not [value for _, value in outline.attributes if value and value.lower().startswith("javascript:")]
+    assert "\u202e" not in page and "\u2028" not in page and "\x00" not in page
+    assert "⟨U+202E⟩" in page and "⟨U+D800⟩" in page
+    json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=60))
+def test_code_spans_hold_any_text(text):
+    span = render.code(text)
+    if not text.split():
+        assert span == "(empty)"
+        return
+    fence = re.match("`+", span)
+    assert fence and span.endswith(fence[0]) and "\n" not in span
+    inner = span[len(fence[0]) : -len(fence[0])]
+    assert fence[0] not in re.findall("`+", inner)
+    assert not render.INVISIBLE.search(span)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_plain_markdown_holds_no_markup(text):
+    shown = render.plain(text)
+    assert not re.search(r"(?<!\\)(\\\\)*[`*_\[\]|#~]", shown.replace("&#", "")) and not set("<>@") & set(shown) and "://" not in shown
+
+
+@given(
+    st.recursive(
+        st.text(max_size=20) | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    )
+)
+def test_islands_cannot_be_closed_and_lose_nothing(value):
+    island = str(render._island(value))
+    assert island.isascii() and not set("<>&") & set(island)
+    assert json.loads(island) == value
+
+
+def test_markdown_stays_under_the_limit(tmp_path):
+    run = write_run(tmp_path, questions=40, hostile=True)
+    edit(run, alarms=[{"code": "runaway", "variant": None, "message": "x" * 900}] * 100)
+    report.run(run, Config())
+    text = run.report_md.read_text()
+    assert len(text) < 65_000 and text.endswith("Cut: the whole report is in report.html.\n")
+
+
+def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
+    text = made.report_md.read_text()
+    assert text.count("<details>") == text.count("</details>") >= 1
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 7 + 2 and len({row.count("|") for row in rows}) == 1
+    assert "alarm" in text
+
+
+# ------------------------------------------------------------------------------------------------------------ wording
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0%"),
+        (0.0004, "<0.1%"),
+        (0.004, "0.4%"),
+        (0.02, "2%"),
+        (0.061, "6.1%"),
+        (0.612, "61%"),
+        (0.996, "99.6%"),
+        (1, "100%"),
+        (None, "unscored"),
+    ],
+)
+def test_percent_never_rounds_to_nothing_or_all(value, text):
+    assert verdict.percent(value) == text
+
+
+@pytest.mark.parametrize(("delta", "text"), [(0.59, "+59"), (-0.029, "\u22122.9"), (0.0, "0"), (-0.0001, "0"), (0.005, "+0.5")])
+def test_points(delta, text):
+    assert verdict.points(delta) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("better", "raised"), ("worse", "lowered"), ("tied", "made no difference"), ("undecided", "It is undecided whether")]
+)
+def test_headline_says_what_was_tested(made, word, said):
+    comparison = comparison_of(made)
+    changed = comparison.model_copy(
+        update={"pairs": [p.model_copy(update={"verdict": word}) if p.right == "base" else p for p in comparison.pairs]}
+    )
+    assert said in verdict.headline(changed).text
+
+
+def test_beaten_by_a_baseline_is_said(made):
+    comparison = comparison_of(made)
+    strong = comparison.model_copy(update={"baselines": {"nearest_train_copy": dict.fromkeys(METRICS, 0.99)}})
+    assert "does not beat that" in verdict.evidence(strong)[1].text
+    assert "does not beat that" not in verdict.evidence(comparison)[1].text
+
+
+def test_pairs_are_found_turned_round():
+    stored = [pair(left="x", right="y", delta=0.1, ci95=(0.05, 0.2), verdict="better", wins=20, losses=10)]
+    turned = verdict.find_pair(stored, "y", "x", "m")
+    assert turned and (turned.delta, turned.ci95, turned.verdict, turned.wins, turned.losses) == (-0.1, (-0.2, -0.05), "worse", 10, 20)
+    assert verdict.find_pair(stored, "y", "z", "m") is None
+
+
+def test_best_is_the_highest_and_ties_are_tested_ones(made):
+    comparison = comparison_of(made)
+    metric = "exact_match_normalized"
+    best, ties = verdict.best_and_ties(comparison, metric)
+    values = {v: r.metrics[metric].value or 0 for v, r in comparison.variants.items()}
+    assert best and values[best] == max(values.values())
+    assert "base" not in ties and best not in ties
+
+
+def test_variants_stand_in_the_order_of_the_pipeline(made):
+    names = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    assert list(report.read(made).comparison.variants) == names
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+
+
+def test_answers_keep_every_text_score_and_reason(made):
+    inputs = report.read(made)
+    found = answer_views.answers(inputs)
+    assert [len(column["text"]) for column in found["variants"]] == [60] * 7
+    at = 17
+    for column in found["variants"]:
+        prediction, score = inputs.predictions[column["name"]][at], inputs.scores[column["name"]][at]
+        assert column["text"][at] == prediction.text and column["finish"][at] == prediction.finish_reason
+        assert column["scores"][at][0] == score.scores["exact_match_normalized"]
+
+
+def test_regressions_are_real_losses_and_sorted(made):
+    inputs = report.read(made)
+    rows = answer_views.regressions(inputs, "gguf_q4_k_m", "merged_16bit")
+    scores = {v: {s.id: s.scores["exact_match_normalized"] or 0 for s in inputs.scores[v]} for v in ("gguf_q4_k_m", "merged_16bit")}
+    assert all(scores["gguf_q4_k_m"][row["id"]] < scores["merged_16bit"][row["id"]] for row in rows)
+
+
+def test_free_tables_take_any_keys():
+    shown = views.table([{"right": "b", "left": "gguf_q8_0", "identical": 0.9876, "mean_kl": 0.00412}, {"left": "a", "odd": None}])
+    assert sorted(shown["columns"]) == ["Against", "Format", "Mean KL", "Odd", "Same text"]
+    assert {"GGUF Q8_0", "98.8%", "0.0041"} <= set(shown["rows"][0])
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.floats(0, 0.99))
+def test_smoothing_stays_within_the_values_and_begins_at_the_first(values, weight):
+    smoothed = plotting.smooth(values, weight)
+    assert smoothed[0] == pytest.approx(values[0])
+    assert all(min(values) - 1e-6 <= value <= max(values) + 1e-6 for value in smoothed)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=400))
+def test_thinning_keeps_the_extremes_and_the_order(values):
+    xs, ys = plotting.thin(list(range(len(values))), values, limit=20)
+    assert len(xs) <= max(20, len(values) if len(values) <= 20 else 20) and xs == sorted(xs)
+    assert (min(ys), max(ys)) == (min(values), max(values))
+
+
+def test_curves_show_only_what_was_measured():
+    history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step) for step in range(1, 30)]
+    assert [drawing.key for drawing in figures.curves({"run": history})] == ["curve-loss"]
+    assert figures.curves({}) == []
+
+
+def test_front_of_the_pareto_plot_is_beaten_by_none(made):
+    drawing = figures.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
+    assert drawing is not None
+    points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
+    front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))
+    assert front and all(not any(x <= a and y >= b and (x, y) != (a, b) for x, y in points) for a, b in front)
+
+
+def test_forest_draws_the_margin_and_the_noise_floor():
+    drawing = figures.forest([pair()], "b", "m", 0.01, (-5, 25))
+    spans = [(shape["x0"], shape["x1"]) for shape in drawing.plotly["layout"]["shapes"]]
+    assert (-2.0, 2.0) in spans and (1.0, 1.0) in spans and (-1.0, -1.0) in spans
+    assert json.dumps(drawing.plotly)
+
+
+def test_page_names_no_place_of_the_machine(made):
+    page = made.report_html.read_text()
+    assert str(Path.cwd()) not in page and "/tmp/" not in page

@@ -1,0 +1,316 @@
+"""Formulas against statsmodels and scipy; coverage, size and power by simulation. Simulations are seeded: they pass or fail for good."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from harness import resampling, statistics
+from harness.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
+
+DATASETS = 1000
+RESAMPLES = 500
+
+
+def make(rng, n_groups=50, mean_size=4):
+    """Scores in 0..1 that are alike within groups of unequal size."""
+    groups = np.repeat(np.arange(n_groups), np.minimum(rng.geometric(1 / mean_size, n_groups), 20))
+    level = rng.beta(0.8, 0.8, n_groups)[groups]
+    return np.clip(level + rng.normal(0, 0.2, len(groups)), 0, 1), groups
+
+
+# -------------------------------------------------------------------------------------------- against other implementations
+
+
+def test_cluster_se_is_that_of_statsmodels():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        values, groups = make(rng)
+        fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": groups})
+        totals = Totals.of(values, groups)
+        assert totals.mean[0] == pytest.approx(fit.params[0], rel=1e-9)
+        assert cluster_se(totals)[0] == pytest.approx(fit.bse[0], rel=1e-9)
+
+
+def test_with_groups_of_one_the_se_is_that_of_a_mean():
+    values = np.random.default_rng(1).random(50)
+    totals = Totals.of(values, np.arange(50))
+    assert cluster_se(totals)[0] == pytest.approx(stats.sem(values), rel=1e-9)
+    # The jackknife of a mean is its standard error (Efron and Tibshirani 1993, equation 11.5).
+    assert jackknife_se(totals)[0] == pytest.approx(stats.sem(values), rel=1e-9)
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_wilson_is_that_of_scipy_and_statsmodels(successes, n):
+    successes = min(successes, n)
+    low, high = statistics.wilson(successes / n, n)
+    exact = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    assert (low, high) == pytest.approx(proportion_confint(successes, n, method="wilson"), abs=1e-9)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_that_of_statsmodels(wins, losses):
+    expected = mcnemar([[5, wins], [losses, 7]], exact=True).pvalue if wins + losses else 1.0
+    assert statistics.mcnemar_exact(wins, losses) == pytest.approx(min(1, expected), abs=1e-9)
+
+
+def test_holm_is_that_of_statsmodels():
+    rng = np.random.default_rng(11)
+    for size in (1, 2, 7, 105):
+        p_values = (rng.random(size) ** 4).tolist()
+        assert statistics.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-9)
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    assert statistics.holm([0.01, None, 0.03]) == [0.02, None, 0.03]
+    assert statistics.holm([]) == []
+
+
+def test_the_sign_flip_test_is_scipys_permutation_test():
+    rng = np.random.default_rng(2)
+    left, right = rng.random(10), rng.random(10)
+    exact = stats.permutation_test((left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf).pvalue
+    found = sign_flip_p(Totals.of(left - right, np.arange(10)), flips=200_000, seed=0)[0]
+    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 200_000))
+
+
+def test_minimum_detectable_effect_against_statsmodels_power():
+    se, n = 0.02, 400
+    mde = statistics.minimum_detectable_effect(se, n)
+    # A paired t test of n differences of standard deviation se sqrt(n).
+    from statsmodels.stats.power import TTestPower
+
+    power = TTestPower().power(effect_size=mde / (se * math.sqrt(n)), nobs=n, alpha=0.05)
+    assert power == pytest.approx(0.8, abs=0.003)
+    assert statistics.minimum_detectable_effect(0.0, n) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- bootstrap
+
+
+def test_the_bootstrap_se_is_the_closed_form_whatever_the_number_of_resamples():
+    values, groups = make(np.random.default_rng(3), n_groups=60)
+    totals = Totals.of(values, groups)
+    expected = cluster_se(totals)[0] * math.sqrt(59 / 60)
+    for resamples in (1000, 4000, 20_000):
+        found = bootstrap_means(totals, resamples=resamples, seed=0)[:, 0].std(ddof=1)
+        # Monte Carlo error of a standard deviation is 1/sqrt(2 B); the ratio's own nonlinearity is below 2% here.
+        assert found == pytest.approx(expected, rel=4 / math.sqrt(2 * resamples) + 0.02)
+
+
+def test_the_bootstrap_draws_whole_groups_as_an_explicit_loop_does():
+    values, groups = make(np.random.default_rng(4), n_groups=12)
+    totals = Totals.of(values, groups)
+    drawn = np.random.default_rng(7).integers(0, 12, size=(50, 12), dtype=np.int64)
+    expected = [np.concatenate([values[groups == g] for g in row]).mean() for row in drawn]
+    assert bootstrap_means(totals, resamples=50, seed=7)[:, 0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_chunks_do_not_change_a_result(monkeypatch):
+    values, groups = make(np.random.default_rng(5))
+    totals = Totals.of(values, groups)
+    whole = bootstrap_means(totals, resamples=500, seed=1), sign_flip_p(totals, flips=500, seed=1)
+    monkeypatch.setattr(resampling, "CHUNK", 1000)
+    assert bootstrap_means(totals, resamples=500, seed=1) == pytest.approx(whole[0], rel=1e-12)
+    assert sign_flip_p(totals, flips=500, seed=1) == pytest.approx(whole[1])
+
+
+def test_unscored_questions_count_in_neither_sum_nor_n():
+    values, groups = make(np.random.default_rng(6))
+    holes = values.copy()
+    holes[::3] = np.nan
+    whole = statistics.mean_intervals(np.column_stack([values, holes]), groups, resamples=300, seed=0)
+    assert whole[1].n == np.count_nonzero(~np.isnan(holes))
+    assert whole[1].value == pytest.approx(np.nanmean(holes))
+    alone = Totals.of(values[~np.isnan(holes)], groups[~np.isnan(holes)])
+    assert whole[1].se == pytest.approx(cluster_se(alone)[0])
+
+
+def test_nothing_scored_has_no_number():
+    estimate = statistics.mean_intervals(np.full(5, np.nan), list("aabbc"), resamples=100, seed=0)[0]
+    assert (estimate.value, estimate.ci95, estimate.n) == (None, None, 0)
+    difference = statistics.paired_differences(np.full(5, np.nan), np.ones(5), list("aabbc"), resamples=100, seed=0)[0]
+    assert (difference.value, difference.p, difference.mde) == (None, None, None)
+
+
+def test_one_group_has_a_mean_and_no_interval():
+    estimate = statistics.mean_intervals([0.0, 1.0], ["a", "a"], resamples=100, seed=0)[0]
+    assert (estimate.value, estimate.ci95) == (0.5, None)
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    values, groups = make(np.random.default_rng(8))
+    first = statistics.mean_intervals(values, groups, resamples=200, seed=3)
+    assert first == statistics.mean_intervals(values, groups, resamples=200, seed=3)
+    assert first != statistics.mean_intervals(values, groups, resamples=200, seed=4)
+
+
+# ------------------------------------------------------------------------------------------------------------------ edges
+
+
+def test_a_rate_of_0_or_1_has_an_interval():
+    groups = np.repeat(np.arange(102), 4)
+    for value in (0.0, 1.0):
+        estimate = statistics.mean_intervals(np.full(408, value), groups, resamples=200, seed=0)[0]
+        assert estimate.ci95 is not None
+        assert estimate.ci95[1] - estimate.ci95[0] > 0.01
+        assert value in estimate.ci95
+        # Four questions a group count for one: wider than of 408, at least as wide as of 102.
+        assert estimate.ci95[1] - estimate.ci95[0] >= np.diff(statistics.wilson(value, 102))[0]
+        assert "effective n 102.0" in estimate.method
+
+
+@given(st.integers(2, 30), st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_intervals_hold_the_mean_and_stay_in_bounds(n_groups, seed):
+    rng = np.random.default_rng(seed)
+    values, groups = make(rng, n_groups)
+    values = np.column_stack([values, values > 0.9])
+    for e in statistics.mean_intervals(values, groups, resamples=100, seed=seed):
+        assert e.ci95 is not None and e.value is not None
+        assert 0 <= e.ci95[0] <= e.value + 1e-12 and e.value - 1e-12 <= e.ci95[1] <= 1
+
+
+def test_a_against_a_is_tied_with_p_exactly_1():
+    values, groups = make(np.random.default_rng(9))
+    d = statistics.paired_differences(values, values, groups, resamples=1000, seed=0)[0]
+    assert (d.value, d.ci95, d.p) == (0, (0, 0), 1)
+    assert (d.wins, d.losses, d.ties) == (0, 0, len(values))
+    assert statistics.verdict(d.value, d.ci95, d.p, margin=0.02) == "tied"
+
+
+def test_swapping_the_sides_mirrors_the_result():
+    rng = np.random.default_rng(10)
+    left, groups = make(rng)
+    right = np.clip(left + rng.normal(-0.05, 0.2, len(left)), 0, 1)
+    a = statistics.paired_differences(left, right, groups, resamples=500, seed=0)[0]
+    b = statistics.paired_differences(right, left, groups, resamples=500, seed=0)[0]
+    assert a.value == pytest.approx(-b.value)
+    assert a.ci95 == pytest.approx((-b.ci95[1], -b.ci95[0]))
+    assert (a.p, a.wins, a.losses) == (b.p, b.losses, b.wins)
+
+
+@pytest.mark.parametrize(
+    "delta, ci95, p_holm, floor, expected",
+    [
+        (0.10, (0.05, 0.15), 0.001, 0.0, "better"),
+        (-0.10, (-0.15, -0.05), 0.001, 0.0, "worse"),
+        (0.00, (-0.01, 0.01), 1.0, 0.0, "tied"),
+        (0.01, (0.005, 0.015), 0.001, 0.0, "tied"),  # real, and too small to matter
+        (0.00, (-0.02, 0.02), 1.0, 0.0, "tied"),  # on the margin
+        (0.00, (-0.021, 0.02), 1.0, 0.0, "undecided"),
+        (0.10, (0.05, 0.15), 0.06, 0.0, "undecided"),  # not after Holm
+        (0.10, (-0.01, 0.21), 0.01, 0.0, "undecided"),  # test and interval disagree
+        (0.10, (0.05, 0.15), 0.001, 0.1, "undecided"),  # not larger than the noise
+        (-0.10, (-0.15, -0.05), 0.001, 0.2, "undecided"),
+        (None, None, None, 0.0, "undecided"),
+    ],
+)
+def test_verdicts(delta, ci95, p_holm, floor, expected):
+    assert statistics.verdict(delta, ci95, p_holm, margin=0.02, floor=floor) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------- simulation
+
+
+def rates(rng, sizes, p, correlation):
+    """0/1 answers: the rate of a group is Beta with mean p and intraclass correlation `correlation`."""
+    concentration = (1 - correlation) / correlation
+    rate = np.repeat(rng.beta(p * concentration, (1 - p) * concentration, len(sizes)), sizes)
+    return (rng.random(len(rate)) < rate).astype(float)
+
+
+def group_sizes(rng, kind):
+    n_groups = int(rng.integers(40, 61))
+    return np.full(n_groups, 5) if kind == "equal" else np.minimum(rng.geometric(0.25, n_groups), 20)
+
+
+def covers(ci95, truth):
+    return ci95[0] <= truth <= ci95[1]
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+@pytest.mark.parametrize("p, correlation", [(0.03, 0.2), (0.2, 0.4), (0.6, 0.5), (0.9, 0.3)])
+def test_intervals_of_rates_cover(kind, p, correlation):
+    rng = np.random.default_rng(20)
+    hits = 0
+    for seed in range(DATASETS):
+        sizes = group_sizes(rng, kind)
+        values, groups = rates(rng, sizes, p, correlation), np.repeat(np.arange(len(sizes)), sizes)
+        hits += covers(statistics.mean_intervals(values, groups, resamples=RESAMPLES, seed=seed)[0].ci95, p)
+    assert 0.93 <= hits / DATASETS <= 0.97
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+def test_intervals_of_graded_scores_cover(kind):
+    rng = np.random.default_rng(21)
+    hits = 0
+    for seed in range(DATASETS):
+        sizes = group_sizes(rng, kind)
+        level = np.repeat(rng.beta(0.8, 0.8, len(sizes)), sizes)
+        values, groups = rng.beta(2 * level + 1e-3, 2 * (1 - level) + 1e-3), np.repeat(np.arange(len(sizes)), sizes)
+        hits += covers(statistics.mean_intervals(values, groups, resamples=RESAMPLES, seed=seed)[0].ci95, 0.5)
+    assert 0.93 <= hits / DATASETS <= 0.97
+
+
+def pair_of_variants(rng, kind, gain):
+    """Two variants on questions of one difficulty a group; the left is `gain` better in truth, by gains of whole groups."""
+    sizes = group_sizes(rng, kind)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    difficulty = rng.uniform(0.1, 0.5, len(sizes))
+    gains = gain + rng.uniform(-0.1, 0.1, len(sizes))
+    left, right = (rng.random(len(groups)) < np.repeat(rate, sizes) for rate in (difficulty + gains, difficulty))
+    return left.astype(float), right.astype(float), groups
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+@pytest.mark.parametrize("gain", [0.0, 0.2])
+def test_intervals_of_differences_cover(kind, gain):
+    rng = np.random.default_rng(22)
+    hits = 0
+    for seed in range(DATASETS):
+        left, right, groups = pair_of_variants(rng, kind, gain)
+        hits += covers(statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0].ci95, gain)
+    assert 0.93 <= hits / DATASETS <= 0.97
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+def test_false_alarms_are_at_most_5_percent(kind):
+    """Equal in truth, answers of a group correlated: of all A/A comparisons at most one in twenty may be called a difference."""
+    rng = np.random.default_rng(23)
+    low_p = alarms = question_wise = 0
+    for seed in range(DATASETS):
+        sizes = group_sizes(rng, kind)
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        # Whole groups flip together, which a test that takes questions for independent mistakes for evidence.
+        left, right = (rates(rng, sizes, 0.5, 0.6) for _ in range(2))
+        d = statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0]
+        low_p += d.p <= 0.05
+        alarms += statistics.verdict(d.value, d.ci95, d.p, margin=0.02) in ("better", "worse")
+        question_wise += statistics.mcnemar_exact(d.wins, d.losses) <= 0.05
+    # The p-value's own rate is a binomial share around 5%; the verdict asks for the interval as well.
+    assert low_p / DATASETS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / DATASETS)
+    assert alarms / DATASETS <= 0.05
+    assert question_wise / DATASETS > 0.10, "the simulation must be one in which clustering matters"
+
+
+def test_known_power_is_reached():
+    """A true difference of the size of the minimum detectable effect is found about four times in five."""
+    rng = np.random.default_rng(24)
+    found, mdes = 0, []
+    for seed in range(400):
+        left, right, groups = pair_of_variants(rng, "equal", 0.115)
+        d = statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0]
+        found += statistics.verdict(d.value, d.ci95, d.p, margin=0.02) == "better"
+        mdes.append(d.mde)
+    effect = 0.115 / np.mean(mdes)  # in units of the minimum detectable effect
+    expected = stats.norm.sf(stats.norm.ppf(0.975) - effect * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)))
+    assert found / 400 == pytest.approx(expected, abs=0.06)
