@@ -116,9 +116,12 @@ def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", 
     first, *others = runs or [run]
     with _stage("report", first, config, qa, settings) as (folder, resolved):
         from harness.stages import report as stage
+        from harness.stages.compare import compare_runs
         from harness.store import RunFolder
 
-        path = stage.run(folder, resolved, others=[RunFolder(r) for r in others if r], progress=_say, force=force)
+        further = [RunFolder(r) for r in others if r]
+        tested = [pair for other in further for pair in compare_runs(folder, other, resolved)]
+        path = stage.run(folder, resolved, others=further, tested=tested, progress=_say, force=force)
         _say(f"report: {path}")
     if open_:
         import webbrowser

@@ -23,7 +23,7 @@ GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
 METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum"]
 
 TEMPLATE = """\
-You are an expert on the Constitution of India. Answer the question accurately and briefly.
+You are an expert on the Constitution of India.
 
 ### Question:
 {question}
@@ -212,6 +212,41 @@ class Compare(Section):
     """Share of answers that end at the length limit from which an alarm is raised."""
 
 
+class Gate(Section):
+    """What fails a change in CI (see `harness.noninferiority` for how a difference is decided)."""
+
+    metrics: list[str] = ["exact_match_normalized", "token_f1", "rougeL"]
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """A loss up to this, against the baseline, is tolerated."""
+    margins: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
+    """Metric -> its own margin."""
+    variants: list[str] = []
+    """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
+    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {"gguf_q8_0": 0.02, "merged_4bit": 0.05, "gguf_q4_k_m": 0.05}
+    """Variant -> the most it may lose, on each metric, against `merged_16bit` of the same run."""
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Metric -> the least mean of every gated variant."""
+    size_ratio: dict[str, Annotated[float, Field(gt=0)]] = {"gguf_f16": 1.1, "gguf_q8_0": 0.7, "gguf_q4_k_m": 0.5}
+    """Variant -> its largest size as a multiple of `base`'s."""
+    speed_ratio: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Variant -> its least tokens per second as a multiple of `base`'s."""
+    alarms: dict[str, Annotated[float, Field(ge=0, le=1)]] = {
+        "runaway": 0.02, "unscored": 0.0, "prompts_cut": 0.0, "prompt_mismatch": 0.0, "adapter_without_effect": 0.0,
+    }  # fmt: skip
+    """Alarm -> the largest tolerated share of a gated variant's answers."""
+    strict: bool = False
+    """Too few questions to exclude a loss of the margin fails as well (exit 4)."""
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> Gate:
+        if not self.metrics:
+            raise ValueError("metrics: needs at least one")
+        stray = [name for name in (*self.margins, *self.floors) if name not in self.metrics]
+        if stray:
+            raise ValueError(f"{stray[0]!r} has a margin or floor and is not in gate.metrics")
+        return self
+
+
 class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
@@ -232,6 +267,7 @@ class Config(Section):
     predict: Predict = Predict()
     score: Score = Score()
     compare: Compare = Compare()
+    gate: Gate = Gate()
     wandb: Wandb = Wandb()
 
     @model_validator(mode="after")
@@ -242,6 +278,15 @@ class Config(Section):
             raise ValueError(
                 f"predict.variants: {missing[0]!r} is neither exported nor in predict.extra; add it to export.formats or predict.extra"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_fits(self) -> Config:
+        known = {"base", "adapter", "merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES), *self.predict.extra}
+        for key in ("variants", "fidelity", "size_ratio", "speed_ratio"):
+            unknown = [variant for variant in getattr(self.gate, key) if variant not in known]
+            if unknown:
+                raise ValueError(f"gate.{key}: no variant {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return self
 
 

@@ -38,6 +38,8 @@ class WandbLog:
         self.facts["mode"] = mode
         os.environ.setdefault("WANDB_SILENT", "true")
 
+        settings_mode: Any = mode
+
         def start() -> None:
             import wandb
 
@@ -46,8 +48,16 @@ class WandbLog:
                 console="off", disable_git=True, save_code=False, init_timeout=30, x_disable_meta=True, x_disable_stats=True
             )
             self._run = wandb.init(
-                dir=folder, project=project, name=name, group=group, id=run_id, resume="allow", mode=mode, config=config, settings=settings
-            )  # type: ignore[arg-type]
+                dir=folder,
+                project=project,
+                name=name,
+                group=group,
+                id=run_id,
+                resume="allow",
+                mode=settings_mode,
+                config=config,
+                settings=settings,
+            )
             self.facts["url"] = self._run.url if mode == "online" else None
 
         self._try(start)

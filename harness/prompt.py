@@ -10,13 +10,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.errors import ModelError
 from harness.store import sha256_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -41,7 +38,7 @@ class Prompter:
         template: with `{question}` once; the answer follows the rendered text directly.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str):
+    def __init__(self, tokenizer: Any, template: str):
         self.tokenizer = tokenizer
         self.template = template
         self.head, self.tail = template.split("{question}")
@@ -79,7 +76,7 @@ def prompt_hash(ids: Sequence[int]) -> str:
     return sha256_json(list(ids))
 
 
-def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub model, padding on the left; ModelError if there is none."""
     from transformers import AutoTokenizer
 
@@ -97,13 +94,13 @@ def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remot
     return tokenizer
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | Iterable[int] | None) -> tuple[int, ...]:
+def stop_ids(tokenizer: Any, generation_eos: int | Iterable[int] | None) -> tuple[int, ...]:
     """The end tokens: the union of the tokenizer's and the generation config's, sorted."""
     others = [] if generation_eos is None else [generation_eos] if isinstance(generation_eos, int) else list(generation_eos)
     return tuple(sorted({tokenizer.eos_token_id, *others}))
 
 
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_sha256(tokenizer: Any) -> str:
     """Hash of what decides token ids: the vocabulary with its merges and rules, and the special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     # Truncation and padding are settings of the moment: a batch that was padded leaves them behind.

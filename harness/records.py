@@ -383,3 +383,112 @@ class Comparison(Record):
     noise: dict[str, Any] = {}
     """Flip rate of a repeated subset, by variant."""
     provenance: dict[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------------------- gate
+
+
+class BaselineQuestion(Record):
+    """One held-out question in a baseline."""
+
+    id: str
+    group: str
+    sha256: str
+    """First 16 hex digits, of question, answer and references."""
+    scores: dict[str, list[float | None]]
+    """Variant -> its scores in the order of `Baseline.metrics`, rounded; None: unscored."""
+
+
+class BaselineVariant(Record):
+    """One variant in a baseline."""
+
+    prediction_key: str
+    weights_sha256: str
+    backend: str
+    means: dict[str, float | None]
+    """Metric -> mean; None if nothing was scored."""
+
+
+class Baseline(Record):
+    """`reports/baseline.json`: what a run scored, question by question, small enough to commit."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    saved: str
+    """UTC, ISO 8601; the only field that two saves of one run differ in."""
+    split_id: str
+    prompts_sha256: str
+    generation: dict[str, Any]
+    metrics: dict[str, str]
+    """Metric -> signature, in the order of the scores."""
+    variants: dict[str, BaselineVariant]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    """`git`, `packages`, `machine`, `seeds`, `split` of the run's own provenance."""
+    questions: list[BaselineQuestion]
+
+
+GateVerdict = Literal["pass", "improvement", "inconclusive", "regression", "incomparable"]
+
+
+class GateCheck(Record):
+    """One thing that the gate looked at."""
+
+    kind: Literal["baseline", "fidelity", "floor", "size", "speed", "alarm"]
+    name: str
+    """Unique in the gate: kind, variant and what was looked at."""
+    variant: str
+    metric: str | None = None
+    verdict: GateVerdict
+    message: str
+    """The numbers, in words."""
+    limit: float
+    """Margin, floor, ratio or share."""
+    value: float | None = None
+    """The run's mean, ratio or share."""
+    against: float | None = None
+    """The mean of the baseline, or of `merged_16bit`, on the questions that both scored."""
+    delta: float | None = None
+    ci95: Interval | None = None
+    p: float | None = None
+    """Two-sided, of the difference being the one tolerated; corrected for all differences of the gate."""
+    n: int | None = None
+
+
+class GateExample(Record):
+    """A question on which the run lost most."""
+
+    id: str
+    variant: str
+    metric: str
+    before: float
+    after: float
+    question: str
+    expected: str
+    answer: str
+
+
+class GateResult(Record):
+    """`reports/<run>/gate.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    verdict: GateVerdict
+    reason: str
+    """One sentence."""
+    mend: str = ""
+    """The command that renews or raises the baseline, if that is called for."""
+    exit_code: int
+    strict: bool
+    baseline: str
+    """The file."""
+    baseline_run: str
+    baseline_commit: str | None
+    checks: list[GateCheck]
+    differs: list[str] = []
+    """Incomparable: what must be equal and is not."""
+    changes: list[str] = []
+    """What else is not as it was: settings, packages, weights; where a loss may come from."""
+    examples: list[GateExample] = []
+    notes: list[str] = []
+    seconds: float

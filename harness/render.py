@@ -51,7 +51,7 @@ def html(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], confi
     drawings = _drawings(inputs, others)
     # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
     policy = (
-        f"default-src 'none'; script-src 'sha256-{_digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{_digest(style)}' 'unsafe-inline';"
+        f"default-src 'none'; script-src 'sha256-{_digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{_digest(style)}' 'sha256-{_digest('')}';"
         " img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return (
@@ -196,13 +196,13 @@ def _environment(*, escape: bool) -> Environment:
 def _finalize(value: Any) -> Any:
     if value is None:
         return views.NONE
-    return value if isinstance(value, str) and not isinstance(value, Markup) else value
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _island(value: Any) -> Markup:
     """JSON for a data block: ASCII, and without the characters that could end the block."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
-    return Markup(text.replace("<", "<").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _packed(text: str) -> str:

@@ -61,6 +61,7 @@ class RunFolder:
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
         self.comparison_json = self.reports / "comparison.json"
         self.report_html, self.report_md = self.reports / "report.html", self.reports / "report.md"
+        self.gate_json, self.gate_md, self.junit_xml = (self.reports / f for f in ("gate.json", "gate.md", "junit.xml"))
 
     def artifact(self, name: str) -> Path:
         """Where an exported format stands: a model folder, or a GGUF file."""

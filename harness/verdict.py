@@ -113,7 +113,7 @@ def find_pair(pairs: Sequence[Pair], left: str, right: str, metric: str) -> Pair
                     "left": left,
                     "right": right,
                     "delta": None if pair.delta is None else -pair.delta,
-                    "ci95": None if pair.ci95 is None else (pair.ci95[0], pair.ci95[1]),
+                    "ci95": None if pair.ci95 is None else (-pair.ci95[1], -pair.ci95[0]),
                     "verdict": FLIPPED[pair.verdict],
                     "wins": pair.losses,
                     "losses": pair.wins,

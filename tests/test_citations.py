@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_lists_of_articles(numbers):
     assert citations(text) == {Citation("article", str(n)) for n in numbers}
 
 
-@given(st.text(st.sampled_from("Articles 19(1)a,-to clauseand Part IVX Schedule seventh२१अ"), max_size=60))
-def test_any_text_is_read(text):
-    assert citations(text) == citations(text + " ")
+PIECES = "Article,Articles,clause,clauses,sub-clause,Part,Schedule,ſecond,Second,19,21-A,(1),(a),(ii),to,and,of,-,IV,२१,अनुच्छेद,खंड,İ,ı".split(
+    ","
+)
+
+
+@given(st.lists(st.sampled_from([*PIECES, ","]), max_size=12))
+def test_any_text_is_read_and_gives_clean_labels(pieces):
+    for citation in citations(" ".join(pieces)):
+        assert citation.kind in ("article", "clause", "part", "schedule")
+        assert citation.label and not any(c in " ,-:;" for c in citation.label)
+
+
+@pytest.mark.parametrize(
+    "text", ["Articles " + "1, " * 5000, "Article 1" + " " * 20_000 + "x", "clauses (1)" * 5000, "first, " * 5000, "(" * 20_000]
+)
+def test_long_texts_take_no_time(text):
+    began = time.perf_counter()
+    citations(text)
+    assert time.perf_counter() - began < 5

@@ -278,8 +278,35 @@ def test_type_of_a_tensor(name: str, shape: tuple[int, ...], kind: str, tied: bo
     assert quantize.tensor_type(name, shape, kind, layers=8, tied=tied).name == expected
 
 
-def test_70b_gets_more_bits_for_attn_v() -> None:
-    assert quantize.tensor_type("blk.11.attn_v.weight", (1024, 8192), "q4_k_m", layers=80, tied=False, is_70b=True).name == "Q5_K"
+LLAMA_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+LLAMA_70B = LLAMA_8B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+
+
+def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch) -> list[llama.Planned]:
+    monkeypatch.setattr(
+        tensors, "index", lambda folder: {name: tensors.Tensor(name, folder, "BF16", s, 0) for name, s in llama._expected(config).items()}
+    )
+    return llama.plan(Path(), config, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("f16", 16.0005), ("q8_0", 8.5008), ("q6_k", 6.5633), ("q5_k_m", 5.7036), ("q4_k_m", 4.8944)]
+)  # llama.cpp tools/quantize/README.md, table of meta-llama/Llama-3.1-8B
+def test_bits_per_weight_are_those_that_llama_cpp_publishes(kind: str, bits: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan_without_weights(LLAMA_8B, kind, monkeypatch)
+    assert 8 * sum(t.size_bytes for t in planned) / sum(np.prod(t.shape, dtype=int) for t in planned) == pytest.approx(bits, abs=5e-5)
+
+
+def test_70b_gets_more_bits_for_attn_v(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {t.name: t.kind.name for t in plan_without_weights(LLAMA_70B, "q4_k_m", monkeypatch)}
+    assert (kinds["blk.10.attn_v.weight"], kinds["blk.12.attn_v.weight"], kinds["blk.10.ffn_down.weight"]) == ("Q5_K", "Q6_K", "Q4_K")
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(192, 6), (48, 4)])
@@ -385,6 +412,7 @@ BAD = {
     "another architecture": (lambda f: edit_json(f / "config.json", architectures=["Qwen2ForCausalLM"]), ModelError, "Qwen2ForCausalLM"),
     "another activation": (lambda f: edit_json(f / "config.json", hidden_act="gelu"), ModelError, "gelu"),
     "yarn": (lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "yarn", "factor": 2.0}), ModelError, "yarn"),
+    "llama3 without its factor": (lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "llama3"}), ModelError, "no factor"),
     "quantised": (lambda f: edit_json(f / "config.json", quantization_config={"load_in_4bit": True}), ModelError, "quantised already"),
     "too few rows": (lambda f: edit_json(f / "config.json", vocab_size=510), ModelError, "512 tokens and its embedding 510"),
     "no end token": (

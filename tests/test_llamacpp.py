@@ -43,12 +43,9 @@ def backend(path: Path, *, limit: int = 24, stop: tuple[int, ...] = (END,), slot
 
 def ask(path: Path, prompts: list[list[int]], **options: Any) -> list[Completion]:
     model = backend(path, **options)
-    answers: dict[int, Completion] = {}
-    for batch in model.answer(prompts):
-        assert not answers.keys() & dict(batch).keys()
-        answers.update(batch)
+    answers = model.answer(prompts)
     model.close()
-    return [answers[i] for i in range(len(prompts))]
+    return answers
 
 
 def test_the_greedy_text_is_that_of_the_model(tiny_model: Path, f16: Path, prompts: list[list[int]]) -> None:
@@ -89,16 +86,9 @@ def test_slots_and_threads_change_no_text(f16: Path, prompts: list[list[int]]) -
 
 def test_a_batch_of_mixed_lengths_equals_one_by_one(f16: Path, prompts: list[list[int]]) -> None:
     model = backend(f16)
-    single = [next(model.answer([prompt]))[0][1].answer_ids for prompt in prompts]
+    single = [model.answer([prompt])[0].answer_ids for prompt in prompts]
     model.close()
     assert single == [a.answer_ids for a in ask(f16, prompts)]
-
-
-def test_batches_come_as_they_are_done(f16: Path, prompts: list[list[int]]) -> None:
-    model = backend(f16, slots=1)
-    sizes = [len(batch) for batch in model.answer(prompts)]
-    model.close()
-    assert sizes == [8] * 5
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping
@@ -153,7 +143,7 @@ def test_every_sampling_field_is_sent_and_used(f16: Path, monkeypatch: pytest.Mo
         return result
 
     monkeypatch.setattr(model, "_post", spy)
-    list(model.answer([[BOS_ID, 5]]))
+    model.answer([[BOS_ID, 5]])
     model.close()
     body, used = sent[0], answers[0]["generation_settings"]
     expected = {
@@ -190,13 +180,13 @@ def test_a_field_that_llama_cpp_ignores_is_an_error(f16: Path, monkeypatch: pyte
 
     monkeypatch.setattr(model, "_post", renamed)
     with pytest.raises(ModelError, match="repeat_penalty"):
-        list(model.answer([[BOS_ID, 5]]))
+        model.answer([[BOS_ID, 5]])
     model.close()
 
 
 def test_a_repeat_penalty_would_change_the_text(f16: Path, prompts: list[list[int]]) -> None:
     model = LlamaCppBackend(Source(f16), Generation(24, (END,), 0, repeat_penalty=100.0), Execution(slots=1, threads=1))
-    penalised = {i: c.answer_ids for batch in model.answer(prompts) for i, c in batch}
+    penalised = [c.answer_ids for c in model.answer(prompts)]
     model.close()
     plain = ask(f16, prompts, slots=1)
     assert any(penalised[i] != plain[i].answer_ids for i in range(len(prompts)))
@@ -208,7 +198,7 @@ def test_the_prompt_cache_is_off(f16: Path, monkeypatch: pytest.MonkeyPatch) -> 
     post = model._post
     monkeypatch.setattr(model, "_post", lambda body, route="/completion": (lambda r: (seen.append(r[1]), r)[1])(post(body, route)))
     for _ in range(2):
-        list(model.answer([[BOS_ID, *range(5, 60)]]))
+        model.answer([[BOS_ID, *range(5, 60)]])
     model.close()
     assert [answer["timings"]["cache_n"] for answer in seen] == [0, 0]
 
@@ -228,7 +218,7 @@ def test_an_answer_ends_at_the_context(f16: Path) -> None:
     model = backend(f16, limit=50)
     assert model.facts.context == 511
     lengths = (511 - 50, 511 - 49, 500, 510)
-    answers = {i: c for batch in model.answer([[BOS_ID] + [5] * (n - 1) for n in lengths]) for i, c in batch}
+    answers = model.answer([[BOS_ID] + [5] * (n - 1) for n in lengths])
     model.close()
     for i, n in enumerate(lengths):
         room = min(50, 511 - n)
@@ -242,7 +232,7 @@ def test_a_longer_prompt_than_expected_gets_more_context(tiny_model: Path, tmp_p
     gguf.write(folder, tmp_path / "model.gguf", "q8_0")
     model = backend(tmp_path / "model.gguf", slots=2)
     assert model.facts.execution["slot_context"] == 256
-    ((_, answer),) = next(model.answer([[BOS_ID] + [5] * 1000]))
+    (answer,) = model.answer([[BOS_ID] + [5] * 1000])
     assert model.facts.execution["slot_context"] == 1280
     assert answer.finish_reason != "error"
     model.close()

@@ -82,6 +82,10 @@ def test_the_sign_flip_test_is_scipys_permutation_test():
     assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 200_000))
 
 
+def test_a_p_value_is_never_0():
+    assert sign_flip_p(Totals.of(np.ones(100), np.arange(100)), flips=99, seed=0)[0] == 1 / 100
+
+
 def test_minimum_detectable_effect_against_statsmodels_power():
     se, n = 0.02, 400
     mde = statistics.minimum_detectable_effect(se, n)

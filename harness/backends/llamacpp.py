@@ -18,7 +18,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,19 @@ class LlamaCppBackend:
         self._slot_context = 0
         self._load(min(FIRST_CONTEXT, context))
 
-    def answer(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[tuple[int, Completion]]]:
-        """Answers every prompt; a batch is a request of `REQUEST_SLOTS` prompts a slot."""
-        problems = {i: problem for i, prompt in enumerate(prompts) if (problem := self._problem(prompt))}
-        if problems:
-            yield [(i, Completion([], "error", 0.0, error=problem)) for i, problem in problems.items()]
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
+        """Answers a batch of prompts, in order; a request holds `REQUEST_SLOTS` prompts a slot."""
+        answers = {i: Completion([], "error", 0.0, error=problem) for i, prompt in enumerate(prompts) if (problem := self._problem(prompt))}
         # Almost every prompt has room for a whole answer; those near the end of the context are asked with what is left.
-        rooms = {i: self._room(prompt) for i, prompt in enumerate(prompts) if i not in problems}
+        rooms = {i: self._room(prompt) for i, prompt in enumerate(prompts) if i not in answers}
         self._load(max((len(prompts[i]) + room for i, room in rooms.items()), default=0))
         size = REQUEST_SLOTS * self.execution.slots
         for room, group in groupby(sorted(rooms, key=lambda i: (-rooms[i], i)), key=lambda i: rooms[i]):
             positions = list(group)
             for start in range(0, len(positions), size):
                 batch = positions[start : start + size]
-                yield list(zip(batch, self._ask([list(prompts[i]) for i in batch], room), strict=True))
+                answers |= zip(batch, self._ask([list(prompts[i]) for i in batch], room), strict=True)
+        return [answers[i] for i in range(len(prompts))]
 
     def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The model's next-token distributions along given continuations.

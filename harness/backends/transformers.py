@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -114,7 +114,8 @@ def _load(source: Source, device: str) -> Any:
         raise ModelError(
             f"cannot be loaded: {error}", "check that the folder holds a whole causal language model", file=source.path
         ) from error
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         # One numeric path on every CPU: no packing for AVX512-BF16, and NF4 computed in the dtype asked for here, not the one it was saved with.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -18,6 +18,12 @@ from harness.errors import ModelError
 from harness.formats import quantize, tensors
 
 ARCHITECTURES = ("LlamaForCausalLM",)
+ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""How rotary embeddings may be scaled, and what that needs in config.json."""
 
 
 class UnsupportedModel(ModelError):
@@ -61,8 +67,11 @@ def check_supported(config: dict[str, Any], folder: Path) -> None:
         raise ModelError(f"config.json has no {missing[0]}", "use the model's own config.json", file=folder)
     if config.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"its activation is {config['hidden_act']}, not silu", file=folder)
-    if (kind := _rope(config).get("rope_type", "default")) not in ("default", "linear", "llama3"):
-        raise UnsupportedModel(f"its rotary embedding is scaled by {kind!r}", file=folder)
+    rope = _rope(config)
+    if rope["rope_type"] not in ROPE_KEYS:
+        raise UnsupportedModel(f"its rotary embedding is scaled by {rope['rope_type']!r}", file=folder)
+    if missing := [key for key in ROPE_KEYS[rope["rope_type"]] if not isinstance(rope.get(key), int | float)]:
+        raise ModelError(f"config.json has no {missing[0]} for its rotary embedding", "use the model's own config.json", file=folder)
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ ORDINALS = (
 ORDINAL = {word: number for words in ORDINALS for number, word in enumerate(words.split(), 1)} | {"पाँचवीं": 5, "छठीं": 6, "नवीं": 9}
 LONGEST_RANGE = 100
 """A range of more provisions than this is taken for its two ends."""
+LONGEST_LIST = 60
+"""Provisions after one head word, at most: a model that repeats itself must not cost quadratic time."""
 
 LETTER = r"[^\W\d_]"
 # "21", "21A", "21-A" and, in capitals only, "21 A"; not "21st".
@@ -56,7 +58,7 @@ ITEMS = {kind: re.compile(item, re.IGNORECASE) for kind, item in ITEM.items()}
 
 
 def _list_of(kind: str) -> str:
-    return rf"(?P<{kind}>{ITEM[kind]}(?:{AND}{ITEM[kind]})*)"
+    return rf"(?P<{kind}>{ITEM[kind]}(?:{AND}{ITEM[kind]}){{0,{LONGEST_LIST}}})"
 
 
 # Only the plural carries on over a list: "Article 14 and 2 members" names one article. Python's \b falls between a Devanagari consonant and
@@ -134,7 +136,8 @@ def _canonical(kind: str, item: str) -> str:
     """One label: digits of any script as 0-9, upper-case suffix of a number, lower-case in brackets, Roman numerals as figures."""
     item = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in re.sub(r"[\s-]", "", item)).lower()
     if kind == "ordinal":
-        return str(ORDINAL[item])
+        # A match that ignores case takes "ſ" for "s": such a word is its own label.
+        return str(ORDINAL.get(item, item))
     if kind in ("part", "schedule"):
         roman = re.match(r"[ivx]*", item)[0]  # pyright: ignore[reportOptionalSubscript]
         return (str(_roman(roman)) if roman else "") + item[len(roman) :].upper()
@@ -154,7 +157,7 @@ def _between(first: str, last: str) -> list[str]:
     bare = [first.strip("()"), last.strip("()")]
     if all(b.isdigit() for b in bare):
         inner = [str(n) for n in range(int(bare[0]) + 1, int(bare[1]))]
-    elif first.startswith("(") and all(len(b) == 1 and b.isascii() for b in bare):
+    elif first.startswith("(") and all(len(b) == 1 and b.isascii() and b.isalpha() for b in bare):
         inner = [chr(n) for n in range(ord(bare[0]) + 1, ord(bare[1]))]
     else:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 import datasets
@@ -21,8 +20,11 @@ class EvaluateMetric(evaluate.Metric):
     metric: Metric
 
     def __init__(self, **options: Any):
-        # Evaluate makes a folder when it is constructed, even in memory: a home that cannot be written must not stop a score.
-        super().__init__(**{"keep_in_memory": True, "cache_dir": tempfile.gettempdir() + "/harness-evaluate", **options})
+        super().__init__(keep_in_memory=True, **options)
+
+    def _build_data_dir(self) -> str:
+        # Evaluate would make a folder in the home even for a metric that stays in memory.
+        return ""
 
     @classmethod
     def of(cls, metric: Metric, **options: Any) -> EvaluateMetric:

@@ -89,7 +89,14 @@ class _Writer:
                 "checks": [f"{checked['tensors']} tensors read back, values finite", f"{written['quantised']} weights in NF4"]
             }
         checkout = Path(self.config.export.llama_cpp) if self.config.export.llama_cpp else None
-        gguf.write(self.run.merged_16bit, out, name.removeprefix("gguf_"), threads=self.config.predict.threads, llama_cpp=checkout, progress=self.progress)
+        gguf.write(
+            self.run.merged_16bit,
+            out,
+            name.removeprefix("gguf_"),
+            threads=self.config.predict.threads,
+            llama_cpp=checkout,
+            progress=self.progress,
+        )
         checked = gguf.check(out)
         return checked | {"checks": [f"{checked['tensors']} tensors read back, sizes within the file, sampled values finite"]}
 

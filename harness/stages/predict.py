@@ -190,8 +190,9 @@ def installed(backend: str) -> dict[str, str]:
 
 def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionManifest:
     """Answers in a child process; its progress, result or error comes back through a pipe."""
-    context = multiprocessing.get_context("forkserver" if job.execution.device == "cpu" else "spawn")
-    if job.execution.device == "cpu":
+    # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn") if job.execution.device == "cuda" else multiprocessing.get_context("forkserver")
+    if job.execution.device != "cuda":
         context.set_forkserver_preload(["torch", "transformers", "harness.backends"])
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(job, sender), daemon=True)
@@ -215,6 +216,8 @@ def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionMani
         return result
     if isinstance(result, BaseException):
         raise result
+    if child.exitcode == 1:
+        raise RuntimeError(f"the process that answered with {job.variant} failed: see its traceback above")
     why = f"was killed by signal {-child.exitcode}" if child.exitcode and child.exitcode < 0 else f"ended with code {child.exitcode}"
     raise ArtifactError(
         f"the process that answered with {job.variant} {why}",
@@ -223,6 +226,7 @@ def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionMani
 
 
 def _child(job: Job, pipe: Connection) -> None:
+    base.quiet_libraries()
     try:
         pipe.send(answer(job, pipe.send))
     except KeyboardInterrupt:

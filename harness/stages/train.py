@@ -296,7 +296,8 @@ def make_trainer(
     """TRL's SFTTrainer over rows that are token ids already: it renders, tokenises and truncates nothing."""
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     def dataset(examples: list[Example]) -> Dataset:
         return Dataset.from_dict({"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]})

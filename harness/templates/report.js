@@ -198,7 +198,7 @@
     let last = 0;
     for (const match of text.matchAll(INVISIBLE)) {
       const point = `U+${match[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-      node.append(text.slice(last, match.index), match[0], make("span", { class: "control", title: `character ${point}` }, point));
+      node.append(text.slice(last, match.index), make("span", { class: "control", title: `character ${point}` }, point));
       last = match.index + match[0].length;
     }
     node.append(text.slice(last));
