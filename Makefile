@@ -2,6 +2,8 @@
 # make train eval CONFIG=llama3-8b QA=path/to/qa.json
 # make test                             the whole test suite
 #
+# make gate                             fail if the run is worse than reports/baseline.json
+#
 # Make decides what is stale: a stage runs if its inputs, its config or its own code are newer than its manifest.
 
 CONFIG ?= tiny
@@ -9,6 +11,7 @@ QA     ?=
 SET    ?=
 GPU    ?=
 PYTHON ?= python3
+BASELINE ?= reports/baseline.json
 
 CONFIG_FILE := $(if $(wildcard harness/configs/$(CONFIG).yaml),harness/configs/$(CONFIG).yaml,$(CONFIG))
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -60,6 +63,11 @@ report: $(OUT)/report.html          ## comparison.json, report.html, report.md
 eval: report                        ## export, predict, score, compare and report
 	@echo "report: $(OUT)/report.html"
 
+# The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
+gate: $(OUT)/report.html            ## fail if the run is worse than reports/baseline.json
+	@code=0; $(HARNESS) gate $(OPTIONS) --baseline $(BASELINE) || code=$$?; \
+	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) --force || exit $$?; fi; exit $$code
+
 # What was selected on the command line: changes only when it does, so that another QA file or setting makes the run stale.
 $(R)/selection: FORCE
 	@mkdir -p $(R)
@@ -97,10 +105,10 @@ lint: .venv/ready-dev               ## ruff and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/ready-dev              ## the figures of the README
-	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in benchmarks/score_compare.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 demo: .venv/ready                   ## answer your own questions with the fine-tuned model
 	$(HARNESS) demo $(OPTIONS)
 
-clean:                              ## remove runs, reports and caches; keeps .venv and the baseline
-	rm -rf runs build .pytest_cache .ruff_cache .hypothesis $(filter-out reports/baseline.json,$(wildcard reports/*))
+clean:                              ## remove runs, reports and caches; keeps .venv and the baselines
+	rm -rf runs build .pytest_cache .ruff_cache .hypothesis $(filter-out $(wildcard reports/baseline*.json),$(wildcard reports/*))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from harness.dataset import Row
 from harness.metrics import find
 
-METRICS = ("exact_match", "exact_match_normalized", "token_f1", "rougeL")
+METRICS = ("exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "citation_f1")
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 

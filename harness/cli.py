@@ -25,12 +25,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+baseline_verbs = typer.Typer(help="Keep, show and compare the baseline of the gate.", no_args_is_help=True)
+app.add_typer(baseline_verbs, name="baseline")
 
 RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Run folder below runs/; the config's name by default.")]
 ConfigName = Annotated[str, typer.Option("--config", metavar="NAME|FILE", help="tiny, llama3-8b, seed-llama3-8b, or a YAML file.")]
 QaFile = Annotated[str | None, typer.Option("--qa", metavar="FILE", help="Questions and answers: JSON, JSONL or CSV.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. train.max_steps=60.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+BaselineFile = Annotated[str, typer.Option("--baseline", metavar="FILE", help="What the gate compares with; meant to be committed.")]
 
 
 @app.command()
@@ -127,6 +130,97 @@ def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", 
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
+
+
+@app.command()
+def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
+         file: BaselineFile = "reports/baseline.json",
+         strict: Annotated[bool, typer.Option("--strict", help="Too few questions to tell fails as well (exit 4).")] = False) -> None:  # fmt: skip
+    """Fail (exit 1) if the run has become worse than the baseline, by more than the margin and more than chance."""
+    import os
+    import shlex
+    from pathlib import Path
+
+    with _stage("gate", run, config, qa, settings) as (folder, resolved):
+        from harness import gate_outputs
+        from harness.stages import gate as stage
+
+        chosen = [
+            "--run",
+            folder.name,
+            "--config",
+            config,
+            *(["--qa", qa] if qa else []),
+            *(a for s in settings or [] for a in ("--set", s)),
+        ]
+        result = stage.run(folder, resolved, baseline_file=Path(file), strict=strict, selection=shlex.join(chosen), progress=_say)
+        for line in gate_outputs.lines(result):
+            _say(line)
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            for line in gate_outputs.workflow_commands(result):
+                _say(line)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+@baseline_verbs.command("save")
+def baseline_save(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
+                  file: BaselineFile = "reports/baseline.json",
+                  force: Annotated[bool, typer.Option("--force", help="Save over a better one without asking.")] = False) -> None:  # fmt: skip
+    """Make a run's scores the baseline; asks before it lowers one."""
+    from pathlib import Path
+
+    def confirm(better: list[str]) -> bool:
+        if force or not sys.stdin.isatty():
+            return force
+        for line in better:
+            _say(f"better in {file}: {line}")
+        return typer.confirm("save all the same?")
+
+    with _errors():
+        from harness import baseline
+        from harness.config import load
+        from harness.store import RunFolder
+
+        resolved = load(config, settings, qa=qa)
+        run_folder = RunFolder(run or Path(config).stem)
+        saved = baseline.save(Path(file), baseline.snapshot(run_folder, resolved), resolved, confirm=confirm)
+        for line in baseline.describe(saved):
+            _say(line)
+        _say(f"baseline: {file}, {Path(file).stat().st_size / 1e3:,.0f} kB; commit it")
+
+
+@baseline_verbs.command("show")
+def baseline_show(file: BaselineFile = "reports/baseline.json") -> None:
+    """Print what the baseline holds and where it comes from."""
+    with _errors():
+        from pathlib import Path
+
+        from harness import baseline
+
+        for line in baseline.describe(baseline.read(Path(file))):
+            _say(line)
+
+
+@baseline_verbs.command("diff")
+def baseline_diff(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
+                  file: BaselineFile = "reports/baseline.json") -> None:  # fmt: skip
+    """Print what changed since the baseline, and what it did to each score; decides nothing."""
+    with _errors():
+        from pathlib import Path
+
+        from harness import baseline
+        from harness.config import load
+        from harness.stages import gate as stage
+        from harness.store import RunFolder
+
+        resolved = load(config, settings, qa=qa)
+        old = baseline.read(Path(file))
+        new = baseline.snapshot(RunFolder(run or Path(config).stem), resolved)
+        for line in baseline.changes(old, new):
+            _say(f"changed: {line}")
+        for check in stage.difference(old, new, resolved):
+            _say(f"{check.variant} {check.metric}: {check.message}")
 
 
 # ---------------------------------------------------------------------------------------------------------- plumbing

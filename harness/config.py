@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parent / "configs"
 PROJECT = Path(__file__).parent.parent
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
-METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum"]
+METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "citation_f1"]
 
 TEMPLATE = """\
 You are an expert on the Constitution of India.
@@ -31,6 +31,7 @@ You are an expert on the Constitution of India.
 ### Answer:
 """
 
+AlarmCode = Literal["runaway", "prompts_cut", "empty_answers", "unscored", "prompt_mismatch", "adapter_without_effect"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,7 +39,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """The base of every section: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -70,7 +71,7 @@ class Data(Section):
     @field_validator("heldout", mode="before")
     @classmethod
     def _share_or_count(cls, value: object) -> object:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not (0 < value < 1 or (value >= 2 and value == int(value))):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not (0 < value < 1 or (value >= 2 and value % 1 == 0)):
             raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
         return int(value) if value >= 2 else value
 
@@ -121,6 +122,8 @@ class Train(Section):
     train_on: Literal["answer", "all"] = "answer"
     """Which tokens carry loss: the answer and its end token, or the prompt as well."""
     gradient_checkpointing: bool = False
+    group_by_length: bool = False
+    """Rows of like length share a batch: less padding, and a data order that is not quite random."""
     seed: int = 3407
     log_every: Count = 1
     eval_every: Count = 50
@@ -173,7 +176,7 @@ class Predict(Section):
     slots: Annotated[int, Field(ge=1, le=64)] = 4
     """Parallel sequences in llama.cpp."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0: one per core."""
+    """CPU threads; 0: one per 50 million parameters, and one per core at most."""
 
     @field_validator("extra")
     @classmethod
@@ -230,7 +233,7 @@ class Gate(Section):
     """Variant -> its largest size as a multiple of `base`'s."""
     speed_ratio: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Variant -> its least tokens per second as a multiple of `base`'s."""
-    alarms: dict[str, Annotated[float, Field(ge=0, le=1)]] = {
+    alarms: dict[AlarmCode, Annotated[float, Field(ge=0, le=1)]] = {
         "runaway": 0.02, "unscored": 0.0, "prompts_cut": 0.0, "prompt_mismatch": 0.0, "adapter_without_effect": 0.0,
     }  # fmt: skip
     """Alarm -> the largest tolerated share of a gated variant's answers."""
@@ -299,7 +302,7 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     path = find(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8, dates that do not exist
         mark = getattr(error, "problem_mark", None)
         raise ConfigError("is not YAML", f"look at line {mark.line + 1}" if mark else "check the file", file=path) from None
     if not isinstance(values, dict):
@@ -310,9 +313,9 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
             raise ConfigError(f"--set {override!r} is not KEY=VALUE", "write it like --set train.max_steps=60")
         try:
             _put(values, key.split("."), yaml.safe_load(text))
-        except (yaml.YAMLError, TypeError):
+        except (yaml.YAMLError, ValueError, RecursionError, _NotASection):
             raise ConfigError(f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60") from None
-    if qa is not None:
+    if qa is not None and isinstance(values.get("data"), dict | None):
         _put(values, ["data", "qa"], qa)
     try:
         return Config.model_validate(values)
@@ -333,11 +336,17 @@ def find(name: str) -> Path:
     raise ConfigError(f"no config {name!r}", f"use one of {', '.join(known)}, or the path of a YAML file")
 
 
+class _NotASection(Exception):
+    pass
+
+
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         if values.get(key) is None:
             values[key] = {}
         values = values[key]
+        if not isinstance(values, dict):
+            raise _NotASection
     values[keys[-1]] = value
 
 
@@ -348,8 +357,10 @@ def _explain(detail: Any) -> str:
         section: type[BaseModel] = Config
         for key in keys[:-1]:
             field = section.model_fields.get(key)
-            if field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                section = field.annotation
+            # `predict.extra` holds sections under names of the user's choice.
+            for annotation in (field.annotation, *get_args(field.annotation)) if field else ():
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                    section = annotation
         near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
         return f"unknown key {where!r}" + (f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})")
     message = detail["msg"].removeprefix("Value error, ")

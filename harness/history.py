@@ -142,6 +142,7 @@ class HistoryCallback(TrainerCallback):
             left = seconds / max(point.step, 1) * (self.steps - point.step)
             self.progress(f"step {point.step}/{self.steps}  {shown}  {seconds:.0f} s, about {left:.0f} s left")
 
-    def last(self, field: str) -> float | None:
-        """The latest measured value of a field."""
-        return next((v for p in reversed(self.points) if (v := getattr(p, field)) is not None), None)
+    def last(self, field: str, over: int = 1) -> float | None:
+        """The mean of a field's last `over` measured values; None if there is none."""
+        values = [v for p in self.points if (v := getattr(p, field)) is not None][-over:]
+        return sum(values) / len(values) if values else None

@@ -126,6 +126,7 @@ class TrainManifest(Record):
     labelled_token_share: float
     tokens: int
     final_loss: float | None
+    """Mean of the last twenty logged losses: one batch's says little."""
     final_heldout_loss: float | None
     wandb: dict[str, Any]
     """`mode`, `run_id`, `url` (online runs), `error` (when W&B failed)."""
@@ -396,7 +397,7 @@ class BaselineQuestion(Record):
     sha256: str
     """First 16 hex digits, of question, answer and references."""
     scores: dict[str, list[float | None]]
-    """Variant -> its scores in the order of `Baseline.metrics`, rounded; None: unscored."""
+    """Variant -> its scores in the alphabetical order of `Baseline.metrics`, rounded; None: unscored."""
 
 
 class BaselineVariant(Record):
@@ -420,7 +421,7 @@ class Baseline(Record):
     prompts_sha256: str
     generation: dict[str, Any]
     metrics: dict[str, str]
-    """Metric -> signature, in the order of the scores."""
+    """Metric -> signature."""
     variants: dict[str, BaselineVariant]
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -429,12 +430,13 @@ class Baseline(Record):
 
 
 GateVerdict = Literal["pass", "improvement", "inconclusive", "regression", "incomparable"]
+GateKind = Literal["baseline", "fidelity", "floor", "size", "speed", "alarm"]
 
 
 class GateCheck(Record):
     """One thing that the gate looked at."""
 
-    kind: Literal["baseline", "fidelity", "floor", "size", "speed", "alarm"]
+    kind: GateKind
     name: str
     """Unique in the gate: kind, variant and what was looked at."""
     variant: str

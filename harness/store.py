@@ -65,9 +65,8 @@ class RunFolder:
 
     def artifact(self, name: str) -> Path:
         """Where an exported format stands: a model folder, or a GGUF file."""
-        return (
-            self.gguf / f"model-{name.removeprefix('gguf_')}.gguf" if name.startswith("gguf_") else self.path / check_name(name, "format")
-        )
+        check_name(name, "format")
+        return self.gguf / f"model-{name.removeprefix('gguf_')}.gguf" if name.startswith("gguf_") else self.path / name
 
     def prediction(self, variant: str) -> tuple[Path, Path]:
         """The (lines, manifest) paths of one variant's predictions."""
@@ -136,9 +135,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
                 _sync(file)
-            if path.is_dir() and temporary.is_dir():
+            if replaced := path.is_dir() and temporary.is_dir():
                 path.rename(scratch / "replaced")
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                if replaced:
+                    (scratch / "replaced").rename(path)
+                raise
             _sync(path.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -54,9 +54,7 @@ def split(root: Path, *, asked: list[Question] | None = None, name: str = "r") -
     return run
 
 
-def save_adapter(
-    folder: Path, model: Path, *, std: float = 0.05, seed: int = 0, r: int = 4, alpha: int = 8, **options: Any
-) -> Path:
+def save_adapter(folder: Path, model: Path, *, std: float = 0.05, seed: int = 0, r: int = 4, alpha: int = 8, **options: Any) -> Path:
     """Saves a LoRA adapter for `model` whose B is random with this standard deviation (0: an adapter that does nothing)."""
     import torch
     from peft import LoraConfig, get_peft_model

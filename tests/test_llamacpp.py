@@ -326,3 +326,12 @@ def test_it_is_found_by_name_and_tells_its_version(f16: Path) -> None:
     assert model.facts.version.startswith("xllamacpp 20")
     assert model.facts.execution == {"slots": 4, "threads": 1, "device": "cpu", "slot_context": 512}
     model.close()
+
+
+def test_a_small_model_runs_on_one_thread_unless_told_otherwise(f16: Path) -> None:
+    model = backend(f16, threads=0)
+    assert model.facts.execution["threads"] == 1
+    model.close()
+    model = backend(f16, threads=2)
+    assert model.facts.execution["threads"] == 2
+    model.close()

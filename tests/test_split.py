@@ -217,4 +217,4 @@ def test_the_baselines_show_what_the_grouping_is_worth(tmp_path):
     copy = {name: values["nearest_train_copy"]["exact_match"] for name, values in manifest.baselines.items()}
     assert copy["grouped"] == 0
     assert copy["random"] > 0.9
-    assert set(manifest.baselines["grouped"]["constant_answer"]) == {"exact_match", "exact_match_normalized", "token_f1", "rougeL"}
+    assert set(manifest.baselines["grouped"]["constant_answer"]) >= {"exact_match", "exact_match_normalized", "token_f1", "rougeL"}

@@ -49,7 +49,7 @@ class Execution:
     max_batch: int = 64
     slots: int = 4
     threads: int = 0
-    """0: one per core."""
+    """0: one per 50 million parameters, and one per core at most."""
 
 
 @dataclass(frozen=True)

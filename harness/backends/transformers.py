@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from harness.backends import Completion, Execution, Facts, Generation, Source
 from harness.errors import ModelError
+
+PARAMETERS_A_THREAD = 50_000_000
 
 
 class TransformersBackend:
@@ -25,12 +29,14 @@ class TransformersBackend:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         torch.set_grad_enabled(False)
-        if execution.threads:
-            torch.set_num_threads(execution.threads)
         self.device = execution.device
         self.pad_id = generation.pad_id
         self.stop_ids = set(generation.stop_ids)
-        self.model = _load(source, self.device)
+        self.model: Any = _load(source, self.device)
+        if self.device == "cpu":
+            # A small model waits for its threads longer than they work for it.
+            cores = os.cpu_count() or 1
+            torch.set_num_threads(execution.threads or min(cores, 1 + self.model.num_parameters() // PARAMETERS_A_THREAD))
         # Written whole, so that a model's own generation_config (Llama's samples at 0.6) decides nothing.
         self.model.generation_config = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=generation.max_new_tokens, repetition_penalty=generation.repeat_penalty,
@@ -105,17 +111,20 @@ def _load(source: Source, device: str) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.path, **options)
+        found: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True, **options)
+        model, loaded = found
+        # transformers fills what is missing with random numbers, and only warns.
+        if lacking := sorted(loaded["missing_keys"]):
+            raise ValueError(f"it lacks {len(lacking)} tensors, {lacking[0]!r} among them")
         if source.adapter is not None:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source.adapter, is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"cannot be loaded: {error}", "check that the folder holds a whole causal language model", file=source.path
         ) from error
-    modules: Iterable[Any] = model.modules()
-    for module in modules:
+    for module in model.modules():
         # One numeric path on every CPU: no packing for AVX512-BF16, and NF4 computed in the dtype asked for here, not the one it was saved with.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -19,7 +19,7 @@ from gguf import GGUFReader, GGUFWriter, ReaderTensor
 from gguf.quants import dequantize
 
 from harness.errors import ArtifactError, ConfigError, ModelError
-from harness.formats import checkout, llama, quantize, tensors, vocabulary
+from harness.formats import Checked, Sources, checkout, llama, quantize, tensors, vocabulary
 from harness.store import atomic_path, need_space
 
 METADATA = 1 << 24
@@ -28,6 +28,19 @@ CHUNK = 1 << 20
 """Elements that are read, converted and written at a time: 4 MiB as float32."""
 MEND = "export it again, or fetch it again"
 CHECKOUT = "set export.llama_cpp to a llama.cpp checkout, which converts many more"
+
+
+def export(sources: Sources, out: Path, name: str) -> Checked:
+    """Writes and checks `gguf_<type>`."""
+    found = write(
+        sources.merged_16bit,
+        out,
+        name.removeprefix("gguf_"),
+        threads=sources.threads,
+        llama_cpp=sources.llama_cpp,
+        progress=sources.progress,
+    )["tensors"]
+    return Checked(found, [f"{found} tensors read back, sizes within the file, sampled values finite"])
 
 
 def write(

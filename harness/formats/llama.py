@@ -152,7 +152,7 @@ def _rope_factors(config: dict[str, Any]) -> np.ndarray | None:
     dim = _head_dim(config)
     factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
     original = rope["original_max_position_embeddings"]
-    wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+    wavelengths = 2 * math.pi * float(rope.get("rope_theta", 10000.0)) ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
     smooth = (original / wavelengths - low) / (high - low)
     between = 1 / ((1 - smooth) / factor + smooth)
     factors = np.where(wavelengths < original / high, 1.0, np.where(wavelengths > original / low, factor, between))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArtifactError, ModelError
-from harness.formats import tensors
+from harness.formats import Checked, Sources, tensors
 from harness.formats.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -35,6 +35,22 @@ NF4 = {
 }  # fmt: skip
 BLOCK = 64
 """Weights that share a scale in NF4; bitsandbytes' default."""
+
+
+def export_16bit(sources: Sources, out: Path, name: str) -> Checked:
+    """Writes and checks `merged_16bit`."""
+    written = write_16bit(sources.base, sources.adapter, out, sources.progress)
+    tensors_found = check(out, written["tensors"])["tensors"]
+    return Checked(
+        tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['merged']} tensors changed by the adapter"]
+    )
+
+
+def export_4bit(sources: Sources, out: Path, name: str) -> Checked:
+    """Writes and checks `merged_4bit`."""
+    written = write_4bit(sources.merged_16bit, out, sources.progress)
+    tensors_found = check(out, written["tensors"])["tensors"]
+    return Checked(tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['quantised']} weights in NF4"])
 
 
 # ------------------------------------------------------------------------------------------------------------ 16 bits

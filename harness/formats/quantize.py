@@ -117,8 +117,8 @@ def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.nd
 @cache
 def extension() -> ModuleType:
     """xllamacpp, imported; ModelError if it is not installed."""
-    # Its OpenMP threads spin at every barrier by default: on a machine with other work that costs a factor of 5 to 1000, and sleeping instead
-    # costs nothing that can be measured. libgomp reads the variable once, when it is loaded; nothing else is to see it.
+    # Its OpenMP threads spin at every barrier by default, which on a machine with other work costs a factor of 5 to 1000; sleeping instead
+    # costs nothing that can be measured. libgomp reads the variable once, when it is loaded (by torch, if that came first).
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

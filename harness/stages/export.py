@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from harness import base, store
+from harness import base, formats, store
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import gguf, merged
+from harness.formats import Checked, Sources, merged
 from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.store import RunFolder
 
@@ -38,78 +37,50 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
     if base.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
     fingerprint = store.sha256_json([trained.adapter_sha256, trained.base, config.export.llama_cpp, store.source_sha256(*SOURCES)])
-    formats = config.export.formats
-    if formats and "merged_16bit" not in formats:
-        formats = ["merged_16bit", *formats]  # every other format is made from it
+    wanted = config.export.formats
+    if wanted and "merged_16bit" not in wanted:
+        wanted = ["merged_16bit", *wanted]  # every other format is made from it
     kept = {} if force else _kept(run, fingerprint)
-    if all(f in kept for f in formats) and "adapter" in kept:
+    if all(f in kept for f in wanted) and "adapter" in kept:
         progress("nothing changed since the last export")
         os.utime(run.export_json)
         return store.read_record(run.export_json, ExportManifest)
 
     run.export_json.unlink(missing_ok=True)
-    missing = [f for f in formats if f not in kept]
+    missing = [f for f in wanted if f not in kept]
     store.need_space(run.path, int(base.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000)
     began = time.monotonic()
-    writer = _Writer(run, config, folder, progress)
-    artifacts = {"adapter": kept.get("adapter") or _artifact(run, "adapter", run.adapter, 0.0, _adapter_facts(run.adapter))}
+    checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
+    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
+    artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
     # merged_16bit comes first: the others read it.
-    for name in sorted(formats, key=lambda f: f != "merged_16bit"):
+    for name in sorted(wanted, key=lambda f: f != "merged_16bit"):
         if name not in kept:
-            kept[name] = writer.write(name)
+            kept[name] = _write(run, name, sources)
         artifacts[name] = kept[name]
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
     store.write_json(run.export_json, manifest)
     return manifest
 
 
-class _Writer:
-    def __init__(self, run: RunFolder, config: Config, folder: Path, progress: Callable[[str], None]):
-        self.run, self.config, self.base, self.progress = run, config, folder, progress
-
-    def write(self, name: str) -> Artifact:
-        """Writes one format beside its place, checks it there, and moves it into place."""
-        self.progress(f"writing {name}")
-        began, target = time.monotonic(), self.run.artifact(name)
-        with store.atomic_path(target) as temporary:
-            facts = self._write(name, temporary)
-        return _artifact(self.run, name, target, time.monotonic() - began, facts)
-
-    def _write(self, name: str, out: Path) -> dict[str, Any]:
-        if name == "merged_16bit":
-            written = merged.write_16bit(self.base, self.run.adapter, out, self.progress)
-            checked = merged.check(out, written["tensors"])
-            return checked | {
-                "checks": [f"{checked['tensors']} tensors read back, values finite", f"{written['merged']} tensors changed by the adapter"]
-            }
-        if name == "merged_4bit":
-            written = merged.write_4bit(self.run.merged_16bit, out, self.progress)
-            checked = merged.check(out, written["tensors"])
-            return checked | {
-                "checks": [f"{checked['tensors']} tensors read back, values finite", f"{written['quantised']} weights in NF4"]
-            }
-        checkout = Path(self.config.export.llama_cpp) if self.config.export.llama_cpp else None
-        gguf.write(
-            self.run.merged_16bit,
-            out,
-            name.removeprefix("gguf_"),
-            threads=self.config.predict.threads,
-            llama_cpp=checkout,
-            progress=self.progress,
-        )
-        checked = gguf.check(out)
-        return checked | {"checks": [f"{checked['tensors']} tensors read back, sizes within the file, sampled values finite"]}
+def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
+    """Writes one format beside its place, checks it there, and moves it into place."""
+    sources.progress(f"writing {name}")
+    began, target = time.monotonic(), run.artifact(name)
+    with store.atomic_path(target) as temporary:
+        checked = formats.find(name)(sources, temporary, name)
+    return _artifact(run, name, target, time.monotonic() - began, checked)
 
 
-def _adapter_facts(folder: Path) -> dict[str, Any]:
-    count = len(merged.adapter_tensors(folder))
-    return {"tensors": count, "checks": [f"{count} tensors read back"]}
+def _adapter(run: RunFolder) -> Artifact:
+    count = len(merged.adapter_tensors(run.adapter))
+    return _artifact(run, "adapter", run.adapter, 0.0, Checked(count, [f"{count} adapted weights read back"]))
 
 
-def _artifact(run: RunFolder, name: str, path: Path, seconds: float, facts: dict[str, Any]) -> Artifact:
+def _artifact(run: RunFolder, name: str, path: Path, seconds: float, checked: Checked) -> Artifact:
     size = path.stat().st_size if path.is_file() else base.weights_size(path)
     return Artifact(
-        format=name, path=path.relative_to(run.path).as_posix(), sha256=base.artifact_sha256(path), size_bytes=size, tensors=facts["tensors"], seconds=seconds, checks=facts["checks"],
+        format=name, path=path.relative_to(run.path).as_posix(), sha256=base.artifact_sha256(path), size_bytes=size, tensors=checked.tensors, seconds=seconds, checks=checked.checks,
     )  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionMani
     # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn") if job.execution.device == "cuda" else multiprocessing.get_context("forkserver")
     if job.execution.device != "cuda":
-        context.set_forkserver_preload(["torch", "transformers", "harness.backends"])
+        context.set_forkserver_preload(["torch", "transformers", "peft", "bitsandbytes", "harness.backends.transformers"])
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(job, sender), daemon=True)
     child.start()
@@ -232,22 +232,9 @@ def _child(job: Job, pipe: Connection) -> None:
     except KeyboardInterrupt:
         pass
     except HarnessError as error:
-        # Rebuilt by its parts: exceptions with keyword arguments do not survive pickling.
-        pipe.send(_Failure(type(error), error.problem, error.mend, str(error.file) if error.file else None, error.row).error())
+        pipe.send(error)
     finally:
         pipe.close()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    kind: type[HarnessError]
-    problem: str
-    mend: str
-    file: str | None
-    row: int | None
-
-    def error(self) -> HarnessError:
-        return self.kind(self.problem, self.mend, file=self.file, row=self.row)
 
 
 # ------------------------------------------------------------------------------------------------------------ answers

@@ -118,7 +118,7 @@ class _Training:
                 rows_without_labels=sum(all(label == -100 for label in r.labels) for r in rows),
                 labelled_token_share=labelled,
                 tokens=round(tokens * epochs),
-                final_loss=history.last("loss"),
+                final_loss=history.last("loss", over=20),
                 final_heldout_loss=history.last("heldout_loss"),
                 wandb=logged,
                 seconds=time.monotonic() - began,
@@ -295,9 +295,14 @@ def make_trainer(
 ) -> Any:
     """TRL's SFTTrainer over rows that are token ids already: it renders, tokenises and truncates nothing."""
     from datasets import Dataset
-    from transformers import PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback, Trainer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
+
+    class PlainTrainer(SFTTrainer):
+        """With the model's own loss: TRL's fused one is a Triton kernel, which Unsloth replaces and a CPU cannot run."""
+
+        compute_loss = Trainer.compute_loss
 
     def dataset(examples: list[Example]) -> Dataset:
         return Dataset.from_dict({"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]})
@@ -311,9 +316,11 @@ def make_trainer(
         seed=settings.seed, data_seed=settings.seed, bf16=bf16, fp16=False, use_cpu=device == "cpu",
         logging_steps=settings.log_every, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         eval_strategy="steps" if heldout else "no", eval_steps=settings.eval_every, save_strategy="steps", save_steps=settings.save_every, save_total_limit=2,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_num_workers=0,
     )  # fmt: skip
-    trainer = SFTTrainer(
+    kind = PlainTrainer if device == "cpu" and settings.engine == "peft" else SFTTrainer
+    trainer = kind(
         model=model,
         processing_class=tokenizer,
         args=arguments,
@@ -321,6 +328,11 @@ def make_trainer(
         eval_dataset=dataset(heldout) if heldout else None,
         callbacks=[callback],
     )
+    # TRL rounds the LoRA weights of a quantised model to bf16, in which small updates are lost; and as PEFT loads a checkpoint's in f32, a
+    # resumed training would not be the one that was interrupted.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -1,0 +1,78 @@
+"""Answers through any OpenAI-compatible server (vLLM, SGLang, llama-server): the way to generate over a cluster.
+
+Prompts go out as token ids, which these servers take in `/v1/completions`, so that no server applies a template or a BOS of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from harness.backends import Completion, Execution, Facts, Generation, Source
+from harness.errors import ModelError
+
+KEY = "HARNESS_ENDPOINT_KEY"
+"""Environment variable with the server's key; sent, never stored."""
+TIMEOUT_S = 300.0
+
+
+class EndpointBackend:
+    """A served model; `source.url` is the server's address up to and including `/v1`.
+
+    Raises:
+        ModelError: the server cannot be reached, or does not serve the model.
+    """
+
+    def __init__(self, source: Source, generation: Generation, execution: Execution):
+        key = os.environ.get(KEY)
+        self.url = (source.url or "").rstrip("/")
+        self.generation, self.slots = generation, execution.slots
+        self.client = httpx.Client(timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {key}"} if key else {})
+        served = self._get("/models")
+        names = [str(model.get("id")) for model in served.get("data", [])]
+        self.model = source.model or (names[0] if names else "")
+        if self.model not in names:
+            raise ModelError(f"does not serve {self.model!r}", f"set model to one of {', '.join(names) or 'what it serves'}", file=self.url)
+        longest = next((m.get("max_model_len") for m in served["data"] if m.get("id") == self.model), None)
+        self.facts = Facts(f"endpoint {self.model}", int(longest or 2**31), {"device": "remote", "slots": self.slots})
+
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
+        """Answers one batch, `slots` requests at a time; a request that fails is an error of its question."""
+        with ThreadPoolExecutor(self.slots) as pool:
+            return list(pool.map(self._ask, prompts))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self.client.close()
+
+    def _ask(self, prompt: Sequence[int]) -> Completion:
+        g = self.generation
+        body = {
+            "model": self.model, "prompt": list(prompt), "max_tokens": g.max_new_tokens, "temperature": g.temperature, "top_p": g.top_p, "top_k": g.top_k,
+            "min_p": g.min_p, "repeat_penalty": g.repeat_penalty, "repetition_penalty": g.repeat_penalty, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+            "seed": g.seed, "n": 1, "stream": False, "cache_prompt": False, "stop_token_ids": list(g.stop_ids),
+        }  # fmt: skip
+        began = time.monotonic()
+        try:
+            response = self.client.post(f"{self.url}/completions", json=body)
+            response.raise_for_status()
+            choice = response.json()["choices"][0]
+            reason = "length" if choice["finish_reason"] == "length" else "stop"
+            return Completion([], reason, time.monotonic() - began, text=str(choice["text"]).strip())
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            return Completion([], "error", time.monotonic() - began, error=type(error).__name__)
+
+    def _get(self, route: str) -> dict[str, Any]:
+        try:
+            response = self.client.get(self.url + route)
+            response.raise_for_status()
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ModelError(
+                f"cannot be reached ({type(error).__name__})", f"check the address and {KEY}", file=self.url or "endpoint"
+            ) from None

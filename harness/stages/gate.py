@@ -1,0 +1,292 @@
+"""Gate: has this run become worse than the committed baseline?
+
+Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the examples, `predictions/` and `split/heldout.jsonl`; writes `gate.md`, `junit.xml` and, last,
+`gate.json` beside the comparison. It decides anew each time: it takes a second, and a stale pass would be worse.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness import baseline, gate_outputs, store
+from harness.config import Config, Gate
+from harness.errors import IncomparableError
+from harness.noninferiority import Column, Outcome, outcomes
+from harness.records import (
+    Baseline,
+    Comparison,
+    GateCheck,
+    GateExample,
+    GateKind,
+    GateResult,
+    GateVerdict,
+    Prediction,
+    Question,
+    VariantResult,
+)
+from harness.store import RunFolder
+from harness.verdict import percent, points, variant_order
+
+REFERENCE = "merged_16bit"
+EXAMPLES = 5
+EXIT_CODES: dict[GateVerdict, int] = {"pass": 0, "improvement": 0, "inconclusive": 0, "regression": 1, "incomparable": 3}
+STRICT_EXIT_CODE = 4
+COUNTED = {"runaway": "length", "unscored": "error"}
+"""Alarms that compare raises from a limit of its own only: the gate counts their finish reasons itself."""
+
+
+def run(
+    run: RunFolder,
+    config: Config,
+    *,
+    baseline_file: Path = baseline.DEFAULT,
+    strict: bool = False,
+    selection: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> GateResult:
+    """Decides, and writes the decision in all its forms.
+
+    Args:
+        baseline_file: what to compare with.
+        strict: inconclusive fails too; as `gate.strict` of the config.
+        selection: the options that chose the run and its config, for the commands that the result names.
+
+    Raises:
+        ArtifactError: the baseline, the scores or the comparison are missing or damaged; ConfigError: a gated metric was not scored.
+    """
+    began = time.monotonic()
+    for path in (run.gate_json, run.gate_md, run.junit_xml):
+        path.unlink(missing_ok=True)
+    old, new = baseline.read(baseline_file), baseline.snapshot(run, config)
+    strict = strict or config.gate.strict
+    comparison = store.read_record(run.comparison_json, Comparison)
+    order = variant_order(comparison)
+    gated = config.gate.variants or sorted(old.variants, key=lambda variant: order.index(variant) if variant in order else len(order))
+    progress(f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}")
+    unlike = list(baseline.differs(old, new, gated, config.gate.metrics))
+    checks = [] if unlike else [*_differences(old, new, gated, config), *_limits(comparison, gated, config.gate)]
+    verdict: GateVerdict = "incomparable" if unlike else overall(checks)
+    result = GateResult(
+        run=run.name,
+        verdict=verdict,
+        reason=_reason(verdict, checks, unlike),
+        mend=_mend(verdict, selection or f"--run {run.name}", baseline_file),
+        exit_code=STRICT_EXIT_CODE if strict and verdict == "inconclusive" else EXIT_CODES[verdict],
+        strict=strict,
+        baseline=baseline_file.as_posix(),
+        baseline_run=old.run,
+        baseline_commit=old.provenance.get("git", {}).get("commit"),
+        checks=checks,
+        differs=unlike,
+        changes=baseline.changes(old, new),
+        examples=_examples(run, old, new, checks),
+        notes=_notes(new, gated, config.gate),
+        seconds=round(time.monotonic() - began, 2),
+    )
+    store.write_text(run.gate_md, gate_outputs.markdown(result))
+    store.write_text(run.junit_xml, gate_outputs.junit(result))
+    store.write_json(run.gate_json, result)
+    return result
+
+
+def overall(checks: list[GateCheck]) -> GateVerdict:
+    """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all is no pass."""
+    verdicts: list[GateVerdict] = [check.verdict for check in checks] or ["incomparable"]
+    return min(verdicts, key=gate_outputs.WORST_FIRST.index)
+
+
+def difference(old: Baseline, new: Baseline, config: Config) -> list[GateCheck]:
+    """Every metric of every variant that both have, new minus old, judged as the gate judges it.
+
+    Raises:
+        IncomparableError: they have no variant in common, or were not asked and scored alike.
+    """
+    variants = [variant for variant in old.variants if variant in new.variants]
+    unlike = list(baseline.differs(old, new, variants, config.gate.metrics))
+    if unlike or not variants:
+        raise IncomparableError("; ".join(unlike) or "no variant in common", "run harness baseline save to renew the baseline")
+    return _differences(old, new, variants, config, fidelity=False)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _differences(old: Baseline, new: Baseline, gated: list[str], config: Config, *, fidelity: bool = True) -> list[GateCheck]:
+    """Each metric of each gated variant against the baseline, and each format with a limit against 16-bit: one family."""
+    gate = config.gate
+    specs: list[tuple[GateKind, str, str, float]] = [
+        ("baseline", variant, metric, gate.margins.get(metric, gate.margin)) for variant in gated for metric in gate.metrics
+    ]
+    if fidelity and REFERENCE in new.variants:
+        limits = {variant: limit for variant, limit in gate.fidelity.items() if variant in new.variants and variant != REFERENCE}
+        specs.extend(("fidelity", variant, metric, limit) for variant, limit in limits.items() for metric in gate.metrics)
+    columns = []
+    for kind, variant, metric, limit in specs:
+        against = baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, REFERENCE, metric)
+        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated=limit if kind == "fidelity" else 0.0))
+    groups = [question.group for question in new.questions]
+    found = outcomes(columns, groups, resamples=config.compare.resamples, seed=config.compare.seed)
+    return [_difference(*spec, outcome) for spec, outcome in zip(specs, found, strict=True)]
+
+
+def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome) -> GateCheck:
+    verdict = outcome.verdict
+    if kind == "fidelity" and verdict == "improvement":
+        verdict = "pass"
+    against = "the baseline" if kind == "baseline" else REFERENCE
+    if outcome.delta is None:
+        message = f"no question was scored both here and in {against}"
+    else:
+        interval = (
+            f"95% CI {_signed(outcome.ci95[0])} to {_signed(outcome.ci95[1])}" if outcome.ci95 else "no interval: one group of questions"
+        )
+        message = (
+            f"{percent(outcome.before)} -> {percent(outcome.after)}, {_signed(outcome.delta)} points against {against} ({interval}),"
+            f" tolerated {points(limit, sign=False)}, n = {outcome.n}"
+        )
+    return GateCheck(
+        kind=kind,
+        name=f"{kind}/{variant}/{metric}",
+        variant=variant,
+        metric=metric,
+        verdict=verdict,
+        message=message,
+        limit=limit,
+        value=outcome.after,
+        against=outcome.before,
+        delta=outcome.delta,
+        ci95=outcome.ci95,
+        p=outcome.p,
+        n=outcome.n,
+    )
+
+
+def _limits(comparison: Comparison, gated: list[str], gate: Gate) -> Iterator[GateCheck]:
+    """Floors, costs and alarms: figures of this run alone, held against fixed limits without rounding."""
+    variants = comparison.variants
+    for variant in gated:
+        for metric, floor in gate.floors.items():
+            value = variants[variant].metrics[metric].value
+            yield _limit("floor", variant, metric, value, floor, at_least=True, unknown="regression")
+    base = variants.get("base")
+    for variant, limit in gate.size_ratio.items():
+        if variant in variants:
+            yield _limit("size", variant, None, _ratio(variants[variant], base, "size_bytes"), limit)
+    for variant, limit in gate.speed_ratio.items():
+        if variant in variants:
+            yield _limit("speed", variant, None, _ratio(variants[variant], base, "tokens_per_second"), limit, at_least=True)
+    raised = {(alarm.variant, alarm.code): alarm.value for alarm in comparison.alarms}
+    for variant in gated:
+        finish = variants[variant].finish
+        answers = sum(finish.values())
+        for code, limit in gate.alarms.items():
+            share = raised.get((variant, code), 0.0)
+            if code in COUNTED:
+                share = finish.get(COUNTED[code], 0) / answers if answers else None
+            yield _limit("alarm", variant, code, share, limit, unknown="regression")
+
+
+def _limit(
+    kind: GateKind, variant: str, what: str | None, value: float | None, limit: float, *, at_least: bool = False, unknown: GateVerdict = "inconclusive"
+) -> GateCheck:  # fmt: skip
+    kept = value is not None and (value >= limit if at_least else value <= limit)
+    is_ratio = kind in ("size", "speed")
+    factor, unit = (1, "") if is_ratio else (100, "%")
+    shown = "unknown"
+    if value is not None:
+        # As many digits as it takes to see the limit broken: 94.996% is not 95%.
+        digits = next((d for d in range(4, 17) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 4)
+        shown = f"{factor * value:.{digits}g}{unit}"
+    what_is = f"{'size' if kind == 'size' else 'tokens per second'} relative to base" if is_ratio else what or kind
+    return GateCheck(
+        kind=kind,
+        name="/".join(filter(None, (kind, variant, what))),
+        variant=variant,
+        metric=what if kind == "floor" else None,
+        verdict="pass" if kept else unknown if value is None else "regression",
+        message=f"{what_is} {shown}, {'at least' if at_least else 'at most'} {factor * limit:.6g}{unit} wanted",
+        limit=limit,
+        value=value,
+    )
+
+
+def _ratio(variant: VariantResult, base: VariantResult | None, cost: str) -> float | None:
+    """None where either was not measured, or base is 0."""
+    value, whole = getattr(variant.cost, cost), getattr(base.cost, cost) if base else None
+    return value / whole if value is not None and whole else None
+
+
+# --------------------------------------------------------------------------------------------------------- in words
+
+
+def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) -> str:
+    if verdict == "incomparable":
+        return f"This run cannot be compared with the baseline: {'; '.join(unlike) or 'there is nothing to check'}."
+    told = [check for check in checks if check.verdict == verdict]
+    if verdict == "pass":
+        return f"All {len(checks)} checks passed."
+    # The largest loss first; among gains the largest gain.
+    worst = (max if verdict == "improvement" else min)(told, key=lambda check: -1.0 if check.n == 0 else check.delta or 0.0)
+    rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
+    what = {
+        "regression": "worse than allowed",
+        "inconclusive": "too few questions to exclude a loss of the margin",
+        "improvement": "better than the baseline",
+    }[verdict]
+    return f"{worst.name}: {what}: {worst.message}{rest}."
+
+
+def _notes(new: Baseline, gated: list[str], gate: Gate) -> list[str]:
+    """What was not checked, and might have been expected to be."""
+    notes = [f"{variant} is not in the baseline and was not gated" for variant in new.variants if variant not in (*gated, "base")]
+    unheld = [variant for variant in gate.fidelity if variant in new.variants]
+    if unheld and REFERENCE not in new.variants:
+        notes.append(f"{REFERENCE} was not answered, so the fidelity of {', '.join(unheld)} was not checked")
+    return notes
+
+
+def _signed(delta: float) -> str:
+    """Percentage points with the minus of ASCII: messages are read by machines too."""
+    return points(delta).replace("\u2212", "-")
+
+
+def _mend(verdict: GateVerdict, selection: str, path: Path) -> str:
+    file = "" if path == baseline.DEFAULT else f" --baseline {path.as_posix()}"
+    command = f"harness baseline save {selection}{file}"
+    if verdict == "incomparable":
+        return f"if the change is meant, renew the baseline: {command}"
+    return f"to hold it, raise the baseline: {command}" if verdict == "improvement" else ""
+
+
+def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateCheck]) -> list[GateExample]:
+    """The questions that fell most, on the check that fell most; none if nothing regressed or was left open."""
+    fell = [
+        check
+        for check in checks
+        if check.verdict in ("regression", "inconclusive") and check.kind in ("baseline", "fidelity") and (check.delta or 0) < 0
+    ]
+    if not fell:
+        return []
+    worst = min(fell, key=lambda check: (check.verdict != "regression", check.delta))
+    variant, metric = worst.variant, worst.metric or ""
+    before = baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, REFERENCE, metric)
+    after = baseline.column(new, variant, metric)
+    losses = sorted((change, i) for i, change in enumerate((after - before).tolist()) if change < 0)[:EXAMPLES]
+    questions = store.read_records(run.heldout_jsonl, Question)
+    wanted = {questions[i].id for _, i in losses}
+    texts = {p.id: p.text for p in store.iter_records(run.prediction(variant)[0], Prediction) if p.id in wanted}
+    return [
+        GateExample(
+            id=questions[i].id,
+            variant=variant,
+            metric=metric,
+            before=float(before[i]),
+            after=float(after[i]),
+            question=questions[i].question,
+            expected=questions[i].answer,
+            answer=texts.get(questions[i].id, ""),
+        )
+        for _, i in losses
+    ]

@@ -1,0 +1,248 @@
+"""The command line: quick help, one line an error, and a record of every stage in run.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from harness import errors, store
+from harness.cli import app
+from harness.config import load
+from harness.errors import HarnessError
+from harness.records import PredictionSet
+from harness.stages import split as split_stage
+from harness.store import RunFolder
+from tests import scored_run
+
+PROJECT = Path(__file__).parent.parent
+
+
+def commands(group: Any, *before: str) -> dict[str, Any]:
+    """Every verb, `baseline save` and its like too, and its click command."""
+    found = {}
+    for name, command in group.commands.items():
+        found[" ".join([*before, name])] = command
+        if hasattr(command, "commands"):
+            found |= commands(command, *before, name)
+    return found
+
+
+COMMANDS = commands(get_command(app))
+VERBS = sorted(COMMANDS)
+MENDABLE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HarnessError)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a QA file of twelve different questions."""
+    monkeypatch.chdir(tmp_path)
+    topics = "speech trade property elections worship taxation citizenship emergency language courts services tribunals".split()
+    rows = [{"question": f"Which article of the text is about {t}?", "answer": f"It is {t[::-1]} {i}"} for i, t in enumerate(topics)]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def error_of(result: Any, code: int = 2) -> str:
+    """The one line on stderr."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "Traceback" not in result.output
+    return result.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, **options)
+
+
+# --------------------------------------------------------------------------------------------------------------- help
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, time; began = time.process_time(); sys.argv = ['harness', '--help']\n"
+        "from harness.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'plotly', 'pydantic', 'wandb'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy), file=sys.stderr); print(time.process_time() - began, file=sys.stderr)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT) for _ in range(2)]
+    assert "HEAVY []" in runs[0].stderr
+    # Processor time, the better of two: the machine may be busy.
+    assert min(float(r.stderr.splitlines()[-1]) for r in runs) < 0.5
+    for verb in VERBS:
+        assert re.search(rf"\b{verb.split()[0]}\b", runs[0].stdout)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_option_is_explained(verb: str) -> None:
+    command = COMMANDS[verb]
+    assert command.help and command.help.strip().splitlines()[0].endswith(".")
+    for parameter in command.params:
+        if parameter.name != "help":
+            assert parameter.help, f"{verb} {parameter.name}"
+    assert run(*verb.split(), "--help").exit_code == run(*verb.split(), "-h").exit_code == 0
+
+
+def test_the_pipeline_has_its_verbs() -> None:
+    assert {"split", "train", "export", "predict", "score", "compare", "report"} <= set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_in_the_readme(verb: str) -> None:
+    text = (PROJECT / "README.md").read_text() if (PROJECT / "README.md").exists() else ""
+    if len(text) < 500:
+        pytest.skip("the README is not written yet")
+    assert re.search(rf"\bharness {verb}\b|`{verb}`|\bmake {verb}\b", text)
+
+
+def test_no_verb_shows_the_help() -> None:
+    result = run()
+    assert "Usage" in result.output and "split" in result.output
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("kind", MENDABLE, ids=lambda kind: kind.__name__)
+def test_what_the_user_can_mend_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise kind("is\nwrong", "mend it", file="x.json", row=3)
+
+    monkeypatch.setattr(split_stage, "run", fail)
+    code = 3 if kind is errors.IncomparableError else 2
+    assert error_of(run("split", "--qa", "qa.json"), code) == "x.json, row 3: is wrong; mend it"
+    assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "failed"
+
+
+def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_stage, "run", lambda *_, **__: 1 / 0)
+    result = run("split", "--qa", "qa.json")
+    assert isinstance(result.exception, ZeroDivisionError) and "error: " not in result.stderr
+
+
+def test_an_interruption_is_told_and_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(split_stage, "run", interrupt)
+    assert error_of(run("split", "--qa", "qa.json"), 130) == "interrupted; the same command goes on where it stopped"
+    assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["split", "--config", "nope"], "no config 'nope'; use one of"),
+        (["split", "--qa", "none.json"], "none.json: "),
+        (["split", "--set", "train.max_step=3"], "unknown key 'train.max_step' (did you mean 'max_steps'?)"),
+        (["split", "--set", "train.max_steps"], "--set 'train.max_steps' is not KEY=VALUE"),
+        (["split", "--heldout", "1"], "data.heldout: must be a share between 0 and 1, or a count of 2 or more"),
+        (["split", "--run", "../x"], "run name '../x' is not usable"),
+        (["split", "--qa", "few.json"], "few.json: "),
+        (["train"], "runs/tiny/split/split.json: is missing; run the stage that writes it first"),
+        (["export"], "runs/tiny/train.json: is missing"),
+        (["predict"], "runs/tiny/split/split.json: is missing"),
+        (["score"], "is missing; run the stage that writes it first"),
+        (["compare"], "is missing; run the stage that writes it first"),
+        (["report"], "is missing; run the stage that writes it first"),
+        (["compare", "one"], "give two runs, or none and --run"),
+        (["compare", "one", "two"], "is missing"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(folder: Path, arguments: list[str], line: str) -> None:
+    (folder / "few.json").write_text('[{"question": "q", "answer": "a"}]')
+    assert line in error_of(run(*arguments))
+    assert not (folder / "reports").exists()
+
+
+def test_a_model_that_is_not_there_is_one_line(folder: Path) -> None:
+    assert run("split", "--qa", "qa.json").exit_code == 0
+    assert error_of(run("train", "--qa", "qa.json", "--set", "model.path=./none")).startswith("./none: is no folder; ")
+
+
+def test_a_device_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("split", "--qa", "qa.json").exit_code == 0
+    assert "needs a CUDA device and there is none" in error_of(run("train", "--qa", "qa.json", "--set", "device=cuda"))
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(folder: Path) -> None:
+    (folder / "runs").write_text("")
+    assert re.match(r"runs\S*: cannot write: .*; check the path and its permissions", error_of(run("split", "--qa", "qa.json")))
+
+
+def test_a_run_in_use_is_one_line(folder: Path) -> None:
+    with RunFolder("tiny").lock():
+        assert re.match(r"run folder runs/tiny is in use by process \d+; wait for it to end", error_of(run("split", "--qa", "qa.json")))
+
+
+def test_the_process_ends_with_the_code_and_without_a_traceback(folder: Path) -> None:
+    done = in_process("split", "--qa", "none.json", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none.json: ") and done.stderr.count("\n") == 1
+    assert in_process("no-such-verb", cwd=folder).returncode == 2
+
+
+# ------------------------------------------------------------------------------------------------------ what is told
+
+
+def test_the_first_line_says_what_was_chosen(folder: Path) -> None:
+    result = run("split", "--qa", "qa.json", "--run", "mine", "--set", "device=cpu", "--heldout", "0.3")
+    assert result.exit_code == 0, result.output
+    first, *rest = result.stdout.splitlines()
+    assert first == "split: config tiny, questions qa.json, model data/tiny-llama3, device cpu, run mine"
+    assert any(re.match(r"\d+ to train on, \d+ held out in \d+ groups", line) for line in rest)
+
+
+def test_the_run_is_named_by_its_config(folder: Path) -> None:
+    (folder / "my-recipe.yaml").write_text("description: mine")
+    assert run("split", "--config", "my-recipe.yaml", "--qa", "qa.json").exit_code == 0
+    assert (folder / "runs/my-recipe/split/split.json").exists()
+
+
+def test_run_json_is_enough_to_repeat_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "c0ffee" * 6 + "dead")
+    monkeypatch.setenv("HF_TOKEN", "hf_canaryCanaryCanary")
+    monkeypatch.setattr(sys, "argv", ["harness", "split", "--qa", "qa.json", "--set", "data.seed=5"])
+    assert run("split", "--qa", "qa.json", "--set", "data.seed=5").exit_code == 0
+    text = (folder / "runs/tiny/run.json").read_text()
+    record = json.loads(text)
+    assert record["config"] == json.loads(load("tiny", ["data.seed=5"], qa="qa.json").model_dump_json())
+    assert record["seeds"]["split"] == 5 and record["packages"]["pydantic"] and record["machine"]["python"]
+    stage = record["stages"]["split"]
+    assert (stage["status"], stage["command"]) == ("done", "harness split --qa qa.json --set data.seed=5")
+    assert stage["seconds"] >= 0 and stage["started"] <= stage["ended"]
+    assert "c0ffee" not in text and "hf_canary" not in text
+
+
+def test_a_torn_run_json_is_written_anew(folder: Path) -> None:
+    store.write_text(folder / "runs/tiny/run.json", '{"config": ')
+    assert run("split", "--qa", "qa.json").exit_code == 0
+    assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "done"
+
+
+def test_score_to_report_runs_from_the_command_line(folder: Path) -> None:
+    """On predictions that stand there already: no model."""
+    made = scored_run.make(folder, {"base": lambda _: "nothing", "adapter": lambda q: q.answer}, name="tiny")
+    store.write_json(made.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
+    quick = ["--set", "score.resamples=100", "--set", "compare.resamples=100"]
+    for verb in ("score", "compare", "report"):
+        result = run(verb, *quick)
+        assert result.exit_code == 0, result.output
+    assert "report: reports/tiny/report.html" in result.stdout
+    assert store.read_json(made.comparison_json)["variants"]["adapter"]["metrics"]["exact_match"]["value"] == 1.0

@@ -1,0 +1,441 @@
+"""The gate: a table of its verdicts, its outputs, and how often it errs by simulation. Simulations are seeded: they pass or fail for good."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_run import CONFIG, COST, GENERATION, make, questions
+from typer.testing import CliRunner
+
+from harness import baseline, cli, gate_outputs, store
+from harness.config import Config
+from harness.errors import ArtifactError, IncomparableError
+from harness.noninferiority import Column, family_p, judge, outcomes
+from harness.records import GateCheck, GateExample, GateResult
+from harness.resampling import Totals
+from harness.stages import compare, gate, score
+
+MANY = questions(n_groups=95, size=3)
+FAILED = {"finish_reason": "error", "error": "out of memory"}
+NO_COSTS = {"size_ratio": {}, "fidelity": {}}
+
+
+def config(**changes):
+    return Config.model_validate({**CONFIG.model_dump(), "gate": {**NO_COSTS, **changes}})
+
+
+def right(question):
+    return question.answer
+
+
+def wrong(question):
+    return "something else"
+
+
+def untuned(question):
+    return "nothing"
+
+
+def right_but(every, answer="nothing"):
+    """Wrong on one of every so many questions, spread over the groups."""
+    return lambda q: answer if q.row % every == 0 else q.answer
+
+
+def scored(root, name, answers, **changes):
+    run = make(root, {"base": untuned, **answers}, name=name, asked=changes.pop("asked", MANY), **changes)
+    score.run(run, CONFIG)
+    compare.run(run, CONFIG)
+    return run
+
+
+def gated(root, before, after, settings=None, *, strict=False, **changes):
+    """The result of a run whose adapter answers `after`, against a baseline whose adapter answered `before`."""
+    settings = settings or config()
+    old = scored(root, "old", before if isinstance(before, dict) else {"adapter": before})
+    path = root / "baseline.json"
+    baseline.save(path, baseline.snapshot(old, settings), settings, confirm=lambda _: True)
+    new = scored(root, "new", after if isinstance(after, dict) else {"adapter": after}, **changes)
+    return gate.run(new, settings, baseline_file=path, strict=strict)
+
+
+def checks(result, kind):
+    return {check.name: check for check in result.checks if check.kind == kind}
+
+
+# ------------------------------------------------------------------------------------------------- one difference, judged
+
+
+@pytest.mark.parametrize(
+    "delta, ci95, p, verdict",
+    [
+        (0.0, (0.0, 0.0), 1.0, "pass"),  # the same answers
+        (-0.02, (-0.02, -0.02), 0.001, "pass"),  # on the margin: a loss of the margin is tolerated
+        (-0.02 - 1e-12, (-0.02 - 1e-12, 0.0), 0.001, "pass"),  # no rounding error makes it more
+        (-0.021, (-0.021, -0.021), 0.001, "regression"),
+        (-0.01, (-0.019, -0.001), 0.001, "pass"),  # real, and within the margin
+        (-0.01, (-0.05, 0.03), 0.6, "inconclusive"),
+        (-0.05, (-0.11, 0.01), 0.1, "inconclusive"),  # the point is far below, the interval does not tell
+        (-0.05, (-0.09, -0.01), 0.001, "regression"),
+        (-0.05, (-0.09, -0.01), 0.2, "inconclusive"),  # one of many differences: chance
+        (-0.015, (-0.029, -0.001), 0.001, "inconclusive"),  # a loss, most likely within the margin
+        (0.05, (0.01, 0.09), 0.001, "improvement"),
+        (0.05, (0.01, 0.09), 0.2, "pass"),
+        (0.05, (-0.01, 0.11), 0.1, "pass"),
+        (0.03, (-0.05, 0.11), 0.4, "inconclusive"),
+        (None, None, 1.0, "regression"),  # nothing scored is never a pass
+        (-0.5, None, 1.0, "inconclusive"),  # a single group
+    ],
+)
+def test_verdict_of_a_difference(delta, ci95, p, verdict):
+    assert judge(delta, ci95, p, margin=0.02) == verdict
+
+
+def test_a_format_breaches_its_limit_only_surely():
+    assert judge(-0.06, (-0.09, -0.03), 0.001, margin=0.05, tolerated=0.05) == "inconclusive"
+    assert judge(-0.06, (-0.069, -0.051), 0.001, margin=0.05, tolerated=0.05) == "regression"
+    assert judge(-0.03, (-0.049, -0.011), 0.001, margin=0.05, tolerated=0.05) == "pass"
+
+
+@given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1), st.floats(0, 0.2))
+def test_more_is_never_judged_worse(delta, below, above, p, margin):
+    order = ["regression", "inconclusive", "pass", "improvement"]
+    ranks = [order.index(judge(d, (d - below, d + above), p, margin)) for d in (delta, delta + 0.1)]
+    assert ranks[0] <= ranks[1]
+
+
+# ----------------------------------------------------------------------------------------------------------- the whole
+
+
+@pytest.mark.parametrize(
+    "before, after, verdict, exit_code",
+    [
+        (right, right, "pass", 0),
+        (wrong, wrong, "pass", 0),  # a baseline of 0: nothing is divided by it
+        (wrong, right, "improvement", 0),
+        (right, wrong, "regression", 1),
+        (right, right_but(5), "regression", 1),
+        (right, right_but(143), "pass", 0),  # one of 285
+        (right_but(4), lambda q: "nothing" if q.row % 4 == 1 else q.answer, "inconclusive", 0),  # as many lost as won
+        (right, lambda q: FAILED, "regression", 1),  # all errors: unscored, not 0, and no pass
+        (right, right_but(20, FAILED), "regression", 1),  # what failed is not left out in silence
+    ],
+    ids=["same", "zero", "improved", "lost all", "lost a fifth", "lost one", "churn", "all errors", "some errors"],
+)
+def test_verdicts(tmp_path, before, after, verdict, exit_code):
+    result = gated(tmp_path, before, after)
+    assert (result.verdict, result.exit_code) == (verdict, exit_code)
+    assert json.loads((tmp_path / "reports/new/gate.json").read_text())["verdict"] == verdict
+
+
+def test_too_few_questions_are_told_and_fail_only_if_strict(tmp_path):
+    churn = right_but(4), lambda q: "nothing" if q.row % 4 == 1 else q.answer
+    assert gated(tmp_path, *churn).exit_code == 0
+    assert gated(tmp_path, *churn, strict=True).exit_code == 4
+    assert gated(tmp_path, *churn, config(strict=True)).exit_code == 4
+    # More exclude a loss of 2 points; a wider margin needs fewer.
+    assert gated(tmp_path, *churn, config(margin=0.2)).verdict == "pass"
+    assert gated(tmp_path, *churn, config(margins=dict.fromkeys(CONFIG.gate.metrics, 0.2))).verdict == "pass"
+
+
+def test_another_metric_or_variant_cannot_hide_a_loss(tmp_path):
+    result = gated(tmp_path, {"adapter": wrong, "gguf_f16": right}, {"adapter": right, "gguf_f16": right_but(5)})
+    assert result.verdict == "regression"
+    found = checks(result, "baseline")
+    assert found["baseline/adapter/rougeL"].verdict == "improvement"
+    assert found["baseline/gguf_f16/exact_match_normalized"].verdict == "regression"
+    assert "gguf_f16" in result.reason
+
+
+def test_what_changed_stands_in_the_result(tmp_path):
+    result = gated(tmp_path, right, right_but(5))
+    worst = checks(result, "baseline")["baseline/adapter/exact_match_normalized"]
+    assert worst.delta == pytest.approx(-0.2, abs=1e-9)
+    assert worst.message.startswith("100% -> 80%, -20 points against the baseline (95% CI -")
+    assert len(result.examples) == 5
+    first = result.examples[0]
+    assert (first.before, first.after, first.answer, first.expected) == (1, 0, "nothing", MANY[int(first.id[1:])].answer)
+    assert "harness baseline save --run new" in gated(tmp_path, wrong, right).mend
+
+
+# --------------------------------------------------------------------------------------------------------- incomparable
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"generation": GENERATION | {"max_new_tokens": 16}}, "generation: max_new_tokens 64 -> 16"),
+        ({"prompts_sha256": "0" * 64}, "prompts: "),
+        ({"asked": MANY[:-1]}, "held-out questions: 1 gone"),
+    ],
+)
+def test_what_is_not_alike_is_named_with_the_command_that_renews(tmp_path, changes, named):
+    result = gated(tmp_path, right, wrong, **changes)
+    assert (result.verdict, result.exit_code, result.checks) == ("incomparable", 3, [])
+    assert any(line.startswith(named) for line in result.differs) and named in result.reason
+    assert "harness baseline save --run new --baseline" in result.mend
+    for text in ((tmp_path / "reports/new/gate.md").read_text(), (tmp_path / "reports/new/junit.xml").read_text()):
+        assert "harness baseline save" in text
+
+
+def test_a_variant_that_vanished_is_incomparable_and_a_new_one_is_told(tmp_path):
+    result = gated(tmp_path, {"adapter": right, "gguf_f16": right}, {"adapter": right, "gguf_q8_0": right})
+    assert result.differs == ["variant gguf_f16 is not in the run"]
+    assert result.notes == ["gguf_q8_0 is not in the baseline and was not gated"]
+    result = gated(tmp_path, {"gguf_q8_0": right}, {"gguf_q8_0": right}, config(fidelity={"gguf_q8_0": 0.01}))
+    assert result.notes == ["merged_16bit was not answered, so the fidelity of gguf_q8_0 was not checked"]
+
+
+def test_no_check_is_no_pass():
+    assert gate.overall([]) == "incomparable"
+
+
+def test_a_missing_or_damaged_baseline_is_an_error_and_leaves_no_old_verdict(tmp_path):
+    gated(tmp_path, right, right)
+    new = store.RunFolder("new", tmp_path)
+    (tmp_path / "baseline.json").write_text("{")
+    for path in (tmp_path / "baseline.json", tmp_path / "none.json"):
+        with pytest.raises(ArtifactError, match="harness baseline save"):
+            gate.run(new, config(), baseline_file=path)
+    assert not new.gate_json.exists() and not new.junit_xml.exists() and not new.gate_md.exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- limits
+
+
+def test_a_floor_is_not_rounded(tmp_path):
+    share = 270 / 285  # 94.7%
+    for floor, verdict in ((share, "pass"), (share + 1e-6, "regression"), (0.95, "regression")):
+        result = gated(tmp_path, right_but(19), right_but(19), config(floors={"exact_match_normalized": floor}))
+        assert checks(result, "floor")["floor/adapter/exact_match_normalized"].verdict == verdict
+        assert result.verdict == verdict
+    assert "94.74%, at least 95% wanted" in result.reason
+    close = gated(tmp_path, right_but(19), right_but(19), config(floors={"exact_match_normalized": share + 1e-6}))
+    assert "exact_match_normalized 94.7368%, at least 94.7369% wanted" in close.reason, "the limit is seen to be broken"
+
+
+def test_a_format_may_lose_only_so_much_against_16_bit(tmp_path):
+    answers = {"merged_16bit": right, "gguf_q4_k_m": right_but(4)}
+    for limit, verdict in ((0.05, "regression"), (0.24, "inconclusive"), (0.3, "pass")):
+        result = gated(tmp_path, answers, answers, config(fidelity={"gguf_q4_k_m": limit, "gguf_q8_0": 0.01}))
+        found = checks(result, "fidelity")
+        assert {check.variant for check in found.values()} == {"gguf_q4_k_m"}
+        assert found["fidelity/gguf_q4_k_m/exact_match_normalized"].verdict == result.verdict == verdict
+    better = gated(
+        tmp_path,
+        {"merged_16bit": wrong, "gguf_q8_0": right},
+        {"merged_16bit": wrong, "gguf_q8_0": right},
+        config(fidelity={"gguf_q8_0": 0.01}),
+    )
+    assert better.verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "cost, settings, verdict",
+    [
+        ({"size_bytes": 10}, {"size_ratio": {"adapter": 1.0}}, "pass"),
+        ({"size_bytes": 10}, {"size_ratio": {"adapter": 0.99}}, "regression"),
+        ({"size_bytes": 0}, {"size_ratio": {"adapter": 1.0}}, "inconclusive"),  # a base of 0
+        ({"tokens_per_second": None}, {"speed_ratio": {"adapter": 1.0}}, "inconclusive"),
+        ({"tokens_per_second": 0.0}, {"speed_ratio": {"adapter": 1.0}}, "inconclusive"),
+        ({"tokens_per_second": 5.0}, {"speed_ratio": {"adapter": 1.0}}, "pass"),
+        ({"tokens_per_second": 5.0}, {"speed_ratio": {"adapter": 1.1, "gguf_f16": 9.0}}, "regression"),
+    ],
+)
+def test_costs_are_ratios_to_the_base(tmp_path, cost, settings, verdict):
+    result = gated(tmp_path, right, right, config(**settings), cost=COST.model_copy(update=cost))
+    assert result.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "answer, code, verdict",
+    [
+        (right_but(30, {"text": "x", "finish_reason": "length"}), "runaway", "regression"),
+        (right_but(60, {"text": "x", "finish_reason": "length"}), "runaway", "pass"),
+        (right_but(60, FAILED), "unscored", "regression"),
+        (untuned, "adapter_without_effect", "regression"),
+    ],
+)
+def test_alarms_have_limits(tmp_path, answer, code, verdict):
+    found = checks(gated(tmp_path, answer, answer), "alarm")
+    assert found[f"alarm/adapter/{code}"].verdict == verdict
+
+
+# -------------------------------------------------------------------------------------------------------------- outputs
+
+
+HOSTILE = "</failure>]]> ``` | # @nobody <img src=x> \x00\x1b[31m \ufffe \u202e\n::error::no %0A"
+
+
+def result_of(message="", text=HOSTILE, **changes):
+    check = GateCheck(
+        kind="baseline", name="baseline/adapter/token_f1", variant="adapter", verdict="regression", message=message, limit=0.02
+    )
+    example = GateExample(id="q", variant="adapter", metric="token_f1", before=1, after=0, question=text, expected=text, answer=text)
+    fields = {"run": "r", "verdict": "regression", "reason": message or "x", "exit_code": 1, "strict": False, "baseline": "b.json",
+              "baseline_run": "old", "baseline_commit": None, "checks": [check], "examples": [example], "seconds": 0.0}  # fmt: skip
+    return GateResult.model_validate({**fields, **changes})
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=60)
+def test_junit_is_well_formed_whatever_was_answered(text):
+    root = ElementTree.fromstring(gate_outputs.junit(result_of(text, text)).encode())
+    assert [case.get("name") for case in root.iter("testcase")] == ["adapter/token_f1"]
+    assert len(root.findall(".//failure")) == 1
+
+
+def test_junit_has_a_case_for_each_check(tmp_path):
+    result = gated(tmp_path, right, right_but(5))
+    suite = ElementTree.fromstring((tmp_path / "reports/new/junit.xml").read_bytes())[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == (str(len(result.checks)), "3", "0")
+    cases = {f"{case.get('classname')}.{case.get('name')}": case for case in suite.iter("testcase")}
+    assert len(cases) == len(result.checks)
+    failure = cases["gate.baseline.adapter/exact_match_normalized"].find("failure")
+    assert failure is not None and "100% -> 80%, -20 points" in (failure.get("message") or "")
+
+
+@pytest.mark.parametrize("strict, tag", [(False, "skipped"), (True, "failure")])
+def test_inconclusive_is_skipped_unless_strict(strict, tag):
+    check = result_of().checks[0].model_copy(update={"verdict": "inconclusive"})
+    root = ElementTree.fromstring(gate_outputs.junit(result_of(checks=[check], verdict="inconclusive", strict=strict)))
+    assert len(root.findall(f".//{tag}")) == 1
+
+
+def test_answers_are_text_in_markdown():
+    text = gate_outputs.markdown(result_of("a | b <b>", HOSTILE))
+    assert "a \\| b &lt;b&gt;" in text
+    assert not any(line.startswith(("::", "#  @", "<img")) for line in text.splitlines())
+    answered = next(line for line in text.splitlines() if "answered" in line)
+    assert answered.count("````") == 2 and "\x1b" not in text and "\u202e" not in text
+
+
+def test_markdown_fits_a_comment():
+    many = [result_of().checks[0].model_copy(update={"name": f"x/{i}", "verdict": "pass", "message": "m" * 90}) for i in range(600)]
+    text = gate_outputs.markdown(result_of(checks=[*result_of().checks, *many]))
+    assert len(text) < 65_536 and "Regression" in text and "| pass |" not in text
+
+
+def test_workflow_commands_are_escaped():
+    lines = list(gate_outputs.workflow_commands(result_of("100%\r\n::warning::x")))
+    assert lines == ["::error title=quality gate%3A regression%3A baseline/adapter/token_f1::100%25%0D%0A::warning::x"]
+    many = [result_of().checks[0].model_copy(update={"name": f"x/{i}"}) for i in range(30)]
+    assert len(list(gate_outputs.workflow_commands(result_of(checks=many)))) == 10
+
+
+# ------------------------------------------------------------------------------------------------------------- the verbs
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def test_the_verbs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    few = ["--set", "gate.size_ratio={}", "--set", "compare.resamples=200"]
+    for name, answer in (("good", right), ("poor", right_but(5))):
+        scored(Path(), name, {"adapter": answer})
+    assert invoke("gate", "--run", "good").exit_code == 2
+    assert invoke("baseline", "save", "--run", "good", *few).exit_code == 0
+    assert "run good" in invoke("baseline", "show").output
+    assert invoke("gate", "--run", "good", *few).exit_code == 0
+    failed = invoke("gate", "--run", "poor", *few)
+    assert failed.exit_code == 1 and "gate: regression: baseline/adapter/" in failed.output and "::error" not in failed.output
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert "\n::error title=quality gate" in invoke("gate", "--run", "poor", *few).output
+    assert "exact_match_normalized: 100% -> 80%" in invoke("baseline", "diff", "--run", "poor", *few).output
+    refused = invoke("baseline", "save", "--run", "poor", *few)
+    assert refused.exit_code == 2 and "run good" in invoke("baseline", "show").output
+    assert invoke("baseline", "save", "--run", "poor", "--force", *few).exit_code == 0
+    assert invoke("gate", "--run", "poor", *few).exit_code == 0
+    other = invoke("gate", "--run", "poor", *few, "--baseline", "elsewhere.json")
+    assert other.exit_code == 2
+
+
+def test_a_difference_of_two_that_are_not_alike_is_refused(tmp_path):
+    old = baseline.snapshot(scored(tmp_path, "old", {"adapter": right}), config())
+    with pytest.raises(IncomparableError, match="prompts"):
+        gate.difference(old, old.model_copy(update={"prompts_sha256": "0"}), config())
+
+
+def test_the_gate_alone_ends_within_three_seconds(tmp_path):
+    """Processor time, since a busy machine may not give it at once; all seven variants of 360 questions."""
+    formats = ["adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    run = scored(tmp_path, "tiny", dict.fromkeys(formats, right_but(3)), asked=questions(n_groups=120, size=3))
+    baseline.save(tmp_path / "reports/baseline.json", baseline.snapshot(run, CONFIG), CONFIG, confirm=lambda _: True)
+    before = os.times()
+    command = [sys.executable, "-m", "harness", "gate", "--set", "gate.size_ratio={}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    )
+    after = os.times()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 3
+
+
+# ----------------------------------------------------------------------------------------------------------- simulation
+
+
+def test_family_p_is_that_of_one_column_alone_and_no_smaller_with_more():
+    rng = np.random.default_rng(0)
+    one = rng.normal(0.1, 1, (60, 1))
+    alone = family_p(Totals.of(one, np.arange(60)), flips=4000, seed=1)[0]
+    same = family_p(Totals.of(np.hstack([one] * 7), np.arange(60)), flips=4000, seed=1)
+    assert same == pytest.approx(alone), "seven formats that answer alike are one"
+    unlike = family_p(Totals.of(np.hstack([one, rng.normal(0, 1, (60, 6))]), np.arange(60)), flips=4000, seed=1)[0]
+    assert unlike > alone
+    assert family_p(Totals.of(np.zeros((9, 2)), np.arange(9)), flips=100, seed=0).tolist() == [1, 1]
+
+
+def simulated(rng, loss, *, n=280, churn=0.15, only=None):
+    """Before and after of six variants on exact match and two graded scores.
+
+    Groups of 1 to 12 questions (mean 3) with their own chance of a right answer (mean 0.65). A retrained model answers `churn` of the groups anew; a loss
+    forgets some groups more than others; formats flip up to 4% of the answers on their own.
+
+    Args:
+        loss: expected loss of exact match.
+        only: the one variant that loses; None: all.
+    """
+    sizes = []
+    while sum(sizes) < n:
+        sizes.append(min(int(rng.geometric(1 / 3)), 12, n - sum(sizes)))
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    level = rng.beta(1.3, 0.7, len(sizes))[groups]
+    old = rng.random(n) < level
+    new = np.where((rng.random(len(sizes)) < churn)[groups], rng.random(n) < level, old)
+    share = loss / 0.65
+    forgotten = rng.random(n) < (rng.beta(1.5 * share, 1.5 * (1 - share), len(sizes))[groups] if loss else 0)
+    columns = []
+    for variant, flips in enumerate((0, 0.005, 0.01, 0.02, 0.03, 0.04)):
+        lost = forgotten if only in (None, variant) else np.zeros(n, bool)
+        before, after = (np.where(rng.random(n) < flips, rng.random(n) < 0.65, side) for side in (old, new & ~lost))
+        columns.append(Column(before.astype(float), after.astype(float), 0.02))
+        for partial in (0.35, 0.4):
+            kept, other = partial * rng.random(n), partial * rng.random(n)
+            graded = np.where(before, 1.0, kept), np.where(after, 1.0, np.where(before, other, kept))
+            columns.append(Column(*graded, 0.02))
+    return columns, groups
+
+
+def share_failed(runs, loss, **setting):
+    failed = 0
+    for seed in range(runs):
+        columns, groups = simulated(np.random.default_rng([seed, 1]), loss, **setting)
+        failed += any(o.verdict == "regression" for o in outcomes(columns, groups, resamples=400, seed=seed))
+    return failed / runs
+
+
+def test_harmless_changes_fail_at_most_one_time_in_twenty():
+    assert share_failed(200, 0.0) <= 0.05
+
+
+def test_a_loss_of_ten_points_is_caught_nine_times_in_ten():
+    assert share_failed(100, 0.10) >= 0.90

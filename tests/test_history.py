@@ -1,0 +1,191 @@
+"""Training curves: every log becomes a point, a loss that is no number stops, and W&B never fails a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import store
+from harness.errors import TrainingError
+from harness.history import HistoryCallback, WandbLog
+from harness.records import HistoryPoint
+
+SECRET = "c0ffee" * 6 + "dead"
+
+
+class FakeRun:
+    """A W&B run that remembers, and may fail."""
+
+    url = "https://example.org/run"
+
+    def __init__(self, fail: str = ""):
+        self.rows: list[tuple[dict[str, Any], int]] = []
+        self.fail, self.finished = fail, False
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        if self.fail == "log":
+            raise RuntimeError(f"401 for key {SECRET}")
+        self.rows.append((values, step))
+
+    def finish(self) -> None:
+        if self.fail == "finish":
+            raise TimeoutError(SECRET)
+        self.finished = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of each `wandb.init`; WANDB_* is unset."""
+    import wandb
+
+    calls: list[dict[str, Any]] = []
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(wandb, "init", lambda **arguments: calls.append(arguments) or FakeRun())
+    return calls
+
+
+def log(tmp_path: Path, **options: Any) -> WandbLog:
+    return WandbLog(tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options})
+
+
+def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
+    wandb = wandb or SimpleNamespace(log=lambda *_, **__: None)
+    return HistoryCallback(path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, "progress": lambda _: None, **options})
+
+
+def tell(history: HistoryCallback, step: int, **logs: float) -> None:
+    state: Any = SimpleNamespace(global_step=step, epoch=step / 4)
+    nothing: Any = None
+    history.on_log(nothing, state, nothing, logs=logs)
+
+
+# ------------------------------------------------------------------------------------------------------------- points
+
+
+def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
+    rows: list[tuple[dict[str, Any], int]] = []
+    history = callback(tmp_path / "h.jsonl", SimpleNamespace(log=lambda values, step: rows.append((values, step))))
+    tell(history, 1, loss=2.0, grad_norm=1.0, learning_rate=0.1)
+    tell(history, 2, loss=1.0, grad_norm=0.5, learning_rate=0.05)
+    tell(history, 2, eval_loss=3.0, eval_runtime=1.0)
+    tell(history, 2, train_runtime=9.0)
+    points = store.read_records(tmp_path / "h.jsonl", HistoryPoint)
+    assert [(p.step, p.epoch, p.loss, p.heldout_loss, p.tokens) for p in points] == [
+        (1, 0.25, 2.0, None, 250),
+        (2, 0.5, 1.0, None, 500),
+        (2, 0.5, None, 3.0, 500),
+    ]
+    assert points[1].tokens_per_second and points[1].tokens_per_second > 0 and points[2].tokens_per_second is None
+    assert [step for _, step in rows] == [1, 2, 2]
+    assert rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/heldout_loss"] == 3.0
+    assert (history.last("loss"), history.last("heldout_loss"), history.last("grad_norm")) == (1.0, 3.0, 0.5)
+    assert (history.last("loss", over=2), history.last("loss", over=9), callback(tmp_path / "i.jsonl").last("loss")) == (1.5, 1.5, None)
+
+
+def test_the_file_is_whole_after_every_log(tmp_path: Path) -> None:
+    history = callback(tmp_path / "h.jsonl")
+    for step in (1, 2):
+        tell(history, step, loss=1.0)
+        assert len(store.read_records(tmp_path / "h.jsonl", HistoryPoint)) == step
+
+
+def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
+    first = callback(tmp_path / "h.jsonl")
+    for step in (1, 2, 3):
+        tell(first, step, loss=4.0 - step)
+    second = callback(tmp_path / "h.jsonl", resume_step=2)
+    tell(second, 3, loss=0.5)
+    points = store.read_records(tmp_path / "h.jsonl", HistoryPoint)
+    assert [(p.step, p.loss) for p in points] == [(1, 3.0), (2, 2.0), (3, 0.5)]
+    assert points[2].seconds >= points[1].seconds
+    third = callback(tmp_path / "h.jsonl")
+    assert (third.points, (tmp_path / "h.jsonl").read_text()) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("logs", "line"),
+    [
+        ({"loss": float("nan")}, "loss is nan at step 7"),
+        ({"loss": float("inf")}, "loss is inf at step 7"),
+        ({"loss": 1.0, "grad_norm": float("nan")}, "gradient norm is nan at step 7"),
+        ({"eval_loss": float("nan")}, "held-out loss is nan at step 7"),
+    ],
+)
+def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs: dict[str, float], line: str) -> None:
+    history = callback(tmp_path / "h.jsonl")
+    tell(history, 6, loss=1.0)
+    with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):
+        tell(history, 7, **logs)
+    assert [p.step for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
+
+
+# ---------------------------------------------------------------------------------------------------------------- W&B
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "expected"),
+    [
+        (None, None, "offline"),
+        (None, SECRET, "online"),
+        ("offline", SECRET, "offline"),
+        ("online", None, "online"),
+        ("", None, "offline"),
+        ("disabled", SECRET, "disabled"),
+    ],
+)
+def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], mode: str | None, key: str | None, expected: str
+) -> None:
+    for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    facts = log(tmp_path).finish()
+    assert facts["mode"] == expected
+    assert facts["url"] == (FakeRun.url if expected == "online" else None)
+    assert [c["mode"] for c in started] == ([] if expected == "disabled" else [expected])
+
+
+def test_switched_off_it_starts_nothing(tmp_path: Path, started: list[dict[str, Any]]) -> None:
+    wandb = log(tmp_path, enabled=False)
+    wandb.log({"a": 1}, step=1)
+    assert wandb.finish() == {"mode": "disabled", "run_id": "id", "url": None, "error": None}
+    assert started == []
+
+
+def test_a_resumed_training_goes_on_in_the_same_run(tmp_path: Path, started: list[dict[str, Any]]) -> None:
+    log(tmp_path)
+    assert (started[0]["id"], started[0]["resume"], started[0]["dir"]) == ("id", "allow", tmp_path)
+    assert started[0]["settings"].disable_git and not started[0]["settings"].save_code
+
+
+@pytest.mark.parametrize("fail", ["init", "log", "finish"])
+def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], fail: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def init(**_: Any) -> FakeRun:
+        if fail == "init":
+            raise wandb.errors.CommError(f"permission denied for {SECRET}")
+        return FakeRun(fail)
+
+    monkeypatch.setattr(wandb, "init", init)
+    logged = log(tmp_path)
+    history = callback(tmp_path / "h.jsonl", logged)
+    for step in (1, 2):
+        tell(history, step, loss=1.0)
+    facts = logged.finish()
+    assert facts["error"] == {"init": "CommError", "log": "RuntimeError", "finish": "TimeoutError"}[fail]
+    assert SECRET not in json.dumps(facts) + (tmp_path / "h.jsonl").read_text() + caplog.text
+    assert len(store.read_records(tmp_path / "h.jsonl", HistoryPoint)) == 2
+
+
+def test_wandb_not_installed_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert log(tmp_path).finish()["error"] == "ModuleNotFoundError"

@@ -1,0 +1,229 @@
+"""Run folders: what is written is whole or not there, and one process at a time holds a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import store
+from harness.errors import ArtifactError, BusyError, ConfigError, StorageError
+from harness.records import HistoryPoint
+from harness.store import RunFolder
+
+HOLD = """
+import sys, time
+from harness.store import RunFolder
+with RunFolder("r", sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    store.write_json(file, {"old": 1})
+
+    def rows() -> Any:
+        yield {"a": 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.write_jsonl(file, rows())
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.write_json(file, {"x": float("nan")})
+    assert store.read_json(file) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_failed_rename_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").write_text("1")
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "replace", fail)
+    with pytest.raises(StorageError, match="no space left on device; free some space"), store.atomic_path(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("2")
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with store.atomic_path(tmp_path / "model") as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text(name)
+    assert [p.name for p in (tmp_path / "model").rglob("*")] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    store.write_json(file, {"old": 1})
+    code = "import os, sys; from pathlib import Path; from harness import store\nwith store.atomic_path(Path(sys.argv[1])) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == -signal.SIGKILL
+    assert store.read_json(file) == {"old": 1}
+
+
+def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "a", {"b": 1, "a": "§ ü"})
+    store.write_json(tmp_path / "b", {"a": "§ ü", "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == '{\n  "a": "§ ü",\n  "b": 1\n}\n'.encode()
+
+
+@pytest.mark.parametrize("error", [13, 28, 30, 122])
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error), str(tmp_path / "x"))
+
+    monkeypatch.setattr(store.tempfile, "mkdtemp", refuse)
+    with pytest.raises(StorageError) as raised:
+        store.write_text(tmp_path / "x", "")
+    assert raised.value.exit_code == 2
+    assert str(raised.value).startswith(f"{tmp_path}/x: cannot write: {os.strerror(error).lower()}; ")
+    assert ("free some space" in str(raised.value)) == (error in (28, 122))
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match=r"runs\S*: cannot write: .*; check the path and its permissions"):
+        store.write_text(RunFolder("r", tmp_path).run_json, "")
+    with pytest.raises(StorageError, match=r"runs\S*: cannot write"), RunFolder("r", tmp_path).lock():
+        pass
+
+
+def test_space_is_checked(tmp_path: Path) -> None:
+    store.need_space(tmp_path / "not" / "yet" / "there", 1)
+    with pytest.raises(StorageError, match=r"there: needs 1000000000.00 GB and \d+\.\d\d GB are free; free some space"):
+        store.need_space(tmp_path / "not" / "yet" / "there", 10**18)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "cannot be read"),
+        ("", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is damaged"),
+        ('{"step": 1}', r"is damaged \(epoch: field required\)"),
+        ('{"step": "x", "epoch": 1, "seconds": 1}', r"is damaged \(step: "),
+        ('{"step": 1, "epoch": 1, "seconds": 1, "stray": 1}', r"is damaged \(stray: extra inputs"),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ArtifactError, match=rf"x.json: {problem}.*; delete it and run the stage that writes it again") as error:
+        store.read_record(tmp_path / "x.json", HistoryPoint)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ArtifactError, match=r"x.json: cannot be read"):
+        store.read_json(tmp_path / "x.json")
+
+
+def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
+    for read in (store.read_json, store.sha256_file, lambda p: store.read_records(p, HistoryPoint)):
+        with pytest.raises(ArtifactError, match=r"x: is missing; run the stage that writes it first"):
+            read(tmp_path / "x")
+
+
+def test_the_first_bad_line_is_named(tmp_path: Path) -> None:
+    point = store.dumps(HistoryPoint(step=1, epoch=0.1, seconds=1.0))
+    (tmp_path / "x.jsonl").write_text(f"{point}\n{point}\n{point[:-5]}\n")
+    with pytest.raises(ArtifactError, match=r"x.jsonl, row 3: is damaged"):
+        store.read_records(tmp_path / "x.jsonl", HistoryPoint)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+def test_canonical_json_reads_back(value: Any) -> None:
+    assert json.loads(store.dumps(value)) == value
+
+
+def test_the_hash_of_a_tree_is_of_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = store.sha256_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert store.sha256_tree(tmp_path) != first
+    (tmp_path / "b").rename(tmp_path / "a")
+    (tmp_path / "log").write_text("x")
+    assert store.sha256_tree(tmp_path, lambda p: p.name != "log") == first
+    assert store.size_of(tmp_path) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/etc", "a..b", "", "-x", ".hidden", "a\n", "a b", "ü", "x" * 101, "a\0"])
+def test_names_that_would_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run name .* is not usable") as error:
+        RunFolder(name, tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError):
+        RunFolder("r", tmp_path).prediction(name)
+    with pytest.raises(ConfigError):
+        RunFolder("r", tmp_path).score(name)
+
+
+@pytest.mark.parametrize("name", ["gguf_../../x", "gguf_/etc/x", "../x"])
+def test_formats_that_would_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        RunFolder("r", tmp_path).artifact(name)
+
+
+def test_usual_names_are_taken(tmp_path: Path) -> None:
+    run = RunFolder("llama3-8b_v1.2", tmp_path)
+    assert run.path == tmp_path / "runs" / "llama3-8b_v1.2"
+    assert run.artifact("gguf_q4_k_m").relative_to(run.path) == Path("gguf/model-q4_k_m.gguf")
+
+
+# --------------------------------------------------------------------------------------------------------------- lock
+
+
+def holder(root: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert process.stdout and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    try:
+        with (
+            pytest.raises(BusyError, match=rf"runs/r is in use by process {process.pid}; wait for it to end"),
+            RunFolder("r", tmp_path).lock(),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    # The lock of a process that was killed is free at once, though its files are still there.
+    with RunFolder("r", tmp_path).lock():
+        assert (tmp_path / "runs/r/.lock.pid").read_text() == str(os.getpid())
+
+
+def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), RunFolder("r", tmp_path).lock():
+            raise ZeroDivisionError
+    with RunFolder("r", tmp_path).lock(), RunFolder("other", tmp_path).lock():
+        pass

@@ -1,0 +1,346 @@
+"""The train stage: real training of a few steps, what it leaves behind, and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import base, store
+from harness.config import Config
+from harness.errors import ArtifactError, ModelError, TrainingError
+from harness.prompt import IGNORED, Prompter, load_tokenizer
+from harness.records import HistoryPoint, Question, TrainManifest
+from harness.stages import train
+from harness.store import RunFolder
+from tests import small_run
+from tests.models import CORPUS
+
+STEPS = 6
+CANARIES = {"WANDB_API_KEY": "c0ffee" * 6 + "dead", "HF_TOKEN": "hf_canaryCanaryCanaryCanaryCanary", "HF_HUB_OFFLINE": "1"}
+PROJECT = Path(__file__).parent.parent
+
+THREE_RUNS = """
+import sys
+from pathlib import Path
+from harness.config import Config
+from harness.stages import train
+from harness.store import RunFolder
+config = Config.model_validate_json((Path(sys.argv[1]) / "config.json").read_text())
+whole, interrupted = (RunFolder(name, sys.argv[1]) for name in ("whole", "interrupted"))
+train.run(whole, config, progress=print)
+import pytest
+from tests.test_train import Stop, interrupt_at
+with pytest.MonkeyPatch.context() as patch:
+    interrupt_at(patch, 3)
+    try:
+        train.run(interrupted, config)
+    except Stop:
+        pass
+train.run(interrupted, config, progress=print)
+"""
+"""In a process of its own: a run, and a run that is interrupted after its first checkpoint and goes on."""
+
+
+def config(model: Path, **settings: Any) -> Config:
+    """Six steps of two rows with the plain PEFT stack; `settings` are of the train section."""
+    return small_run.config(
+        model,
+        train={
+            "engine": "peft",
+            "max_steps": STEPS,
+            "eval_every": 3,
+            "save_every": 2,
+            "warmup_steps": 1,
+            "learning_rate": 2e-3,
+            **settings,
+        },
+    )
+
+
+def points(run: RunFolder) -> list[HistoryPoint]:
+    return store.read_records(run.history_jsonl, HistoryPoint)
+
+
+def curve(run: RunFolder) -> list[tuple[Any, ...]]:
+    return [(p.step, p.epoch, p.loss, p.heldout_loss, p.learning_rate, p.grad_norm, p.tokens) for p in points(run)]
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """A backend that answered earlier in this process has turned gradients off."""
+    import torch
+
+    before = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    yield
+    torch.set_grad_enabled(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Config, TrainManifest, list[str]]:
+    """An undisturbed run, and what it told."""
+    import torch
+
+    torch.set_grad_enabled(True)
+    run, told = small_run.split(tmp_path_factory.mktemp("finished")), []
+    settings = config(tiny_model)
+    return run, settings, train.run(run, settings, progress=told.append), told
+
+
+# ------------------------------------------------------------------------------------------------------- what is left
+
+
+def test_the_adapter_fits_the_base_and_says_nothing_of_this_machine(finished: Any, tiny_model: Path) -> None:
+    from harness.formats import merged
+
+    run, _, manifest, _ = finished
+    assert len(merged.adapter_tensors(run.adapter)) == 14
+    assert (run.adapter / "tokenizer.json").exists()
+    assert manifest.adapter_sha256 == base.weights_sha256(run.adapter)
+    assert not run.checkpoints.exists()
+    assert json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_model)
+
+
+def test_the_manifest_says_what_was_trained(finished: Any, tiny_model: Path) -> None:
+    run, settings, manifest, told = finished
+    assert manifest == store.read_record(run.train_json, TrainManifest)
+    # r (in + out) of seven projections in two layers; hidden 256, key/value 128, feed-forward 512.
+    assert manifest.trainable_parameters == 2 * 16 * (2 * 512 + 2 * 384 + 3 * 768)
+    assert manifest.base["parameters"] == 1_312_000
+    assert manifest.base["weights_sha256"] == base.weights_sha256(tiny_model)
+    assert manifest.trainable_share == pytest.approx(manifest.trainable_parameters / (manifest.trainable_parameters + 1_312_000))
+    assert (manifest.steps, manifest.rows, manifest.epochs) == (STEPS, 7, STEPS * 2 / 7)
+    assert (manifest.rows_cut, manifest.rows_without_labels, manifest.resumed_from) == (0, 0, 0)
+    prompter = Prompter(load_tokenizer(tiny_model), settings.prompt.template)
+    examples = train.encode(store.read_records(run.train_jsonl, Question), prompter, settings.train)
+    tokens, labelled = sum(len(e.input_ids) for e in examples), sum(label != IGNORED for e in examples for label in e.labels)
+    assert manifest.labelled_token_share == labelled / tokens
+    assert 0.2 < manifest.labelled_token_share < 0.8
+    assert manifest.tokens == round(tokens * STEPS * 2 / 7)
+    assert any("1.71 epochs" in line and f"{labelled / tokens:.1%} of the tokens carry loss" in line for line in told)
+
+
+def test_the_history_has_a_point_for_every_step(finished: Any) -> None:
+    run, _, manifest, _ = finished
+    steps = [p for p in points(run) if p.loss is not None]
+    assert [p.step for p in steps] == list(range(1, STEPS + 1))
+    assert [p.step for p in points(run) if p.heldout_loss is not None] == [3, 6]
+    assert all(p.grad_norm and p.learning_rate is not None and p.tokens for p in steps)
+    assert manifest.final_loss == pytest.approx(sum(p.loss or 0 for p in steps) / STEPS)
+    assert min(p.loss or 9 for p in steps[-2:]) < (steps[0].loss or 0)
+
+
+def test_unchanged_inputs_do_nothing(finished: Any) -> None:
+    run, settings, manifest, _ = finished
+    before, told = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns, []
+    assert train.run(run, settings, progress=told.append) == manifest
+    assert told == ["nothing changed since the last training"]
+    assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+# --------------------------------------------------------------------------------------------------------- going on
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C when that step is logged."""
+    from harness.history import HistoryCallback
+
+    on_log = HistoryCallback.on_log
+
+    def interrupted(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        on_log(self, args, state, control, logs, **rest)
+        if state.global_step == step:
+            raise Stop
+
+    monkeypatch.setattr(HistoryCallback, "on_log", interrupted)
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, settings, manifest, _ = finished
+    run = small_run.split(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        interrupt_at(patched, 5)
+        train.run(run, settings)
+    assert not run.train_json.exists() and not run.adapter.exists()
+    assert [p.step for p in points(run) if p.loss is not None] == [1, 2, 3, 4, 5]
+    told: list[str] = []
+    resumed = train.run(run, settings, progress=told.append)
+    assert resumed.resumed_from == 4 and "going on from checkpoint-4" in told
+    assert curve(run) == curve(whole)
+    assert resumed.adapter_sha256 == manifest.adapter_sha256
+
+
+def test_checkpoints_of_another_config_are_not_gone_on_from(
+    finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings, manifest, _ = finished
+    run = small_run.split(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        interrupt_at(patched, 3)
+        train.run(run, config(tiny_model, learning_rate=1e-3))
+    assert list(run.checkpoints.glob("checkpoint-*"))
+    resumed = train.run(run, settings)
+    assert (resumed.resumed_from, resumed.adapter_sha256) == (0, manifest.adapter_sha256)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path) -> None:
+    run = RunFolder("r", tmp_path)
+    training = train._Training(run, config(tiny_model), tiny_model, "cpu", lambda _: None)
+    assert training._checkpoint("f") is None
+    for step, whole in ((9, True), (10, True), (11, False)):
+        (run.checkpoints / f"checkpoint-{step}").mkdir()
+        if whole:
+            (run.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert training._checkpoint("f") == run.checkpoints / "checkpoint-10"
+    assert training._checkpoint("g") is None
+    assert [p.name for p in run.checkpoints.iterdir()] == ["fingerprint"]
+
+
+def test_a_changed_config_trains_again(finished: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Also: the plan is in epochs, rows too long are counted, and loss on the prompt can be asked for."""
+    run = small_run.split(tmp_path)
+    first = train.run(run, config(tiny_model, max_steps=1, eval_rows=0))
+    second = train.run(run, config(tiny_model, max_steps=None, epochs=0.5, eval_rows=0, train_on="all", max_length=40, load_in_4bit=False))
+    assert second.adapter_sha256 != first.adapter_sha256
+    assert (second.steps, second.labelled_token_share, second.final_heldout_loss) == (2, 1.0, None)
+    prompter = Prompter(load_tokenizer(tiny_model), small_run.TEMPLATE)
+    long = sum(len(prompter.ids(text[:20])) + len(prompter._encode(text[20:])) + 1 > 40 for text in CORPUS)
+    assert second.rows_cut == long > 0
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, tmp_path: Path) -> None:
+    run = small_run.split(tmp_path)
+    with pytest.raises(TrainingError, match=r"(loss|gradient norm) is (nan|inf) at step \d; lower train.learning_rate") as error:
+        train.run(run, config(tiny_model, learning_rate=1e30, save_every=1, warmup_steps=0))
+    assert "\n" not in str(error.value)
+    assert not run.train_json.exists() and not run.adapter.exists()
+    assert all(p.loss is None or p.loss == p.loss for p in points(run))
+
+
+def test_rows_longer_than_the_model_takes_are_refused_before_loading(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"takes 512 tokens and train.max_length is 513; set train.max_length to 512 or less"):
+        train.run(small_run.split(tmp_path), config(tiny_model, max_length=513))
+
+
+def test_no_split_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"split.json: is missing; run the stage that writes it first"):
+        train.run(RunFolder("r", tmp_path), config(tiny_model))
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+def test_gradients_reach_lora_after_a_forward_without_them(tiny_model: Path) -> None:
+    """bitsandbytes on AVX512-BF16 CPUs packs 4-bit weights on such a forward, and has no gradient afterwards."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    settings = config(tiny_model).train
+    model, _ = train.load_model(tiny_model, settings, "cpu")
+    model = train.add_lora(model, settings, engine="peft")
+    quantised = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    assert len(quantised) == 14
+    assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in quantised)
+    ids = torch.arange(1, 30)[None]
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if "lora_B" in name}
+
+    before = gradients()
+    assert all(g.abs().sum() > 0 for g in before.values()) and len(before) == 14
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    model.train()
+    after = gradients()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_only_lora_is_trained(tiny_model: Path) -> None:
+    settings = config(tiny_model).train
+    model = train.add_lora(train.load_model(tiny_model, settings, "cpu")[0], settings, engine="peft")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 28 and all(".lora_" in name for name in trained)
+
+
+def test_the_sample_does_not_depend_on_the_order() -> None:
+    rows = small_run.questions()
+    assert train.sample(rows, 3) == train.sample(rows[::-1], 3)
+    assert len(train.sample(rows, 3)) == 3
+
+
+# ---------------------------------------------------------------------------------------------------- unsloth, secrets
+
+
+@pytest.fixture(scope="module")
+def unsloth(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Real runs in a process of their own, with W&B offline and keys in the environment; returns the one that was not interrupted."""
+    root = tmp_path_factory.mktemp("unsloth")
+    run, _ = (small_run.split(root, name=name) for name in ("whole", "interrupted"))
+    settings = config(tiny_model, engine="unsloth", max_steps=4).model_copy(update={"wandb": Config().wandb})
+    (root / "config.json").write_text(settings.model_dump_json())
+    environment = {**os.environ, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", THREE_RUNS, str(root)], capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not any(canary in done.stdout + done.stderr for canary in list(CANARIES.values())[:2])
+    return run
+
+
+def test_unsloth_goes_on_as_if_nothing_had_been(unsloth: RunFolder) -> None:
+    resumed = RunFolder("interrupted", unsloth.root)
+    manifests = [store.read_record(run.train_json, TrainManifest) for run in (unsloth, resumed)]
+    assert [m.resumed_from for m in manifests] == [0, 2]
+    assert curve(resumed) == curve(unsloth)
+    assert manifests[0].adapter_sha256 == manifests[1].adapter_sha256
+
+
+def test_unsloth_trains_the_same_layers(unsloth: RunFolder, finished: Any) -> None:
+    from harness.formats import merged
+
+    manifest = store.read_record(unsloth.train_json, TrainManifest)
+    assert (manifest.engine, manifest.device) == ("unsloth", "cpu")
+    assert merged.adapter_tensors(unsloth.adapter) == merged.adapter_tensors(finished[0].adapter)
+    assert manifest.trainable_parameters == finished[2].trainable_parameters
+    assert manifest.base == finished[2].base
+    assert manifest.labelled_token_share == finished[2].labelled_token_share
+
+
+def test_unsloth_begins_with_the_same_loss_as_plain_peft(unsloth: RunFolder, finished: Any) -> None:
+    ours, plain = points(unsloth)[0], points(finished[0])[0]
+    assert ours.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert ours.grad_norm and ours.grad_norm > 0
+
+
+def test_no_secret_is_in_any_file(unsloth: RunFolder) -> None:
+    files = [p for p in unsloth.root.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".wandb" for p in files)
+    for canary in list(CANARIES.values())[:2]:
+        assert [p for p in files if canary.encode() in p.read_bytes()] == []
+
+
+def test_the_working_folder_is_left_clean(unsloth: RunFolder) -> None:
+    assert sorted(p.name for p in unsloth.root.iterdir()) == ["config.json", "runs"]
+
+
+def test_wandb_ran_offline(unsloth: RunFolder) -> None:
+    wandb = store.read_record(unsloth.train_json, TrainManifest).wandb
+    assert (wandb["mode"], wandb["url"], wandb["error"]) == ("offline", None, None)
+    assert wandb["run_id"].startswith("whole-")
