@@ -124,7 +124,8 @@ def _load(source: Source, device: str) -> Any:
         raise ModelError(
             f"cannot be loaded: {error}", "check that the folder holds a whole causal language model", file=source.path
         ) from error
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         # One numeric path on every CPU: no packing for AVX512-BF16, and NF4 computed in the dtype asked for here, not the one it was saved with.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
