@@ -9,6 +9,7 @@
 CONFIG ?= tiny
 QA     ?=
 SET    ?=
+ASK    ?=
 GPU    ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
@@ -82,16 +83,16 @@ $(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama
 $(R)/export.json: $(R)/train.json $(wildcard harness/formats/*.py) harness/stages/export.py
 	$(HARNESS) export $(OPTIONS)
 
-$(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) harness/stages/predict.py
+$(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) harness/jobs.py harness/stages/predict.py
 	$(HARNESS) predict $(OPTIONS)
 
 $(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/metrics/*.py) harness/stages/score.py
 	$(HARNESS) score $(OPTIONS) --force
 
-$(OUT)/comparison.json: $(R)/scores/manifest.json harness/statistics.py harness/stages/compare.py
+$(OUT)/comparison.json: $(R)/scores/manifest.json harness/statistics.py harness/resampling.py harness/alarms.py harness/buckets.py harness/stages/compare.py
 	$(HARNESS) compare $(OPTIONS) --force
 
-$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/templates/*) harness/figures.py harness/stages/report.py
+$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/templates/*) $(wildcard harness/*view*.py) harness/figures.py harness/render.py harness/verdict.py harness/stages/report.py
 	$(HARNESS) report $(OPTIONS) --force
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -107,8 +108,8 @@ lint: .venv/ready-dev               ## ruff and pyright
 bench: .venv/ready-dev              ## the figures of the README
 	@for b in benchmarks/score_compare.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
-demo: .venv/ready                   ## answer your own questions with the fine-tuned model
-	$(HARNESS) demo $(OPTIONS)
+demo: $(R)/export.json              ## ask the variants: make demo ASK="What does Article 21 deal with?"
+	$(HARNESS) demo --run $(RUN) --config $(CONFIG) $(foreach s,$(SET),--set $(s)) $(if $(ASK),"$(ASK)")
 
 clean:                              ## remove runs, reports and caches; keeps .venv and the baselines
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis $(filter-out $(wildcard reports/baseline*.json),$(wildcard reports/*))

@@ -223,6 +223,17 @@ def baseline_diff(run: RunName = None, config: ConfigName = "tiny", qa: QaFile =
             _say(f"{check.variant} {check.metric}: {check.message}")
 
 
+@app.command()
+def demo(questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTION...]", help="Held-out ones if there are none.")] = None,
+         run: RunName = None, config: ConfigName = "tiny", settings: Settings = None) -> None:  # fmt: skip
+    """Ask the variants of a run and show their answers side by side."""
+    with _stage("demo", run, config, None, settings) as (folder, resolved):
+        from harness import terminal
+        from harness.stages import demo as stage
+
+        terminal.show_answers(list(stage.run(folder, resolved, questions or [])))
+
+
 # ---------------------------------------------------------------------------------------------------------- plumbing
 
 

@@ -22,10 +22,10 @@ from harness.backends import Completion, Execution, Facts, Generation, Source, b
 from harness.backends.replay import ReplayBackend
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, ModelError
+from harness.jobs import Job
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import Prediction, PredictionManifest, ScoreManifest
 from harness.stages import predict, score
-from harness.stages.predict import Job
 from harness.store import RunFolder
 from tests import small_run
 from tests.models import CORPUS, EOS_ID, VOCABULARY, edit_json
@@ -307,7 +307,7 @@ def test_a_journal_of_another_job_is_begun_anew(killed: Job) -> None:
 def keys(run: RunFolder, config: Config) -> str:
     questions = store.read_records(run.heldout_jsonl, predict.Question)
     split = store.read_record(run.split_json, predict.SplitManifest)
-    return next(predict._jobs(run, config, split, questions, ["base"])).key("1")
+    return next(predict.jobs(run, config, split.split_id, questions, ["base"])).key("1")
 
 
 def test_the_key_changes_with_everything_that_decides_the_answers(tiny_model: Path, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_end_tokens_are_the_union(tiny_model: Path, tmp_path: Path) -> None:
     edit_json(model / "generation_config.json", eos_token_id=[5, 7])
     run = small_run.split(tmp_path)
     split = store.read_record(run.split_json, predict.SplitManifest)
-    made = next(predict._jobs(run, small_run.config(model), split, small_run.questions(), ["base"]))
+    made = next(predict.jobs(run, small_run.config(model), split.split_id, small_run.questions(), ["base"]))
     assert made.generation.stop_ids == (5, 7, EOS_ID)
 
 

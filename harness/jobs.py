@@ -1,0 +1,138 @@
+"""Who is asked what: one job per variant, with everything that decides its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness import base, store
+from harness.backends import Execution, Generation, Source
+from harness.config import Config
+from harness.errors import ArtifactError
+from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
+from harness.records import ExportManifest, Question, TrainManifest
+from harness.store import RunFolder
+
+SOURCES = ("backends", "jobs.py", "prompt.py", "stages/predict.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a variant's process needs."""
+
+    variant: str
+    backend: str
+    source: Source
+    generation: Generation
+    execution: Execution
+    weights_sha256: str
+    size_bytes: int
+    questions: list[str]
+    """Their ids, in the order of the split."""
+    prompts: list[list[int]]
+    tokenizer: Path
+    tokenizer_sha256: str
+    split_id: str
+    lines: Path
+    manifest: Path
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Over all prompt hashes, in order."""
+        return store.sha256_json([prompt_hash(p) for p in self.prompts])
+
+    def key(self, version: str) -> str:
+        """What decides the answers: equal keys, equal predictions."""
+        asked = [
+            self.weights_sha256,
+            self.tokenizer_sha256,
+            self.prompts_sha256,
+            self.generation.__dict__,
+            self.backend,
+            version,
+            self.source.load_in_4bit,
+        ]
+        cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
+        return store.sha256_json([*asked, *cut, store.source_sha256(*SOURCES)])
+
+
+def jobs(run: RunFolder, config: Config, split_id: str, questions: list[Question], variants: list[str]) -> Iterator[Job]:
+    """A job for each variant, made one by one: hashing an artifact takes a while.
+
+    Raises:
+        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: the base cannot be used.
+    """
+    base.quiet_libraries()
+    device = base.device_of(config.device)
+    folder = base.resolve(config.model)
+    tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    prompter = Prompter(tokenizer, config.prompt.template)
+    settings = config.predict
+    ends = stop_ids(tokenizer, _generation_eos(folder))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    generation = Generation(settings.max_new_tokens, ends, pad)
+    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    prompts = [prompter.ids(q.question) for q in questions]
+    for variant in variants:
+        backend, source, weights, size = _source(run, config, folder, variant)
+        lines, manifest = run.prediction(variant)
+        yield Job(
+            variant, backend, source, generation, execution, weights, size, [q.id for q in questions], prompts, folder, tokenizer_sha256(tokenizer),
+            split_id, lines, manifest,
+        )  # fmt: skip
+
+
+def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
+    """(backend, source, hash of the weights, their bytes) of a variant."""
+    model = config.model
+    if (extra := config.predict.extra.get(variant)) is not None:
+        path = Path(extra.path)
+        if extra.backend == "endpoint":
+            return "endpoint", Source(path, url=extra.path, model=extra.model), store.sha256_json([extra.path, extra.model]), 0
+        if not path.exists():
+            raise ArtifactError("does not exist", f"correct predict.extra.{variant}.path", file=path)
+        size = path.stat().st_size if path.is_file() else base.weights_size(path)
+        return (
+            extra.backend,
+            Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
+            base.artifact_sha256(path),
+            size,
+        )
+    whole = Source(folder, trust_remote_code=model.trust_remote_code)
+    base_sha256 = base.weights_sha256(folder)
+    if variant == "base":
+        return "transformers", whole, base_sha256, base.weights_size(folder)
+    if variant == "adapter":
+        trained = store.read_record(run.train_json, TrainManifest)
+        found = base.weights_sha256(run.adapter)
+        if found != trained.adapter_sha256:
+            raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
+        source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
+        return "transformers", source, store.sha256_json([base_sha256, found]), base.weights_size(folder) + base.weights_size(run.adapter)
+    exported = store.read_record(run.export_json, ExportManifest).artifacts.get(variant)
+    path = run.artifact(variant)
+    if exported is None or not path.exists():
+        raise ArtifactError("is missing", "run harness export", file=path)
+    if base.artifact_sha256(path) != exported.sha256:
+        raise ArtifactError("is damaged or was changed: it is not what export wrote", "run harness export again", file=path)
+    return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
+
+
+def _generation_eos(folder: Path) -> int | list[int] | None:
+    file = folder / "generation_config.json"
+    return store.read_json(file).get("eos_token_id") if file.exists() else None
+
+
+def installed(backend: str) -> dict[str, str]:
+    """Versions of the packages that decide a backend's numbers."""
+
+    names = {"transformers": ["torch", "transformers", "peft", "bitsandbytes"], "llamacpp": ["xllamacpp"]}.get(backend, [])
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found

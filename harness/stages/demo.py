@@ -1,0 +1,36 @@
+"""Questions -> answers on the terminal, the variants of a run side by side; writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness import backends, store
+from harness.config import Config
+from harness.jobs import jobs
+from harness.prompt import load_tokenizer
+from harness.records import Question
+from harness.store import RunFolder
+
+SHOWN = 3
+"""Held-out questions that are asked when none is given."""
+
+
+def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields (question, who, answer): the reference first where there is one, then each variant of `config.predict` in turn.
+
+    Args:
+        asked: questions; if there are none, the first held-out ones.
+    Raises:
+        ArtifactError: no split, or an artifact is missing; ModelError: a model cannot be loaded.
+    """
+    questions = [Question(id=f"asked-{i}", row=i, question=q, answer="-", group="asked") for i, q in enumerate(asked, 1)]
+    if not questions:
+        questions = store.read_records(run.heldout_jsonl, Question)[:SHOWN]
+        yield from ((q.question, "reference", q.answer) for q in questions)
+    for job in jobs(run, config, "demo", questions, config.predict.variants):
+        backend = backends.find(job.backend)(job.source, job.generation, job.execution)
+        tokenizer = load_tokenizer(job.tokenizer)
+        for question, completion in zip(questions, backend.answer(job.prompts), strict=True):
+            text = tokenizer.decode(completion.answer_ids, skip_special_tokens=True).strip()
+            yield question.question, job.variant, completion.error or completion.text or text
+        backend.close()
