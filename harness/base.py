@@ -109,6 +109,14 @@ def device_of(device: str) -> str:
     return "cpu"
 
 
+def expected_device(device: str) -> str:
+    """What `device_of` will say, told without loading torch: `auto` is CUDA where the kernel shows an NVIDIA device that is not hidden."""
+    if device != "auto":
+        return device
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+
+
 def quiet_libraries() -> None:
     """Keeps libraries from telephoning home, and from drawing bars of their own; call it before they are imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "UNSLOTH_DISABLE_STATISTICS", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS"):

@@ -249,6 +249,7 @@ def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: li
         from pathlib import Path
 
         from harness import provenance
+        from harness.base import expected_device
         from harness.config import load
         from harness.store import RunFolder
 
