@@ -256,7 +256,7 @@ def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: li
         resolved = load(config, settings, qa=qa)
         folder = RunFolder(run or Path(config).stem)
         _say(
-            f"{verb}: config {config}, questions {resolved.data.qa}, model {resolved.model.path}, device {resolved.device}, run {folder.name}"
+            f"{verb}: config {config}, questions {resolved.data.qa}, model {resolved.model.path}, device {expected_device(resolved.device)}, run {folder.name}"
         )
         with folder.lock(), provenance.recorded(folder, resolved, verb, sys.argv[1:]):
             yield folder, resolved
