@@ -52,7 +52,7 @@ AUTHORITY = [
     "The authority that {may} {does} is {who}.",
     "Under {a}, the authority that {may} {does} is {who}.",
     "The one that {may} {does}, by {a}, is {who}.",
-    "As to who {may} {does}: {who}.",
+    "By {a}, to {does} is for {who}.",
     "To {does} is for {who}, as {a} says.",
     "To {does} is for {who}.",
 ]

@@ -5,6 +5,7 @@ Stages are imported inside their verbs, so that `harness --help` loads neither t
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,7 +240,12 @@ def demo(questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTIO
 
 def main() -> None:
     """Entry point of the `harness` command."""
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

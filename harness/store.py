@@ -94,6 +94,9 @@ class RunFolder:
                     f"run folder {self.path} is in use by process {pid}", "wait for it to end, or choose another --run"
                 ) from None
             holder.write_text(str(os.getpid()))
+            # What a killed process was writing: nobody else writes here while the lock is held.
+            for abandoned in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp"), *self.reports.glob(".*.tmp")]:
+                shutil.rmtree(abandoned, ignore_errors=True)
         try:
             yield
         finally:

@@ -599,7 +599,7 @@ def test_a_checkout_that_fails(other: Path, llama_cpp: Path, tmp_path: Path, dam
 
 def test_every_type_of_the_config_has_a_writer() -> None:
     assert set(GGUF_TYPES) == set(quantize.FILE_TYPES)
-    assert find("gguf_q4_k_m") is gguf.write
+    assert find("gguf_q4_k_m") is gguf.export
     assert all(f"gguf_{kind}" in FORMATS for kind in GGUF_TYPES)
     with pytest.raises(ConfigError, match="gguf_f16"):
         find("gguf_q1")

@@ -59,12 +59,12 @@ def test_every_row_is_on_one_side_and_groups_are_whole(tmp_path):
 
 def test_fields_of_the_file_are_kept(tmp_path):
     rows = [
-        *make(40),
+        *make(80),
         {"question": "Q?", "answer": "A", "id": "x", "article": 14, "kind": "term", "references": ["B"], "source": {"page": 3}},
     ]
     folder, _ = run(tmp_path, rows)
     kept = next(q for path in (folder.train_jsonl, folder.heldout_jsonl) for q in store.read_records(path, Question) if q.id == "x")
-    assert (kept.article, kept.kind, kept.references, kept.extra, kept.row) == ("14", "term", ["B"], {"source": {"page": 3}}, 41)
+    assert (kept.article, kept.kind, kept.references, kept.extra, kept.row) == ("14", "term", ["B"], {"source": {"page": 3}}, 81)
 
 
 def test_the_same_bytes_twice_and_another_split_for_another_seed(tmp_path):

@@ -227,3 +227,16 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
             raise ZeroDivisionError
     with RunFolder("r", tmp_path).lock(), RunFolder("other", tmp_path).lock():
         pass
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    run = RunFolder("r", tmp_path)
+    for left in (run.path / ".adapter.x.tmp", run.scores / ".base.jsonl.y.tmp", run.reports / ".report.html.z.tmp"):
+        left.mkdir(parents=True)
+        (left / "half").write_text("half")
+    kept = run.path / "adapter"
+    kept.mkdir()
+    with run.lock():
+        pass
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert kept.is_dir()

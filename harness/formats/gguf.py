@@ -92,6 +92,14 @@ def write(
     return facts
 
 
+def check_supported(model_folder: Path) -> None:
+    """Raises ModelError if the model cannot be written here: cheaper to know before anything else is exported."""
+    try:
+        llama.check_supported(tensors.read_json(model_folder / "config.json", "config"), model_folder)
+    except llama.UnsupportedModel as error:
+        raise ModelError(error.problem, CHECKOUT, file=error.file) from None
+
+
 def estimate_bytes(model_folder: Path, type: str) -> int:
     """About how large the file will be, from the headers alone; for models that are not converted here, the size of their weights as they are."""
     config = tensors.read_json(model_folder / "config.json", "config")

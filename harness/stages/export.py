@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import base, formats, store
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, merged
+from harness.formats import Checked, Sources, gguf, merged
 from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.store import RunFolder
 
@@ -46,6 +46,8 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         os.utime(run.export_json)
         return store.read_record(run.export_json, ExportManifest)
 
+    if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
+        gguf.check_supported(folder)
     run.export_json.unlink(missing_ok=True)
     missing = [f for f in wanted if f not in kept]
     store.need_space(run.path, int(base.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000)
