@@ -10,7 +10,6 @@ CONFIG ?= tiny
 QA     ?=
 SET    ?=
 ASK    ?=
-GPU    ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 
@@ -31,7 +30,7 @@ help:           ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 # ------------------------------------------------------------------------------------------------------------- set-up
-# torch comes first and by its pin: any looser requirement may fetch another build, with gigabytes of CUDA.
+# torch comes first and by its pin, from whatever index pip is set up with: a CPU build is 200 MB, the CUDA build several GB.
 # Unsloth comes without its own requirements, which would bring packages that a CPU has no use for.
 
 setup: .venv/ready                  ## install what training and evaluation need into .venv
@@ -41,7 +40,7 @@ base:                               ## train the embedded base model (a GPU, fou
 
 .venv/ready: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(if $(GPU),torch,torch==$$(sed -n 's/^torch==//p' requirements/constraints.txt))
+	$(BIN)/pip install --quiet torch==$$(sed -n 's/^torch==//p' requirements/constraints.txt)
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf]"
 	$(BIN)/pip install --quiet --no-deps -c requirements/constraints.txt unsloth unsloth_zoo
 	@touch $@

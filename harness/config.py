@@ -177,6 +177,8 @@ class Predict(Section):
     """Parallel sequences in llama.cpp."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0: one per 50 million parameters, and one per core at most."""
+    fidelity_questions: Annotated[int, Field(ge=0)] = 24
+    """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
 
     @field_validator("extra")
     @classmethod

@@ -231,6 +231,12 @@ class PredictionManifest(Record):
     prompts_cut: int
     cost: Cost
     warnings: list[str] = []
+    measured: str = ""
+    """Hash of the questions and references that the two fields below were measured on; empty: not measured."""
+    logprobs_sha256: str = ""
+    """Of the file of log-probabilities beside this one."""
+    noise: dict[str, Any] = {}
+    """`flip_rate` (0..1), `n`, `how`: the share of a subset's texts that changed when it was answered in another batch size."""
 
 
 class PredictionSet(Record):
@@ -382,7 +388,7 @@ class Comparison(Record):
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
     noise: dict[str, Any] = {}
-    """Flip rate of a repeated subset, by variant."""
+    """Variant -> `flip_rate`, `n`, `how` of a repeated subset."""
     provenance: dict[str, Any]
 
 

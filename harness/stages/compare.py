@@ -7,12 +7,13 @@ same questions, in the same tokens, with the same parameters, and scored by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from harness import alarms, buckets, statistics, store
+from harness import alarms, buckets, fidelity, statistics, store
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import find
@@ -20,6 +21,7 @@ from harness.records import (
     Breakdown,
     Comparison,
     Pair,
+    Prediction,
     PredictionManifest,
     Question,
     Score,
@@ -31,7 +33,7 @@ from harness.records import (
 from harness.resampling import Floats
 from harness.store import RunFolder
 
-SOURCES = ("alarms.py", "buckets.py", "resampling.py", "statistics.py", "stages/compare.py")
+SOURCES = ("alarms.py", "buckets.py", "fidelity.py", "resampling.py", "statistics.py", "stages/compare.py")
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")
@@ -50,6 +52,13 @@ class Scored:
     groups: list[str]
     values: Floats
     """Shape (questions, metrics); NaN: unscored."""
+    noise: dict[str, Any] = field(default_factory=dict)
+    """As in PredictionManifest."""
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of answers that change when nothing but the batch size does; 0 if that was not measured."""
+        return self.noise.get("flip_rate", 0.0)
 
 
 def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> Comparison:
@@ -87,6 +96,8 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         baselines=split.baselines.get("grouped", {}),
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, tuned, runaway_limit=config.compare.runaway_limit)),
         breakdowns=list(_breakdowns(store.read_records(run.heldout_jsonl, Question), list(variants.values()))),
+        fidelity=_fidelity(run, config, list(variants)),
+        noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
     )
     store.write_json(run.comparison_json, comparison)
@@ -170,6 +181,8 @@ def _is_exported(name: str, config: Config) -> bool:
 def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[Pair]:
     """Every metric of every pair, tested. All of them are one family to Holm's correction: each is a chance of a false alarm.
 
+    The larger flip rate of a pair's sides is its noise floor: no answer that changes by itself can move a mean by more.
+
     The pairs must have passed `refuse_incomparable`.
     """
     if not pairs:
@@ -179,17 +192,17 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
     settings = config.compare
     found = statistics.paired_differences(left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed)
     adjusted = statistics.holm([d.p for d in found])
-    names = [(a.name, b.name, metric) for a, b in pairs for metric in metrics]
+    names = [(a, b, metric) for a, b in pairs for metric in metrics]
     return [
         Pair(
-            left=a,
-            right=b,
+            left=a.name,
+            right=b.name,
             metric=metric,
             delta=d.value,
             ci95=d.ci95,
             p=d.p,
             p_holm=p_holm,
-            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin),
+            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin, max(a.flip_rate, b.flip_rate)),
             n=d.n,
             margin=settings.margin,
             mde=d.mde,
@@ -217,6 +230,64 @@ def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterat
             yield Breakdown(by=by, bucket=bucket, variant=variant, metric=metric, value=e.value, ci95=e.ci95, n=e.n)
 
 
+# ------------------------------------------------------------------------------------------------------------ fidelity
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a variant answered, and what it thought of the reference answers."""
+
+    texts: dict[str, str]
+    """Question -> text; failed questions are left out."""
+    ids: dict[str, list[int]]
+    measured: str
+    logprobs: dict[str, Floats]
+    """Question -> (tokens, vocabulary); empty if not measured."""
+
+
+def _fidelity(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any]]:
+    """A row for each step from the adapter to the smallest format."""
+    steps = fidelity.steps([name for name in names if name not in config.predict.extra])
+    # Over a large vocabulary each takes hundreds of megabytes: the reference, the format and the one before it are held, and no more.
+    answers = lru_cache(maxsize=3)(lambda name: _answers(run, name))
+    # The right side first: it is the one that the next step needs again, and so the one to keep.
+    return [_step(left, right, b=answers(right), a=answers(left)) for left, right in steps]
+
+
+def _step(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
+    common = [question for question in a.texts if question in b.texts]
+    probed = [question for question in a.logprobs if question in b.logprobs] if a.measured == b.measured else []
+    row: dict[str, Any] = {
+        "left": left,
+        "right": right,
+        "identical": fidelity.identical_share([a.texts[q] for q in common], [b.texts[q] for q in common]),
+        "token_agreement": fidelity.token_agreement([a.ids[q] for q in common], [b.ids[q] for q in common]),
+        "n": len(common),
+    }
+    if not probed:
+        return row
+    try:
+        found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed])
+    except ValueError:
+        return row  # a vocabulary was padded: distributions over other tokens
+    return row if found is None else row | asdict(found)
+
+
+def _answers(run: RunFolder, name: str) -> _Answers:
+    lines, manifest_path = run.prediction(name)
+    asked = store.read_record(manifest_path, PredictionManifest)
+    rows = [row for row in store.iter_records(lines, Prediction) if row.finish_reason != "error"]
+    logprobs: dict[str, Floats] = {}
+    if asked.logprobs_sha256:
+        file = lines.with_suffix(fidelity.SUFFIX)
+        if store.sha256_file(file) != asked.logprobs_sha256:
+            raise ArtifactError("is not what predict wrote", "run harness predict again", file=file)
+        with np.load(file, allow_pickle=False) as arrays:
+            ends = np.cumsum(arrays["lengths"])[:-1]
+            logprobs = dict(zip(arrays["ids"].tolist(), np.split(arrays["logprobs"], ends), strict=True)) if len(arrays["ids"]) else {}
+    return _Answers({r.id: r.text for r in rows}, {r.id: r.answer_ids for r in rows}, asked.measured, logprobs)
+
+
 # ------------------------------------------------------------------------------------------------------ files and hashes
 
 
@@ -232,7 +303,8 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
             "run harness predict and score again",
             file=manifest_path,
         )
-    if manifest.prediction_key != store.read_record(run.prediction(name)[1], PredictionManifest).key:
+    asked = store.read_record(run.prediction(name)[1], PredictionManifest)
+    if manifest.prediction_key != asked.key:
         raise ArtifactError("was scored from other answers than those beside it", SCORE_AGAIN, file=manifest_path)
     metrics = list(manifest.metrics)
     ids, groups = [], []
@@ -241,7 +313,7 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
         ids.append(row.id)
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
-    return Scored(shown or name, manifest, metrics, ids, groups, values)
+    return Scored(shown or name, manifest, metrics, ids, groups, values, asked.noise)
 
 
 def _result(manifest: ScoreManifest) -> VariantResult:

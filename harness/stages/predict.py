@@ -2,6 +2,9 @@
 
 Each variant answers in a process of its own: its peak memory is its own, and a crash of native code takes nothing else with it. Answers are
 kept batch by batch, so that an interrupted run loses the batch in flight at most.
+
+The same process then measures, on a few questions, what tells the formats apart where scores do not: the log-probabilities along the reference
+answers (`predictions/<variant>.logprobs.npz`), and how many answers change when the work is cut up otherwise.
 """
 
 from __future__ import annotations
@@ -13,17 +16,42 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from harness import backends, base, store
+import numpy as np
+
+from harness import backends, base, fidelity, store
 from harness.backends import Completion, Facts
 from harness.config import Config
 from harness.errors import ArtifactError, HarnessError
 from harness.jobs import Job, installed, jobs
-from harness.prompt import load_tokenizer, prompt_hash
+from harness.prompt import IGNORED, Prompter, load_tokenizer, prompt_hash, tokenizer_sha256
 from harness.records import Cost, Prediction, PredictionManifest, PredictionSet, Question, SplitManifest
 from harness.store import RunFolder
+
+MEASURED = ("transformers", "llamacpp")
+"""Backends that give log-probabilities."""
+REFERENCE_TOKENS = 16
+"""Of a reference answer, at most, on which the distributions are measured: llama.cpp takes a request for each."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is measured beside the answers."""
+
+    positions: list[int]
+    """Of the questions."""
+    references: list[str]
+    """Their reference answers."""
+    template: str
+
+    def key(self, job: Job) -> str:
+        """Equal keys, equal questions and reference tokens: of one model, the same measurement."""
+        asked = [job.questions[i] for i in self.positions]
+        return store.sha256_json([asked, self.references, self.template, job.tokenizer_sha256, REFERENCE_TOKENS])
 
 
 def run(
@@ -39,10 +67,13 @@ def run(
     split = store.read_record(run.split_json, SplitManifest)
     questions = store.read_records(run.heldout_jsonl, Question)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
+    probe = _probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
     for job in jobs(run, config, split.split_id, questions, [v for v in wanted if only is None or v in only]):
-        manifests[job.variant] = _answered(job, force) or _in_own_process(job, progress)
+        asked = probe if job.backend in MEASURED else None
+        kept = _answered(job, force)
+        manifests[job.variant] = kept if kept and _is_measured(job, kept, asked) else _in_own_process(job, progress, asked, kept)
         cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
         progress(
             f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
@@ -67,14 +98,16 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
     return old if old.packages == installed(job.backend) else None
 
 
-def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionManifest:
-    """Answers in a child process; its progress, result or error comes back through a pipe."""
+def _in_own_process(
+    job: Job, progress: Callable[[str], None], probe: Probe | None = None, kept: PredictionManifest | None = None
+) -> PredictionManifest:
+    """`answer` in a child process; its progress, result or error comes back through a pipe."""
     # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn") if job.execution.device == "cuda" else multiprocessing.get_context("forkserver")
     if job.execution.device != "cuda":
-        context.set_forkserver_preload(["torch", "transformers", "peft", "bitsandbytes", "harness.backends.transformers"])
+        context.set_forkserver_preload(["harness.backends.preload"])
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(job, sender), daemon=True)
+    child = context.Process(target=_child, args=(job, sender, probe, kept), daemon=True)
     child.start()
     sender.close()
     result: PredictionManifest | BaseException | None = None
@@ -104,10 +137,10 @@ def _in_own_process(job: Job, progress: Callable[[str], None]) -> PredictionMani
     )
 
 
-def _child(job: Job, pipe: Connection) -> None:
+def _child(job: Job, pipe: Connection, probe: Probe | None, kept: PredictionManifest | None) -> None:
     base.quiet_libraries()
     try:
-        pipe.send(answer(job, pipe.send))
+        pipe.send(answer(job, pipe.send, probe, kept))
     except KeyboardInterrupt:
         pass
     except HarnessError as error:
@@ -119,23 +152,39 @@ def _child(job: Job, pipe: Connection) -> None:
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
-def answer(job: Job, progress: Callable[[str], None] = lambda _: None) -> PredictionManifest:
-    """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept."""
+def answer(
+    job: Job, progress: Callable[[str], None] = lambda _: None, probe: Probe | None = None, kept: PredictionManifest | None = None
+) -> PredictionManifest:
+    """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept.
+
+    Args:
+        probe: what to measure once everything is answered, on the model that is loaded already.
+        kept: of an earlier answer to exactly this job, which is only measured.
+    """
     began = time.monotonic()
     backend = backends.find(job.backend)(job.source, job.generation, job.execution)
     load_seconds = time.monotonic() - began
     try:
-        key = job.key(backend.facts.version)
-        with _Journal(job.lines.with_suffix(".partial"), key) as journal:
-            _ask(job, backend, journal, progress)
-            predictions = [journal.answers[i] for i in range(len(job.prompts))]
-            _decode_and_write(job, predictions)
-            manifest = _manifest(job, key, backend.facts, predictions, load_seconds)
-        store.write_json(job.manifest, manifest)
-        journal.path.unlink(missing_ok=True)
+        manifest = kept or _answer_all(job, backend, load_seconds, progress)
+        if probe is not None:
+            progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
+            manifest = manifest.model_copy(update=_measure(job, backend, probe))
+            store.write_json(job.manifest, manifest)
         return manifest
     finally:
         backend.close()
+
+
+def _answer_all(job: Job, backend: backends.Backend, load_seconds: float, progress: Callable[[str], None]) -> PredictionManifest:
+    key = job.key(backend.facts.version)
+    with _Journal(job.lines.with_suffix(".partial"), key) as journal:
+        _ask(job, backend, journal, progress)
+        predictions = [journal.answers[i] for i in range(len(job.prompts))]
+        _decode_and_write(job, predictions)
+        manifest = _manifest(job, key, backend.facts, predictions, load_seconds)
+    store.write_json(job.manifest, manifest)
+    journal.path.unlink(missing_ok=True)
+    return manifest
 
 
 def _ask(job: Job, backend: backends.Backend, journal: _Journal, progress: Callable[[str], None]) -> None:
@@ -168,8 +217,12 @@ def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
     tokenizer = load_tokenizer(job.tokenizer)
     for i, p in enumerate(predictions):
         if p.answer_ids:
-            predictions[i] = p.model_copy(update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()})
+            predictions[i] = p.model_copy(update={"text": _text(tokenizer, p.answer_ids)})
     store.write_jsonl(job.lines, predictions)
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def _manifest(job: Job, key: str, facts: Facts, predictions: list[Prediction], load_seconds: float) -> PredictionManifest:
@@ -192,6 +245,81 @@ def _manifest(job: Job, key: str, facts: Facts, predictions: list[Prediction], l
             peak_memory_bytes=memory, size_bytes=job.size_bytes,
         ),
     )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- measurements
+
+
+def _probe(config: Config, questions: list[Question]) -> Probe | None:
+    chosen = fidelity.subset([q.id for q in questions], config.predict.fidelity_questions)
+    return Probe(chosen, [questions[i].answer for i in chosen], config.prompt.template) if chosen else None
+
+
+def _is_measured(job: Job, old: PredictionManifest, probe: Probe | None) -> bool:
+    """Whether an earlier answer has all that is asked to be measured, undamaged."""
+    if probe is None:
+        return True
+    file = job.lines.with_suffix(fidelity.SUFFIX)
+    return old.measured == probe.key(job) and file.exists() and store.sha256_file(file) == old.logprobs_sha256
+
+
+def _measure(job: Job, backend: Any, probe: Probe) -> dict[str, Any]:
+    """Writes the log-probabilities and answers the subset again; returns the fields of the manifest that tell of both.
+
+    Questions that the context has no room for, or that failed, are left out.
+    """
+    tokenizer = load_tokenizer(job.tokenizer)
+    if tokenizer_sha256(tokenizer) != job.tokenizer_sha256:
+        raise ArtifactError("changed while its questions were answered", "run harness predict --force", file=job.tokenizer)
+    prompter = Prompter(tokenizer, probe.template)
+    answered = store.read_records(job.lines, Prediction)
+    room = backend.facts.context - max(job.generation.max_new_tokens, REFERENCE_TOKENS)
+    chosen = [
+        (answered[i], [label for label in prompter.example("", reference, train_on="answer", max_length=2**31).labels if label != IGNORED])
+        for i, reference in zip(probe.positions, probe.references, strict=True)
+        if len(job.prompts[i]) <= room and answered[i].finish_reason != "error"
+    ]
+    predictions = [prediction for prediction, _ in chosen]
+    continuations = [target[:REFERENCE_TOKENS] for _, target in chosen]
+    logprobs = backend.logprobs([p.prompt_ids for p in predictions], continuations)
+    file = job.lines.with_suffix(fidelity.SUFFIX)
+    with store.atomic_path(file) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle,
+            ids=np.array([p.id for p in predictions], dtype=np.str_),
+            lengths=np.array([len(c) for c in continuations], dtype=np.int64),
+            logprobs=np.concatenate([np.asarray(rows, dtype=np.float32) for rows in logprobs] or [np.empty((0, 0), np.float32)]),
+        )
+    return {
+        "measured": probe.key(job),
+        "logprobs_sha256": store.sha256_file(file),
+        "noise": _noise(job, backend, tokenizer, predictions),
+    }
+
+
+def _noise(job: Job, backend: Any, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
+    """Answers these questions again, cut up otherwise, and counts the texts that changed."""
+    usual = job.execution
+    prompts = [p.prompt_ids for p in before]
+    if job.backend == "llamacpp":
+        other = replace(usual, slots=1 if usual.slots > 1 else 4)
+        how = f"slots: {other.slots} against {usual.slots}"
+        # Two copies of a large model need not fit.
+        backend.close()
+        again = backends.find(job.backend)(job.source, job.generation, other)
+        try:
+            completions = again.answer(prompts)
+        finally:
+            again.close()
+    else:
+        other = replace(usual, max_batch=1 if usual.max_batch > 1 else 8)
+        how = f"batch: {other.max_batch} against {usual.max_batch} at most"
+        completions = [Completion([], "error", 0.0)] * len(prompts)
+        for batch in backends.batches([len(p) for p in prompts], other, job.generation.max_new_tokens):
+            for i, completion in zip(batch, backend.answer([prompts[i] for i in batch]), strict=True):
+                completions[i] = completion
+    pairs = [(p.text, _text(tokenizer, c.answer_ids)) for p, c in zip(before, completions, strict=True) if c.finish_reason != "error"]
+    return {"flip_rate": fidelity.flip_rate([a for a, _ in pairs], [b for _, b in pairs]), "n": len(pairs), "how": how}
 
 
 class _Journal:

@@ -1,0 +1,123 @@
+"""How far a format is from the model it was made from, in figures that move before any score does.
+
+Pure functions over texts, token ids and log-probabilities; natural logarithms throughout, so that divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.config import GGUF_TYPES
+
+Floats = npt.NDArray[np.floating]
+
+CHAIN = ("adapter", "merged_16bit", "merged_4bit", *(f"gguf_{kind}" for kind in GGUF_TYPES))
+"""The formats that a fine-tuned model goes through, in order."""
+REFERENCE = "merged_16bit"
+SUFFIX = ".logprobs.npz"
+"""Of the file beside a variant's predictions: `ids` (n), `lengths` (n) and `logprobs` (their sum, vocabulary), float32."""
+LEAST = -80.0
+"""Log-probabilities below this are taken for it: a float32 softmax, which llama.cpp's is, gives 0 there, and its logarithm is no number."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Two models' next-token distributions at the same positions."""
+
+    mean_kl: float
+    """Nats."""
+    p99_kl: float
+    """Nats; 99th percentile over positions."""
+    top1_agreement: float
+    """Share of positions, 0..1."""
+    positions: int
+
+
+def subset(ids: Sequence[str], size: int) -> list[int]:
+    """Positions, ascending, of the `size` ids with the smallest sha256: the same questions in every run and every order of the file."""
+    order = sorted(range(len(ids)), key=lambda i: (hashlib.sha256(ids[i].encode()).digest(), i))
+    return sorted(order[:size])
+
+
+def identical_share(left: Sequence[str], right: Sequence[str]) -> float | None:
+    """Share of answers with the same text: (1/n) sum [left_i = right_i]; None without answers."""
+    pairs = list(zip(left, right, strict=True))
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def token_agreement(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float | None:
+    """Mean over answers of l / max(|a|, |b|), l the length of the longest common prefix of the token ids a and b.
+
+    What follows the first difference was asked with another prefix, and says nothing. Two empty answers agree (1); None without answers.
+    """
+    shares = []
+    for a, b in zip(left, right, strict=True):
+        common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        shares.append(common / max(len(a), len(b)) if a or b else 1.0)
+    return float(np.mean(shares)) if shares else None
+
+
+def kl(reference: Floats, other: Floats) -> npt.NDArray[np.float64]:
+    """Kullback-Leibler divergence at each position: KL(P || Q) = sum_v P(v) (ln P(v) - ln Q(v)), P the reference's.
+
+    Computed in double precision after normalising both again, so that rounding makes no negative divergence. Source: Kullback and Leibler,
+    Ann. Math. Statist. 22 (1951) 79-86; llama.cpp's `--kl-divergence` reports the same.
+
+    Args:
+        reference, other: natural log-probabilities, shape (positions, vocabulary); -inf or below LEAST is taken for LEAST.
+    Returns:
+        Shape (positions,), nats, >= 0.
+    Raises:
+        ValueError: unequal shapes, as of two vocabularies.
+    """
+    if reference.shape != other.shape:
+        raise ValueError(f"log-probabilities of shapes {reference.shape} and {other.shape}")
+    p, q = _normalised(reference), _normalised(other)
+    return np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+
+
+def divergence(reference: Sequence[Floats], other: Sequence[Floats]) -> Divergence | None:
+    """KL and top-1 agreement over the T positions of all questions; None without positions.
+
+    Mean (1/T) sum_t KL_t and the 99th percentile of KL_t, interpolated linearly; top-1 agreement (1/T) sum_t [argmax P_t = argmax Q_t].
+
+    Args:
+        reference, other: for each question what `kl` takes. Raises as it does.
+    """
+    pairs = list(zip(reference, other, strict=True))
+    values = np.concatenate([kl(p, q) for p, q in pairs] or [np.empty(0)])
+    if not len(values):
+        return None
+    agree = sum(int((p.argmax(axis=-1) == q.argmax(axis=-1)).sum()) for p, q in pairs)
+    return Divergence(float(values.mean()), float(np.percentile(values, 99)), agree / len(values), len(values))
+
+
+def flip_rate(before: Sequence[str], after: Sequence[str]) -> float:
+    """Share of answers whose text changed when the same model was asked again; 0 without answers."""
+    same = identical_share(before, after)
+    return 0.0 if same is None else 1.0 - same
+
+
+def steps(variants: Collection[str]) -> list[tuple[str, str]]:
+    """(format, what it is held against), for the variants of CHAIN that there are: each against REFERENCE and against the one before it.
+
+    What stands before REFERENCE is what that is held against: no pair of formats is measured twice.
+    """
+    present = [name for name in CHAIN if name in variants]
+    found: list[tuple[str, str]] = []
+    for place, name in enumerate(present):
+        if REFERENCE in present[:place]:
+            found.append((name, REFERENCE))
+        if place and (name, present[place - 1]) not in found:
+            found.append((name, present[place - 1]))
+    return found
+
+
+def _normalised(logprobs: Floats) -> npt.NDArray[np.float64]:
+    values = np.maximum(logprobs.astype(np.float64), LEAST)
+    return values - np.logaddexp.reduce(values, axis=-1, keepdims=True)
