@@ -30,6 +30,7 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         ArtifactError: no training, or an adapter that is not the one it wrote; ModelError: a base that a format does not support;
         StorageError: too little space (checked before anything is written).
     """
+    base.quiet_libraries()
     trained = store.read_record(run.train_json, TrainManifest)
     folder = base.resolve(config.model)
     if base.weights_sha256(run.adapter) != trained.adapter_sha256:
