@@ -127,7 +127,6 @@ def _generation_eos(folder: Path) -> int | list[int] | None:
 
 def installed(backend: str) -> dict[str, str]:
     """Versions of the packages that decide a backend's numbers."""
-
     names = {"transformers": ["torch", "transformers", "peft", "bitsandbytes"], "llamacpp": ["xllamacpp"]}.get(backend, [])
     found = {}
     for name in names:
