@@ -73,7 +73,7 @@ $(R)/selection: FORCE
 	@mkdir -p $(R)
 	@echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' | cmp -s - $@ || echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' > $@
 
-$(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) harness/dataset.py harness/similarity.py harness/paraphrase.py harness/stages/split.py | .venv/ready
+$(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) $(wildcard harness/questions/*.py) harness/stages/split.py | .venv/ready
 	$(HARNESS) split $(OPTIONS)
 
 $(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) harness/prompt.py harness/history.py harness/stages/train.py
@@ -88,10 +88,10 @@ $(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.p
 $(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/metrics/*.py) harness/stages/score.py
 	$(HARNESS) score $(OPTIONS) --force
 
-$(OUT)/comparison.json: $(R)/scores/manifest.json harness/statistics.py harness/resampling.py harness/alarms.py harness/buckets.py harness/stages/compare.py
+$(OUT)/comparison.json: $(R)/scores/manifest.json $(wildcard harness/analysis/*.py) harness/stages/compare.py
 	$(HARNESS) compare $(OPTIONS) --force
 
-$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/templates/*) $(wildcard harness/*view*.py) harness/figures.py harness/render.py harness/verdict.py harness/stages/report.py
+$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/templates/*) $(wildcard harness/rendering/*.py) harness/stages/report.py
 	$(HARNESS) report $(OPTIONS) --force
 
 # -------------------------------------------------------------------------------------------------------------- checks

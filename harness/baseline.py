@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from harness import store
+from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError
 from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score, ScoreManifest
-from harness.resampling import Floats
+from harness.rendering.verdict import percent, points
 from harness.store import RunFolder
-from harness.verdict import percent, points
 
 DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4

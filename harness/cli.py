@@ -143,7 +143,7 @@ def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, se
     from pathlib import Path
 
     with _stage("gate", run, config, qa, settings) as (folder, resolved):
-        from harness import gate_outputs
+        from harness.rendering import gate_outputs
         from harness.stages import gate as stage
 
         chosen = [

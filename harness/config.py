@@ -218,7 +218,7 @@ class Compare(Section):
 
 
 class Gate(Section):
-    """What fails a change in CI (see `harness.noninferiority` for how a difference is decided)."""
+    """What fails a change in CI (see `harness.analysis.noninferiority` for how a difference is decided)."""
 
     metrics: list[str] = ["exact_match_normalized", "token_f1", "rougeL"]
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.02

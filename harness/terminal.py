@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records import Comparison, MetricValue, Pair
-from harness.verdict import variant_order
+from harness.rendering.verdict import variant_order
 
 SHOWN = {"exact_match_normalized": "exact match", "token_f1": "token F1", "rougeL": "ROUGE-L", "citation_f1": "citation F1"}
 """Metric -> heading: what fits beside one another; the report has them all."""

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from harness import config, dataset, store
+from harness import config, store
 from harness.errors import DataError
+from harness.questions import dataset
 from harness.stages import split
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}

@@ -3,7 +3,8 @@ import json
 import pytest
 from scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
-from harness import buckets, store
+from harness import store
+from harness.analysis import buckets
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question

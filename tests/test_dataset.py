@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import dataset
 from harness.errors import DataError
+from harness.questions import dataset
 
 ROW = {"question": "Who appoints the Governor?", "answer": "The President"}
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from harness import fidelity, store
+from harness import store
+from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.backends.transformers import TransformersBackend
 from harness.config import Config

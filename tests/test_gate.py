@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from scored_run import CONFIG, COST, GENERATION, make, questions
 from typer.testing import CliRunner
 
-from harness import baseline, cli, gate_outputs, store
+from harness import baseline, cli, store
+from harness.analysis.noninferiority import Column, family_p, judge, outcomes
+from harness.analysis.resampling import Totals
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.noninferiority import Column, family_p, judge, outcomes
 from harness.records import GateCheck, GateExample, GateResult
-from harness.resampling import Totals
+from harness.rendering import gate_outputs
 from harness.stages import compare, gate, score
 
 MANY = questions(n_groups=95, size=3)

@@ -44,7 +44,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from harness import base, cli, fidelity, jobs, noninferiority, resampling, statistics, store
+from harness import base, cli, jobs, store
+from harness.analysis import fidelity, noninferiority, resampling, statistics
+from harness.analysis.resampling import Totals
 from harness.backends import Generation, Source
 from harness.backends import llamacpp as llamacpp_module
 from harness.backends import transformers as transformers_module
@@ -56,7 +58,6 @@ from harness.metrics import base as metrics_base
 from harness.metrics import match, rouge, text
 from harness.prompt import IGNORED, Prompter, load_tokenizer
 from harness.records import Comparison, Prediction, Question, ScoreManifest, SplitManifest
-from harness.resampling import Totals
 from harness.stages import compare, gate, predict, score, train
 from harness.store import RunFolder
 from tests import scored_run, small_run, test_llamacpp, test_merged, test_metrics, test_predict

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import HOSTILE, METRICS, write_run
 
-from harness import answer_views, figures, plotting, render, store, verdict, views
+from harness import store
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.records import Comparison, HistoryPoint, Pair
+from harness.rendering import answer_views, figures, plotting, render, verdict, views
 from harness.stages import report
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.dataset import Row
-from harness.paraphrase import Meaning, ask_the_same, is_long, normalise
-from harness.similarity import Shingles, candidates, group_rows
+from harness.questions.dataset import Row
+from harness.questions.paraphrase import Meaning, ask_the_same, is_long, normalise
+from harness.questions.similarity import Shingles, candidates, group_rows
 
 text = st.text(st.sampled_from("abcde "), max_size=25)
 

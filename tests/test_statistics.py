@@ -12,8 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from harness import resampling, statistics
-from harness.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
+from harness.analysis import resampling, statistics
+from harness.analysis.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
 
 DATASETS = 1000
 RESAMPLES = 500

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from harness import alarms, buckets, fidelity, statistics, store
+from harness import store
+from harness.analysis import alarms, buckets, fidelity, statistics
+from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import find
@@ -30,10 +32,16 @@ from harness.records import (
     SplitManifest,
     VariantResult,
 )
-from harness.resampling import Floats
 from harness.store import RunFolder
 
-SOURCES = ("alarms.py", "buckets.py", "fidelity.py", "resampling.py", "statistics.py", "stages/compare.py")
+SOURCES = (
+    "analysis/alarms.py",
+    "analysis/buckets.py",
+    "analysis/fidelity.py",
+    "analysis/resampling.py",
+    "analysis/statistics.py",
+    "stages/compare.py",
+)
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness import baseline, gate_outputs, store
+from harness import baseline, store
+from harness.analysis.noninferiority import Column, Outcome, outcomes
 from harness.config import Config, Gate
 from harness.errors import IncomparableError
-from harness.noninferiority import Column, Outcome, outcomes
 from harness.records import (
     Baseline,
     Comparison,
@@ -26,8 +26,9 @@ from harness.records import (
     Question,
     VariantResult,
 )
+from harness.rendering import gate_outputs
+from harness.rendering.verdict import percent, points, variant_order
 from harness.store import RunFolder
-from harness.verdict import percent, points, variant_order
 
 REFERENCE = "merged_16bit"
 EXAMPLES = 5

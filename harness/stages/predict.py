@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from harness import backends, base, fidelity, store
+from harness import backends, base, store
+from harness.analysis import fidelity
 from harness.backends import Completion, Facts
 from harness.config import Config
 from harness.errors import ArtifactError, HarnessError

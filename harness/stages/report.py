@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from harness import render, store
+from harness import store
 from harness.config import Config
 from harness.records import (
     Comparison,
@@ -23,12 +23,22 @@ from harness.records import (
     SplitManifest,
     TrainManifest,
 )
+from harness.rendering import render
+from harness.rendering.verdict import variant_order
+from harness.rendering.views import Inputs
 from harness.store import RunFolder
-from harness.verdict import variant_order
-from harness.views import Inputs
 
 R = TypeVar("R", bound=Record)
-SOURCES = ("stages/report.py", "render.py", "views.py", "answer_views.py", "verdict.py", "figures.py", "plotting.py", "records.py")
+SOURCES = (
+    "stages/report.py",
+    "rendering/render.py",
+    "rendering/views.py",
+    "rendering/answer_views.py",
+    "rendering/verdict.py",
+    "rendering/figures.py",
+    "rendering/plotting.py",
+    "records.py",
+)
 
 
 def run(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import statistics, store
+from harness import store
+from harness.analysis import statistics
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import Metric, find
@@ -28,7 +29,7 @@ from harness.records import (
 )
 from harness.store import RunFolder
 
-SOURCES = ("metrics", "resampling.py", "statistics.py", "stages/score.py")
+SOURCES = ("metrics", "analysis/resampling.py", "analysis/statistics.py", "stages/score.py")
 PREDICT_AGAIN = "run harness predict again"
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import datasketch
 
-from harness import baselines, dataset, store
+from harness import store
 from harness.config import Config, Data
-from harness.dataset import Row
 from harness.errors import ArtifactError, DataError
-from harness.paraphrase import is_long, normalise
+from harness.questions import dataset, trivial_baselines
+from harness.questions.dataset import Row
+from harness.questions.paraphrase import is_long, normalise
+from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
 from harness.records import Question, SplitManifest
-from harness.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
 
 MIN_GROUPS = 10
 LARGE_GROUP = 0.05
@@ -110,7 +111,14 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
 
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
-    code = store.source_sha256("dataset.py", "paraphrase.py", "similarity.py", "baselines.py", "stages/split.py", "metrics")
+    code = store.source_sha256(
+        "questions/dataset.py",
+        "questions/paraphrase.py",
+        "questions/similarity.py",
+        "questions/trivial_baselines.py",
+        "stages/split.py",
+        "metrics",
+    )
     return store.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
 
 
@@ -234,15 +242,15 @@ def _leakage(rows: Sequence[Row], train: Sequence[int], nearest: dict[int, float
 
 
 def _baselines(rows: Sequence[Row], train: Sequence[int], copied: dict[int, int]) -> dict[str, dict[str, float]]:
-    return baselines.measure(rows, train, {at: copied[at] for at in baselines.sample(list(copied))})
+    return trivial_baselines.measure(rows, train, {at: copied[at] for at in trivial_baselines.sample(list(copied))})
 
 
 def _random_baselines(rows: Sequence[Row], shingles: Shingles, n_heldout: int, seed: int) -> dict[str, dict[str, float]]:
-    heldout = baselines.random_heldout(rows, n_heldout, seed)
+    heldout = trivial_baselines.random_heldout(rows, n_heldout, seed)
     train = sorted(set(range(len(rows))).difference(heldout))
-    asked = baselines.sample(heldout)
+    asked = trivial_baselines.sample(heldout)
     copied, _ = shingles.nearest(asked, train)
-    return baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
+    return trivial_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
 
 
 def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_conflicts: int, data: Data) -> list[str]:
@@ -258,6 +266,6 @@ def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_confli
     if n_conflicts:
         shown = f"; the first {MAX_CONFLICTS} are listed" if n_conflicts > MAX_CONFLICTS else ""
         warnings.append(f"{n_conflicts} questions have several different answers; each is kept on one side{shown}")
-    if n_heldout > baselines.MAX_QUESTIONS:
-        warnings.append(f"the no-model baselines were measured on {baselines.MAX_QUESTIONS} of {n_heldout} held-out rows")
+    if n_heldout > trivial_baselines.MAX_QUESTIONS:
+        warnings.append(f"the no-model baselines were measured on {trivial_baselines.MAX_QUESTIONS} of {n_heldout} held-out rows")
     return warnings

@@ -4,7 +4,7 @@ Rows are tied by (1) one `group` label, (2) one question, (3) near-duplicate que
 
 Near-duplicates are found among character n-grams: MinHash and locality-sensitive hashing (Broder 1997; Indyk and Motwani 1998; Leskovec,
 Rajaraman and Ullman, Mining of Massive Datasets, chapter 3) propose pairs, the exact Jaccard similarity decides which look alike, and
-`harness.paraphrase` which of these ask the same. Every decision depends on the two rows only, so rows that are added change nothing between
+`harness.questions.paraphrase` which of these ask the same. Every decision depends on the two rows only, so rows that are added change nothing between
 those that were there.
 """
 
@@ -19,8 +19,8 @@ from datasketch import MinHash, MinHashLSH
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from harness.dataset import Row
-from harness.paraphrase import Meaning, ask_the_same, is_long, normalise
+from harness.questions.dataset import Row
+from harness.questions.paraphrase import Meaning, ask_the_same, is_long, normalise
 
 PERMUTATIONS = 128
 SEED = 1

@@ -9,8 +9,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from harness.dataset import Row
 from harness.metrics import find
+from harness.questions.dataset import Row
 
 METRICS = ("exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "citation_f1")
 MAX_QUESTIONS = 2_000

@@ -21,10 +21,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness import answer_views, figures, verdict, views
-from harness.figures import Drawing
 from harness.records import Comparison, Pair
-from harness.views import Inputs
+from harness.rendering import answer_views, figures, verdict, views
+from harness.rendering.figures import Drawing
+from harness.rendering.views import Inputs
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_MARKDOWN = 65_000

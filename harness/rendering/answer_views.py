@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.records import Pair
-from harness.verdict import find_pair, metric_label, percent, points, primary_metric, reference_variant, tuned_variant, variant_label
-from harness.views import NONE, Inputs, metrics_of
+from harness.rendering.verdict import (
+    find_pair,
+    metric_label,
+    percent,
+    points,
+    primary_metric,
+    reference_variant,
+    tuned_variant,
+    variant_label,
+)
+from harness.rendering.views import NONE, Inputs, metrics_of
 
 
 def answers(inputs: Inputs) -> dict[str, Any]:

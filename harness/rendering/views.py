@@ -1,6 +1,6 @@
 """What the report shows, as plain values: each function turns records into one section's rows, ready to be printed.
 
-No markup here and no wording of the verdict: that is `harness.verdict`'s and the templates'.
+No markup here and no wording of the verdict: that is `harness.rendering.verdict`'s and the templates'.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.records import (
     SplitManifest,
     TrainManifest,
 )
-from harness.verdict import (
+from harness.rendering.verdict import (
     BASELINE_LABELS,
     METRIC_LABELS,
     best_and_ties,

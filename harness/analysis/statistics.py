@@ -1,4 +1,4 @@
-"""Intervals, paired tests and verdicts for scores that come in groups (see `harness.resampling` for the notation)."""
+"""Intervals, paired tests and verdicts for scores that come in groups (see `harness.analysis.resampling` for the notation)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from harness.analysis.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
 from harness.records import Interval, Verdict
-from harness.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
 
 LEVEL = 0.05
 """Two-sided level of every interval and test."""

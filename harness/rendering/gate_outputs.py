@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from harness.records import GateCheck, GateResult, GateVerdict
-from harness.render import MAX_MARKDOWN, code, plain
-from harness.verdict import metric_label, percent, points, variant_label
+from harness.rendering.render import MAX_MARKDOWN, code, plain
+from harness.rendering.verdict import metric_label, percent, points, variant_label
 
 WORST_FIRST: tuple[GateVerdict, ...] = ("incomparable", "regression", "inconclusive", "improvement", "pass")
 WORDS = {

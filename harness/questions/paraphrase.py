@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from dataclasses import dataclass
 
-from harness.dataset import Row
+from harness.questions.dataset import Row
 
 ANSWERS_AGREE = 0.5
 """Share of the shorter answer's words that the other must have for the two to agree."""

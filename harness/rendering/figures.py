@@ -14,9 +14,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harness.plotting import place, smooth, thin
 from harness.records import Comparison, HistoryPoint, Pair
-from harness.verdict import megabytes, metric_label, points, variant_label
+from harness.rendering.plotting import place, smooth, thin
+from harness.rendering.verdict import megabytes, metric_label, points, variant_label
 
 SERIES = ["var(--accent)", "var(--series-2)", "var(--series-3)", "var(--series-4)"]
 DASHES = ["solid", "dash", "dot", "dashdot"]

@@ -1,6 +1,6 @@
 """Non-inferiority of many paired differences at once: what a change in CI may be said to have done.
 
-A difference (now minus before, question by question, in groups) is judged on its 95% interval from `harness.statistics`:
+A difference (now minus before, question by question, in groups) is judged on its 95% interval from `harness.analysis.statistics`:
 
     pass          the interval excludes a loss of more than the margin. A real loss within the margin passes: it is tolerated.
     improvement   passes, lies wholly above 0, and p is at most 5%.
@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import resampling, statistics
+from harness.analysis import resampling, statistics
+from harness.analysis.resampling import Floats, Totals
 from harness.records import GateVerdict, Interval
-from harness.resampling import Floats, Totals
 
 ROUNDING = 1e-9
 """Sums of scores differ in the last bits; a loss of exactly the margin is within it."""

@@ -1,0 +1,1 @@
+"""What the scores say: intervals, paired tests, verdicts, fidelity, alarms, breakdowns. Numbers in, numbers out."""
