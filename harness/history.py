@@ -1,84 +1,23 @@
 """Training curves: `history.jsonl` and Weights & Biases, written by the same callback.
 
-An offline W&B run has no reader, so the local file is what the report reads. W&B failing never fails the run.
+An offline W&B run has no reader, so the local file is what the report reads.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.errors import TrainingError
 from harness.records import HistoryPoint
-from harness.store import dumps, iter_records
-
-
-class WandbLog:
-    """A W&B run that never raises: offline by default, online with a key, as WANDB_MODE says if it is set.
-
-    Args:
-        folder: where the run's files go.
-        name: of the run; project: of the project; run_id: stable, so that a resumed training goes on in the same run.
-        config: shown beside the curves; must hold no secret.
-        enabled: false logs nothing.
-    """
-
-    def __init__(self, folder: Path, *, project: str, name: str, group: str, run_id: str, config: dict[str, Any], enabled: bool = True):
-        self.facts: dict[str, Any] = {"mode": "disabled", "run_id": run_id, "url": None, "error": None}
-        self._run: Any = None
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        if not enabled or mode == "disabled":
-            return
-        self.facts["mode"] = mode
-        os.environ.setdefault("WANDB_SILENT", "true")
-
-        settings_mode: Any = mode
-
-        def start() -> None:
-            import wandb
-
-            folder.mkdir(parents=True, exist_ok=True)
-            settings = wandb.Settings(
-                console="off", disable_git=True, save_code=False, init_timeout=30, x_disable_meta=True, x_disable_stats=True
-            )
-            self._run = wandb.init(
-                dir=folder,
-                project=project,
-                name=name,
-                group=group,
-                id=run_id,
-                resume="allow",
-                mode=settings_mode,
-                config=config,
-                settings=settings,
-            )
-            self.facts["url"] = self._run.url if mode == "online" else None
-
-        self._try(start)
-
-    def log(self, values: dict[str, Any], step: int | None = None) -> None:
-        """Logs one row."""
-        if self._run is not None:
-            self._try(lambda: self._run.log(values, step=step))
-
-    def finish(self) -> dict[str, Any]:
-        """Ends the run; returns what happened (`mode`, `run_id`, `url`, `error`)."""
-        if self._run is not None:
-            self._try(lambda: self._run.finish())
-        return self.facts
-
-    def _try(self, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever W&B does, the training goes on; the message might hold a key
-            self._run = None
-            self.facts["error"] = type(error).__name__
+from harness.store import dumps, storage_errors
+from harness.wandb_log import WandbLog
 
 
 class HistoryCallback(TrainerCallback):
@@ -95,8 +34,11 @@ class HistoryCallback(TrainerCallback):
         self, path: Path, wandb: WandbLog, *, tokens_per_epoch: int, steps: int, progress: Callable[[str], None], resume_step: int = 0
     ):
         self.path, self.wandb, self.tokens_per_epoch, self.steps, self.progress = path, wandb, tokens_per_epoch, steps, progress
-        self.points = [p for p in iter_records(path, HistoryPoint) if p.step <= resume_step] if resume_step and path.exists() else []
-        path.write_text("".join(dumps(p) + "\n" for p in self.points), encoding="utf-8")
+        self.points = list(_cut(path, resume_step)) if resume_step and path.is_file() else []
+        if not self.points:
+            path.write_bytes(b"")
+        self.blame: Callable[[], str] = lambda: ""
+        """Names the rows of the last step, behind a comma."""
         self._began = time.monotonic() - (self.points[-1].seconds if self.points else 0.0)
         self._last = (resume_step, self.points[-1].seconds if self.points else 0.0)
         self._told = 0.0
@@ -111,8 +53,9 @@ class HistoryCallback(TrainerCallback):
             return
         for what, value in (("loss", loss), ("gradient norm", logs.get("grad_norm")), ("held-out loss", heldout)):
             if value is not None and not math.isfinite(value):
+                among = "" if what == "held-out loss" else self.blame()
                 raise TrainingError(
-                    f"{what} is {value} at step {state.global_step}", "lower train.learning_rate; the last good checkpoint is kept"
+                    f"{what} is {value} at step {state.global_step}{among}", "lower train.learning_rate; the last good checkpoint is kept"
                 )
         seconds = time.monotonic() - self._began
         epoch = float(state.epoch or 0.0)
@@ -133,7 +76,7 @@ class HistoryCallback(TrainerCallback):
             tokens_per_second=None if rate is None else round(rate, 1),
         )
         self.points.append(point)
-        with self.path.open("a", encoding="utf-8") as file:
+        with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(dumps(point) + "\n")
         self.wandb.log({f"train/{k}": v for k, v in point.model_dump(exclude_none=True).items() if k != "step"}, step=point.step)
         if heldout is not None or seconds - self._told > 10:
@@ -146,3 +89,19 @@ class HistoryCallback(TrainerCallback):
         """The mean of a field's last `over` measured values; None if there is none."""
         values = [v for p in self.points if (v := getattr(p, field)) is not None][-over:]
         return sum(values) / len(values) if values else None
+
+
+def _cut(path: Path, last_step: int) -> Iterator[HistoryPoint]:
+    """The points up to a step, or to the line that an interruption tore; the file ends there now."""
+    kept = 0
+    with path.open("r+b") as file:
+        for line in file:
+            try:
+                point = HistoryPoint.model_validate_json(line)
+            except ValidationError:
+                break
+            if point.step > last_step or not line.endswith(b"\n"):
+                break
+            kept += len(line)
+            yield point
+        file.truncate(kept)

@@ -28,6 +28,8 @@ class Example:
     """Aligned with `input_ids`; IGNORED where there is no loss."""
     cut: bool
     """The answer was cut at the maximum length."""
+    name: str = ""
+    """The question's id, for messages."""
 
 
 class Prompter:
@@ -57,7 +59,7 @@ class Prompter:
         """The prompt's token ids: BOS, then the rendered template."""
         return self.bos + self._encode(self.text(question))
 
-    def example(self, question: str, answer: str, *, train_on: Literal["answer", "all"], max_length: int) -> Example:
+    def example(self, question: str, answer: str, *, train_on: Literal["answer", "all"], max_length: int, name: str = "") -> Example:
         """A training row: prompt ids, answer ids, EOS; too long a row loses the end of its answer, never its question."""
         prompt = self.ids(question)
         target = [*self._encode(answer), self.eos]
@@ -65,7 +67,7 @@ class Prompter:
         cut = len(target) > room
         target = target[:room]
         labels = ([IGNORED] * len(prompt) if train_on == "answer" else list(prompt)) + target
-        return Example(prompt + target, labels, cut)
+        return Example(prompt + target, labels, cut, name)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

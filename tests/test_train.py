@@ -19,6 +19,8 @@ from harness.prompt import IGNORED, Prompter, load_tokenizer
 from harness.records import HistoryPoint, Question, TrainManifest
 from harness.stages import train
 from harness.store import RunFolder
+from harness.training import checkpoints
+from harness.training.distributed import Processes
 from tests import small_run
 from tests.models import CORPUS
 
@@ -32,6 +34,7 @@ from pathlib import Path
 from harness.config import Config
 from harness.stages import train
 from harness.store import RunFolder
+from harness.training.distributed import Processes
 config = Config.model_validate_json((Path(sys.argv[1]) / "config.json").read_text())
 whole, interrupted = (RunFolder(name, sys.argv[1]) for name in ("whole", "interrupted"))
 train.run(whole, config, progress=print)
@@ -198,12 +201,14 @@ def test_checkpoints_of_another_config_are_not_gone_on_from(
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path) -> None:
     run = RunFolder("r", tmp_path)
-    training = train._Training(run, config(tiny_model), tiny_model, "cpu", lambda _: None)
+    training = train._Training(run, config(tiny_model), tiny_model, "cpu", lambda _: None, Processes())
     assert training._checkpoint("f") is None
-    for step, whole in ((9, True), (10, True), (11, False)):
+    for step in (9, 10, 11, 12):
         (run.checkpoints / f"checkpoint-{step}").mkdir()
-        if whole:
-            (run.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (run.checkpoints / f"checkpoint-{step}" / "states").write_text("states")
+        if step < 12:
+            checkpoints.seal(run.checkpoints / f"checkpoint-{step}")
+    (run.checkpoints / "checkpoint-11" / "states").write_text("statez")
     assert training._checkpoint("f") == run.checkpoints / "checkpoint-10"
     assert training._checkpoint("g") is None
     assert [p.name for p in run.checkpoints.iterdir()] == ["fingerprint"]
@@ -226,7 +231,9 @@ def test_a_changed_config_trains_again(finished: Any, tiny_model: Path, tmp_path
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, tmp_path: Path) -> None:
     run = small_run.split(tmp_path)
-    with pytest.raises(TrainingError, match=r"(loss|gradient norm) is (nan|inf) at step \d; lower train.learning_rate") as error:
+    with pytest.raises(
+        TrainingError, match=r"(loss|gradient norm) is (nan|inf) at step \d, rows t\d, t\d; lower train.learning_rate"
+    ) as error:
         train.run(run, config(tiny_model, learning_rate=1e30, save_every=1, warmup_steps=0))
     assert "\n" not in str(error.value)
     assert not run.train_json.exists() and not run.adapter.exists()

@@ -1,0 +1,122 @@
+"""What a config needs of memory and disk, from the model's shape (config.json) and the rows' lengths alone.
+
+Training is `harness.training.plan`'s; here are the other stages. Sizes are upper bounds within some percent, so that a machine that passes is
+not filled to the last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backends import BATCH_TOKENS, MAX_BATCH
+from harness.config import Config, Train
+from harness.questions.dataset import Row
+from harness.training import plan
+from harness.training.plan import GIB, Plan, Shape
+
+BITS = {
+    "merged_16bit": 16, "gguf_f32": 32, "gguf_f16": 16, "gguf_q8_0": 8.53, "gguf_q6_k": 6.59, "gguf_q5_k_m": 5.73, "gguf_q5_0": 5.65,
+    "gguf_q4_k_m": 4.95, "gguf_q4_0": 4.75,
+}  # fmt: skip
+"""Bits a weight of each format, the few tensors of more bits included, by `formats.quantize.tensor_type`, rounded up."""
+NF4_BITS = 4.15
+"""Of a linear layer's weight: a byte of scale for 64, and their scales' scale (double quantisation, arXiv 2305.14314, section 3)."""
+TOKEN_BYTES = 200
+"""Of tokenizer files or of GGUF's vocabulary, for each token; Llama-3's tokenizer.json takes 133."""
+CHECKPOINTS = 3
+"""At once: the two that are kept, and the one that is being written."""
+RUNTIME = int(1.2 * GIB)
+"""Resident memory of Python with torch, transformers and Unsloth before a model is loaded; with CUDA's libraries, `CUDA_RUNTIME`."""
+CUDA_RUNTIME = int(3.5 * GIB)
+MERGE_BYTES = 10
+"""Memory an element of the largest tensor while it is merged or quantised, one tensor at a time: 16 bits as read, widened to 32, and float32."""
+LONGEST_ROWS = 4096
+"""So many of the rows, the longest by characters, are tokenised."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a stage takes, at most."""
+
+    what: str
+    size_bytes: int
+
+
+def parameters(shape: Shape) -> int:
+    """All weights but the norms', which are a few in a million."""
+    return shape.projections + shape.embeddings
+
+
+def disk(shape: Shape, config: Config, *, downloaded: bool) -> list[Need]:
+    """What stays on the disk: the base's weights if they are still to be downloaded, each format, the adapter and its checkpoints."""
+    words = TOKEN_BYTES * shape.vocabulary
+    needs = [] if downloaded else [Need("base", 2 * parameters(shape) + words)]
+    formats = config.export.formats
+    for name in [*formats, *(["merged_16bit"] if formats and "merged_16bit" not in formats else [])]:
+        projections, embeddings = (NF4_BITS, 16) if name == "merged_4bit" else (BITS[name], BITS[name])
+        needs.append(Need(name, int(shape.projections * projections + shape.embeddings * embeddings) // 8 + words))
+    trainable = shape.lora(config.train.lora)
+    states = 2 if "8bit" in config.train.optimizer else 8
+    needs.append(Need("adapter and checkpoints", 4 * trainable + CHECKPOINTS * (4 + states) * trainable + (1 + CHECKPOINTS) * words))
+    return needs
+
+
+def host_memory(shape: Shape, config: Config, device: str, lengths: Sequence[int]) -> Need:
+    """The stage that takes most of the machine's memory."""
+    runtime = CUDA_RUNTIME if device == "cuda" else RUNTIME
+    largest = max(shape.vocabulary, shape.intermediate) * shape.hidden
+    needs = [Need("exporting", runtime + MERGE_BYTES * largest)]
+    if device == "cpu":
+        # float32 activations where a GPU has 16 bits; the weights that are not in NF4 are float32 too.
+        tokens = longest_batch(lengths, config.train)
+        peak = plan.peak_bytes(shape, config.train, tokens, checkpointing=bool(config.train.gradient_checkpointing))
+        needs.append(Need("training", runtime + 2 * peak))
+        if _has_16bit(config):
+            needs.append(Need("answering in float32", runtime + 4 * parameters(shape) + _cache(shape, config, lengths, bytes_each=4)))
+    return max(needs, key=lambda need: need.size_bytes)
+
+
+def answering(shape: Shape, config: Config, lengths: Sequence[int]) -> tuple[int, int]:
+    """Bytes of device memory for the largest variant with (one question, a full batch); a batch that does not fit is halved."""
+    bits = 16 if _has_16bit(config) else 5
+    weights = parameters(shape) * bits // 8
+    one = max(lengths, default=0) + config.predict.max_new_tokens
+    return weights + _cache_bytes(shape, one, 2), weights + _cache(shape, config, lengths, bytes_each=2)
+
+
+def training_plan(shape: Shape, settings: Train, lengths: Sequence[int], memory_bytes: int) -> Plan:
+    """How training would cut up its steps, padded, on a device with so much free memory; DeviceError, saying what would fit, if it cannot."""
+    return plan.make(shape, settings, lengths, settings.batch_size, memory_bytes=memory_bytes, packing=False, graphs=False)
+
+
+def longest_batch(lengths: Sequence[int], settings: Train) -> int:
+    """Tokens of the longest micro-batch, padding included."""
+    rows = settings.micro_batch_size or settings.batch_size
+    return rows * max(lengths, default=settings.max_length)
+
+
+def row_lengths(rows: Iterable[Row], config: Config, tokenizer: Path) -> list[int]:
+    """Tokens of the longest training rows: prompt, answer, BOS and EOS, cut at `train.max_length`."""
+    from tokenizers import Tokenizer
+
+    texts = sorted((config.prompt.template.replace("{question}", row.question) + row.answer for row in rows), key=len)[-LONGEST_ROWS:]
+    encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    return [min(len(e.ids) + 2, config.train.max_length) for e in encoded]
+
+
+def _has_16bit(config: Config) -> bool:
+    return any(variant in ("base", "merged_16bit") for variant in config.predict.variants)
+
+
+def _cache(shape: Shape, config: Config, lengths: Sequence[int], *, bytes_each: int) -> int:
+    """Bytes of keys and values of the largest batch of questions."""
+    longest = max(lengths, default=0) + config.predict.max_new_tokens
+    # On a GPU automatic sizes are what memory holds; these are the ones to have at least.
+    tokens, largest = config.predict.batch_tokens or BATCH_TOKENS, config.predict.max_batch or MAX_BATCH
+    return _cache_bytes(shape, min(tokens, largest * longest), bytes_each)
+
+
+def _cache_bytes(shape: Shape, tokens: int, bytes_each: int) -> int:
+    return 2 * shape.layers * shape.key_value * tokens * bytes_each

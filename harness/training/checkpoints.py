@@ -1,0 +1,61 @@
+"""Checkpoints that are known to be whole: each is sealed with the hashes of its files once all of them are there.
+
+An unsealed checkpoint is one whose writing was interrupted; a sealed one whose files have other hashes was damaged since. Neither is gone on from.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import store
+from harness.errors import ArtifactError
+
+SEAL = "sha256.json"
+UNREAD = "training_args.bin"
+"""Written by the trainer and never read."""
+
+
+def seal(checkpoint: Path) -> None:
+    """Writes the hashes of a checkpoint's files beside them."""
+    store.write_json(checkpoint / SEAL, {name: store.sha256_file(checkpoint / name) for name in _names(checkpoint)})
+
+
+def is_readable(checkpoint: Path) -> bool:
+    """Whether a checkpoint is the one that was sealed, and its torch files hold tensors and plain values: no code in them is run."""
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
+        hashes = store.read_json(checkpoint / SEAL)
+        if not hashes or {name: store.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
+            return False
+        with safe_globals():
+            for name in hashes:
+                if name.endswith((".pt", ".pth", ".bin")):
+                    torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+    except (ArtifactError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        return False
+    return True
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Where a trainer writes checkpoints: an error of the disk becomes a StorageError, and none leaves half a checkpoint."""
+    try:
+        with store.storage_errors(folder):
+            yield
+    except BaseException:
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not (checkpoint / SEAL).exists():
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        raise
+
+
+def _names(checkpoint: Path) -> list[str]:
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name not in (SEAL, UNREAD)]
+    # Each process of a training keeps its random state itself, perhaps after the first has sealed the rest.
+    return sorted(p.relative_to(checkpoint).as_posix() for p in files if not p.name.startswith("rng_state_"))

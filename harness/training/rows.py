@@ -1,0 +1,84 @@
+"""Training rows on their way to the device: token ids and labels, padded side by side or packed end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.prompt import IGNORED
+
+
+@dataclass
+class Rows:
+    """Some rows on the host. It has no `.to`, so that what moves batches to a device leaves it alone."""
+
+    ids: list[np.ndarray]
+    labels: list[np.ndarray]
+    names: list[str]
+    """Of the questions, for messages."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row) for row in self.ids]
+
+    def take(self, positions: Sequence[int]) -> Rows:
+        """Some of the rows."""
+        return Rows([self.ids[i] for i in positions], [self.labels[i] for i in positions], [self.names[i] for i in positions])
+
+
+def collate(pad_id: int, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch for the trainer: padded `input_ids`, `labels`, `attention_mask` of shape (rows, longest), and the same `rows` unpadded."""
+    rows = Rows(
+        [np.asarray(e["input_ids"], dtype=np.int64) for e in examples],
+        [np.asarray(e["labels"], dtype=np.int64) for e in examples],
+        [e["name"] for e in examples],
+    )
+    return {**padded(rows, pad_id), "rows": rows}
+
+
+def padded(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
+    """Rows side by side, filled up on the right."""
+    shape = len(rows.ids), max(rows.lengths)
+    ids, labels, mask = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64), np.zeros(shape, np.int64)
+    for i, (row, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
+        ids[i, : len(row)], labels[i, : len(row)], mask[i, : len(row)] = row, label, 1
+    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "attention_mask": torch.from_numpy(mask)}
+
+
+def packed(rows: Rows, pad_id: int, size: int, segments: int) -> dict[str, torch.Tensor]:
+    """Rows end to end in one row of `size` tokens.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids` (each row counts from 0) of shape (1, size), and `cu_seqlens`, int32 of shape (segments + 2,): where
+        rows begin, then where the filling begins and ends. No row predicts the first token of the next. `at` and `targets`, of half the size if
+        that is enough: the positions that predict a labelled token, and the token; IGNORED fills up.
+    """
+    lengths = rows.lengths
+    used = sum(lengths)
+    ids, labels, positions = np.full(size, pad_id, np.int64), np.full(size, IGNORED, np.int64), np.zeros(size, np.int64)
+    ids[:used] = np.concatenate(rows.ids)
+    labels[:used] = np.concatenate(rows.labels)
+    positions[:used] = np.concatenate([np.arange(n) for n in lengths])
+    positions[used:] = np.arange(size - used)
+    ends = np.cumsum([0, *lengths])
+    labels[ends[:-1]] = IGNORED
+    at = np.flatnonzero(labels[1:] != IGNORED)
+    slots = size // 2 if len(at) <= size // 2 else size
+    filled = np.zeros(slots, np.int64), np.full(slots, IGNORED, np.int64)
+    filled[0][: len(at)], filled[1][: len(at)] = at, labels[at + 1]
+    cu_seqlens = np.full(segments + 2, used, np.int32)
+    cu_seqlens[: len(ends)] = ends
+    cu_seqlens[-1] = size
+    return {
+        "input_ids": torch.from_numpy(ids)[None],
+        "labels": torch.from_numpy(labels)[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "cu_seqlens": torch.from_numpy(cu_seqlens),
+        "at": torch.from_numpy(filled[0]),
+        "targets": torch.from_numpy(filled[1]),
+    }

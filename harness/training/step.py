@@ -1,0 +1,166 @@
+"""One optimiser step's rows through the model: cut by the plan, forward and backward, gradients summed over the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from harness.errors import TrainingError
+from harness.training import packing, plan
+from harness.training.plan import BUCKET, Plan
+from harness.training.rows import Rows, packed, padded
+
+MODEL_INPUTS = ("input_ids", "labels", "position_ids", "attention_mask")
+ComputeLoss = Callable[[Any, dict[str, Any], Any], torch.Tensor]
+"""(model, inputs, labelled tokens of the whole step) -> this micro-batch's share of the step's loss."""
+
+
+@dataclass
+class _Graph:
+    """A captured micro-batch of one size."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, torch.Tensor]
+    loss: torch.Tensor
+
+
+class Stepper:
+    """Takes the rows of whole steps; the gradients are there when `step` returns.
+
+    Args:
+        plan: how to cut them; tightened when the device runs out of memory.
+        longest: tokens of the longest row.
+        told: gets a line when the plan changes.
+        rank, world: this process and the number of them: each takes every `world`-th row.
+    """
+
+    def __init__(
+        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], rank: int = 0, world: int = 1
+    ):  # fmt: skip
+        self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
+        self.last: list[str] = []
+        """Names of the rows of the last step."""
+        self._longest = -(-longest // BUCKET) * BUCKET
+        self._spaces = packing.namespaces(model) if plan.packed else []
+        if self._spaces:
+            packing.allow_long_sequences(model)
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._pool = torch.cuda.graph_pool_handle() if plan.graphs else None
+        self._items = torch.ones((), device=device)
+        self._gradients = _Gradients(model) if device.type == "cuda" or world > 1 else None
+        if world > 1:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    torch.distributed.broadcast(parameter.data, 0)
+
+    def step(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
+        """Loss of the whole step, a scalar on the device without gradient.
+
+        Raises:
+            TrainingError: out of memory with a single row.
+        """
+        self.last = rows.names
+        mine = rows.take(range(self.rank, len(rows.ids), self.world))
+        while True:
+            try:
+                loss = self._try(compute_loss, model, mine, items)
+                break
+            except torch.OutOfMemoryError:
+                pass
+            # Outside of the handler, whose traceback would keep the activations alive.
+            self._tighten()
+        if self.world > 1:
+            assert self._gradients is not None
+            torch.distributed.all_reduce(self._gradients.flat)
+            torch.distributed.all_reduce(loss)
+        return loss
+
+    def _try(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
+        if self._gradients is not None:
+            self._gradients.clear()
+        total = torch.zeros((), device=self.device)
+        for group in plan.cut(rows.lengths, self.plan):
+            total += self._micro_batch(compute_loss, model, rows.take(group), items)
+        return total
+
+    def _micro_batch(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
+        if not self.plan.packed:
+            return self._forward_backward(compute_loss, model, self._moved(padded(rows, self.pad_id)), items)
+        size = -(-sum(rows.lengths) // BUCKET) * BUCKET
+        inputs = packed(rows, self.pad_id, size, max(self.plan.rows, len(rows.ids)))
+        if not self.plan.graphs:
+            return self._forward_backward(compute_loss, model, self._moved(inputs), items)
+        self._items.copy_(torch.as_tensor(items, dtype=torch.float32), non_blocking=True)
+        key = size, len(inputs["at"])
+        found = self._graphs.get(key)
+        if found is None:
+            # The first of a size runs as it is, which compiles its kernels; the next ones replay what is captured here.
+            moved = self._moved(inputs)
+            loss = self._forward_backward(compute_loss, model, moved, self._items)
+            self._capture(compute_loss, model, moved, key)
+            return loss
+        for name, tensor in inputs.items():
+            found.inputs[name].copy_(tensor.pin_memory(), non_blocking=True)
+        found.graph.replay()
+        return found.loss
+
+    def _capture(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], key: tuple[int, int]) -> None:
+        try:
+            if not self._graphs:
+                # Some kernels are chosen otherwise while capturing: a first graph that is thrown away, with memory of its own, loads them.
+                self._record(compute_loss, model, inputs, pool=None)
+            self._graphs[key] = self._record(compute_loss, model, inputs, pool=self._pool)
+        except RuntimeError as error:
+            self.plan = replace(self.plan, graphs=False)
+            self.told(f"steps cannot be captured as CUDA graphs ({str(error).splitlines()[0]}): goes on without")
+
+    def _record(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], *, pool: Any) -> _Graph:
+        graph = torch.cuda.CUDAGraph()
+        # Relaxed: loading a kernel's code is no part of the graph.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="relaxed"):
+            loss = self._forward_backward(compute_loss, model, inputs, self._items)
+        return _Graph(graph, inputs, loss)
+
+    def _forward_backward(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tensor:
+        if not self._spaces:
+            known = {name: tensor for name, tensor in inputs.items() if name in MODEL_INPUTS}
+            loss = compute_loss(model, known, items)
+            loss.backward()
+            return loss.detach()
+        # Around the backward pass too: activations that are computed again must meet the same attention.
+        with packing.attention_within_rows(self._spaces, inputs["cu_seqlens"], self._longest):
+            loss = packing.loss(model, inputs, items)
+            loss.backward()
+        return loss.detach()
+
+    def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+    def _tighten(self) -> None:
+        if self.plan.rows == 1:
+            raise TrainingError(
+                "the device is out of memory with a single row", "lower train.max_length, or set train.gradient_checkpointing=true"
+            )
+        self._graphs.clear()
+        torch.cuda.empty_cache()
+        self.plan = replace(self.plan, rows=max(self.plan.rows // 2, 1), tokens=max(self.plan.tokens // 2, 1), graphs=False, peak_bytes=0)
+        self.told(f"out of memory: goes on from the same step with {self.plan}")
+
+
+class _Gradients:
+    """The trainable parameters' gradients as views of one tensor: cleared, summed over devices, and held in place for graphs."""
+
+    def __init__(self, model: Any):
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.flat = torch.zeros(sum(p.numel() for p in self.parameters), device=self.parameters[0].device, dtype=self.parameters[0].dtype)
+        sizes = [p.numel() for p in self.parameters]
+        self.views = [view.view_as(p) for view, p in zip(self.flat.split(sizes), self.parameters, strict=True)]
+
+    def clear(self) -> None:
+        """Zeroes the gradients and puts them back where a trainer's zero_grad took them away."""
+        self.flat.zero_()
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view

@@ -1,0 +1,207 @@
+"""However a step is cut up, it is the same step: plans, layouts, micro-batches, processes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import store
+from harness.config import Train
+from harness.errors import DeviceError, TrainingError
+from harness.prompt import IGNORED
+from harness.records import HistoryPoint
+from harness.store import RunFolder
+from harness.training import plan as planning
+from harness.training.plan import GIB, Plan, Shape
+from harness.training.rows import Rows, packed
+from harness.training.step import Stepper
+from tests import small_run
+
+PROJECT = Path(__file__).parent.parent
+LLAMA3_8B = Shape(hidden=4096, layers=32, intermediate=14336, key_value=1024, vocabulary=128256, tied=False)
+LENGTHS = [60, 95, 104, 120, 177, 436] * 20
+CPU = torch.device("cpu")
+
+
+# -------------------------------------------------------------------------------------------------------------- plans
+
+
+def plan_of(memory: float, **settings: Any) -> Plan:
+    return planning.make(
+        LLAMA3_8B, Train(**{"cuda_graphs": True} | settings), LENGTHS, 8, memory_bytes=int(memory * GIB), packing=True, graphs=True
+    )
+
+
+def test_the_shape_counts_the_parameters_of_llama_3_8b() -> None:
+    """8,030,261,248 parameters and 41,943,040 of LoRA at r=16; norms (2 x 32 + 1) x 4096 are not counted."""
+    assert LLAMA3_8B.projections + LLAMA3_8B.embeddings == 8_030_261_248 - 65 * 4096
+    assert LLAMA3_8B.lora(Train().lora) == 41_943_040
+
+
+def test_a_large_device_takes_a_step_at_once_and_as_a_graph() -> None:
+    plan = plan_of(139)
+    assert (plan.rows, plan.packed, plan.graphs, plan.checkpointing) == (8, True, True, False)
+    assert plan.tokens == 8 * 436
+    assert len(planning.cut(LENGTHS[:8], plan)) == 1
+
+
+def test_less_memory_means_smaller_micro_batches_and_then_checkpointing() -> None:
+    plans = [plan_of(memory) for memory in (139, 20, 12, 9, 7.5)]
+    assert [p.tokens for p in plans] == sorted((p.tokens for p in plans), reverse=True) or any(p.checkpointing for p in plans)
+    assert plans[-1].checkpointing and not plans[-1].graphs
+    assert all(p.peak_bytes <= memory * GIB for p, memory in zip(plans, (139, 20, 12, 9, 7.5), strict=True))
+
+
+def test_the_users_word_wins() -> None:
+    assert plan_of(139, gradient_checkpointing=True).checkpointing
+    assert plan_of(139, micro_batch_size=2).rows == 2
+    assert not plan_of(139, packing=False).packed and not plan_of(139, packing=False).graphs
+    assert not plan_of(139, cuda_graphs=False).graphs
+    assert plan_of(139, memory_limit_gib=12).peak_bytes <= 12 * GIB
+
+
+def test_too_little_memory_says_what_would_fit() -> None:
+    with pytest.raises(DeviceError, match=r"training needs about \d+\.\d GiB of device memory and 3\.6 are to be had; .*load_in_4bit=true"):
+        plan_of(4, load_in_4bit=False)
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=64), st.integers(1, 16), st.integers(1, 2000), st.booleans())
+def test_a_cut_keeps_every_row_once_in_order_within_the_limits(lengths: list[int], rows: int, tokens: int, together: bool) -> None:
+    groups = planning.cut(lengths, Plan(rows, tokens, packed=together))
+    assert [i for group in groups for i in group] == list(range(len(lengths)))
+    for group in groups:
+        used = [lengths[i] for i in group]
+        assert len(group) <= rows
+        assert len(group) == 1 or (sum(used) if together else max(used) * len(used)) <= tokens
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def rows_of(lengths: list[int], *, vocabulary: int = 300, seed: int = 0) -> Rows:
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(1, vocabulary, n) for n in lengths]
+    labels = [np.where(np.arange(n) < n // 2, IGNORED, row) for n, row in zip(lengths, ids, strict=True)]
+    return Rows(ids, labels, [f"q{i}" for i in range(len(lengths))])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 50), st.integers(0, 3))
+def test_packed_rows_are_the_same_tokens(lengths: list[int], filling: int, spare: int) -> None:
+    rows = rows_of(lengths)
+    size = sum(lengths) + filling
+    batch = packed(rows, 0, size, len(lengths) + spare)
+    ends = batch["cu_seqlens"].tolist()
+    assert ends[0] == 0 and ends[-1] == size and ends[-2] == sum(lengths) and ends == sorted(ends)
+    for i, (begin, end) in enumerate(itertools.pairwise(ends[: len(lengths) + 1])):
+        assert batch["input_ids"][0, begin:end].tolist() == rows.ids[i].tolist()
+        assert batch["position_ids"][0, begin:end].tolist() == list(range(end - begin))
+        assert batch["labels"][0, begin + 1 : end].tolist() == rows.labels[i][1:].tolist()
+        assert batch["labels"][0, begin] == IGNORED, "a row predicts the first token of the next"
+    assert (batch["labels"][0, sum(lengths) :] == IGNORED).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- steps
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    torch.set_grad_enabled(True)
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+
+
+def share(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
+    return model(**inputs, use_cache=False, num_items_in_batch=items).loss
+
+
+def gradients(model: Any, plan: Plan, rows: Rows) -> tuple[float, torch.Tensor]:
+    """(loss, all gradients) of one step under a plan."""
+    torch.set_grad_enabled(True)
+    model.zero_grad()
+    items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
+    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, told=lambda _: None)
+    loss = stepper.step(share, model, rows, items)
+    return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(2, 10_000), Plan(1, 10_000), Plan(8, 60), Plan(8, 10_000, packed=True), Plan(3, 10_000, packed=True)],
+    ids=["2 rows at once", "1 row at once", "few tokens at once", "packed", "packed in three"],
+)
+def test_a_step_is_the_same_however_it_is_cut(model: Any, plan: Plan) -> None:
+    rows = rows_of([12, 30, 7, 25, 9, 31, 18, 22])
+    loss, expected = gradients(model, Plan(8, 10_000), rows)
+    got, found = gradients(model, plan, rows)
+    assert got == pytest.approx(loss, rel=1e-5)
+    assert torch.linalg.norm(found - expected) / torch.linalg.norm(expected) < 1e-4
+
+
+def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
+    rows, told = rows_of([12, 30, 7, 25]), []
+    loss, expected = gradients(model, Plan(4, 10_000), rows)
+
+    def tight(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
+        # The allocator's own error, after a first micro-batch has left gradients behind.
+        if inputs["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return share(model, inputs, items)
+
+    model.zero_grad()
+    items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
+    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, told=told.append)
+    assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
+    assert stepper.plan.rows == 1 and len(told) == 2 and "goes on from the same step" in told[0]
+    stepper.plan = replace(stepper.plan, rows=1)
+    with pytest.raises(TrainingError, match="a single row"):
+        stepper.step(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")), model, rows, items)
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -> None:
+    """torchrun with gloo: the same rows in every step, so the same curve up to summation order, and one adapter written once."""
+    curves = []
+    for processes in (1, 2):
+        run = small_run.split(tmp_path, name=f"n{processes}")
+        train = {
+            "engine": "peft",
+            "max_steps": 3,
+            "eval_every": 3,
+            "batch_size": 3,
+            "warmup_steps": 0,
+            "load_in_4bit": False,
+            "max_length": 256,
+        }
+        settings = small_run.config(tiny_model, train=train)
+        (tmp_path / "config.json").write_text(settings.model_dump_json())
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
+        command = [sys.executable, *launcher, str(PROJECT / "tests" / "train_once.py"), str(tmp_path), run.name]
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("7 rows, 3 steps of 3") == 1
+        curves.append([(p.step, p.epoch, p.loss, p.heldout_loss) for p in store.read_records(run.history_jsonl, HistoryPoint)])
+        assert json.loads(run.train_json.read_text())["plan"]["devices"] == processes
+    for one, two in zip(*curves, strict=True):
+        assert [-1 if x is None else x for x in one] == pytest.approx([-1 if x is None else x for x in two], rel=1e-4)
+    left, right = (RunFolder(f"n{n}", tmp_path).adapter / "adapter_model.safetensors" for n in (1, 2))
+    from safetensors.torch import load_file
+
+    first, second = load_file(left), load_file(right)
+    assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
