@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness import base, store
-from harness.backends import Execution, Generation, Source
+from harness.backends import Execution, Generation, Source, settle
 from harness.config import Config
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, DeviceError, ModelError
 from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
 from harness.records import ExportManifest, Question, TrainManifest
 from harness.store import RunFolder
 
-SOURCES = ("backends", "jobs.py", "prompt.py", "stages/predict.py")
+SOURCES = ("backends", "jobs.py", "probing.py", "prompt.py", "workers.py", "stages/predict.py")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Job:
     split_id: str
     lines: Path
     manifest: Path
+    processes: int = 1
+    """That share the questions."""
 
     @property
     def prompts_sha256(self) -> str:
@@ -74,13 +76,15 @@ def jobs(run: RunFolder, config: Config, split_id: str, questions: list[Question
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     generation = Generation(settings.max_new_tokens, ends, pad)
     execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    if device == "cpu":
+        execution = settle(execution, 0, len(questions), 1)
     prompts = [prompter.ids(q.question) for q in questions]
     for variant in variants:
         backend, source, weights, size = _source(run, config, folder, variant)
         lines, manifest = run.prediction(variant)
         yield Job(
             variant, backend, source, generation, execution, weights, size, [q.id for q in questions], prompts, folder, tokenizer_sha256(tokenizer),
-            split_id, lines, manifest,
+            split_id, lines, manifest, _processes(config, device, backend),
         )  # fmt: skip
 
 
@@ -97,7 +101,7 @@ def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple
         return (
             extra.backend,
             Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
-            base.artifact_sha256(path),
+            store.sha256_file(path) if path.is_file() else base.weights_sha256(path),
             size,
         )
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
@@ -120,9 +124,32 @@ def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple
     return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
 
 
+def _processes(config: Config, device: str, backend: str) -> int:
+    """How many share a variant's questions: llama.cpp takes all cores in one, and an endpoint spreads them itself.
+
+    Raises:
+        DeviceError: more than there are GPUs.
+    """
+    asked = config.predict.processes
+    if backend != "transformers":
+        return 1
+    if device == "cpu":
+        return asked or 1
+    import torch
+
+    found = torch.cuda.device_count()
+    if asked > found:
+        raise DeviceError(f"predict.processes is {asked}, and there are {found} GPUs", "set it to 0 for one process on each GPU")
+    return asked or found
+
+
 def _generation_eos(folder: Path) -> int | list[int] | None:
     file = folder / "generation_config.json"
-    return store.read_json(file).get("eos_token_id") if file.exists() else None
+    settings = store.read_json(file) if file.exists() else {}
+    found = settings.get("eos_token_id") if isinstance(settings, dict) else settings
+    if not all(type(i) is int and i >= 0 for i in (found if isinstance(found, list) else [found or 0])):
+        raise ModelError(f"its eos_token_id is {str(found)[:40]!r}, not token ids", "fetch the model again", file=file)
+    return found
 
 
 def installed(backend: str) -> dict[str, str]:

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from harness import backends, store
+from harness import backends, store, workers
 from harness.backends import Completion, Execution, Facts, Generation, Source, batches
 from harness.backends.replay import ReplayBackend
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, ModelError
 from harness.jobs import Job
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
-from harness.records import Prediction, PredictionManifest, ScoreManifest
+from harness.records import Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
 from harness.stages import predict, score
 from harness.store import RunFolder
 from tests import small_run
@@ -55,12 +55,12 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answering processes are forked from this one, so that they see its backends."""
     context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(predict.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: context)
 
 
 def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
-    """Puts a backend of this module in the place of the replaying one."""
-    monkeypatch.setitem(backends.BACKENDS, "replay", f"{__name__}:{backend.__name__}")
+    """Puts a test's backend in the place of the replaying one."""
+    monkeypatch.setitem(backends.BACKENDS, "replay", f"{backend.__module__}:{backend.__name__}")
 
 
 def recording(path: Path, prompts: list[list[int]], *, ids: Callable[[int], list[int]] = lambda i: [65 + i % 26, 66]) -> Path:
@@ -151,6 +151,7 @@ def test_padding_stands_on_the_left_and_is_masked(tiny_model: Path, prompts: lis
     import torch
 
     model, seen = transformers(Source(tiny_model)), {}
+    model.decoder = None
     generate = model.model.generate
     monkeypatch.setattr(model.model, "generate", lambda **arguments: seen.update(arguments) or generate(**arguments))
     with torch.no_grad():
@@ -305,8 +306,8 @@ def test_a_journal_of_another_job_is_begun_anew(killed: Job) -> None:
 
 
 def keys(run: RunFolder, config: Config) -> str:
-    questions = store.read_records(run.heldout_jsonl, predict.Question)
-    split = store.read_record(run.split_json, predict.SplitManifest)
+    questions = store.read_records(run.heldout_jsonl, Question)
+    split = store.read_record(run.split_json, SplitManifest)
     return next(predict.jobs(run, config, split.split_id, questions, ["base"])).key("1")
 
 
@@ -336,7 +337,7 @@ def test_end_tokens_are_the_union(tiny_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "m")
     edit_json(model / "generation_config.json", eos_token_id=[5, 7])
     run = small_run.split(tmp_path)
-    split = store.read_record(run.split_json, predict.SplitManifest)
+    split = store.read_record(run.split_json, SplitManifest)
     made = next(predict.jobs(run, small_run.config(model), split.split_id, small_run.questions(), ["base"]))
     assert made.generation.stop_ids == (5, 7, EOS_ID)
 

@@ -7,7 +7,7 @@ no backend can put a question differently from another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,11 @@ BACKENDS = {
     "endpoint": "harness.backends.endpoint:EndpointBackend",
     "replay": "harness.backends.replay:ReplayBackend",
 }
+
+BATCH_TOKENS, MAX_BATCH = 16384, 64
+"""Of a batch where nothing else is asked for and memory does not decide."""
+MAX_BATCH_GPU = 512
+"""Questions; more make no token of an 8B model cheaper."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ class Execution:
 
     device: str = "cpu"
     """`cpu` or `cuda`."""
-    batch_tokens: int = 16384
-    max_batch: int = 64
+    batch_tokens: int = BATCH_TOKENS
+    """Padded prompt and answer tokens of a batch; 0: what memory holds."""
+    max_batch: int = MAX_BATCH
+    """Questions of a batch; 0: what a GPU is good for."""
     slots: int = 4
     threads: int = 0
     """0: one per 50 million parameters, and one per core at most."""
@@ -91,6 +98,8 @@ class Facts:
     context: int
     """Longest prompt plus answer, in tokens."""
     execution: dict[str, Any] = field(default_factory=dict)
+    room: int = 0
+    """Padded tokens of the largest batch that its memory holds; 0: memory does not decide."""
 
 
 class Backend(Protocol):
@@ -110,6 +119,21 @@ class Backend(Protocol):
     def close(self) -> None:
         """Frees the model."""
         ...
+
+
+def settle(execution: Execution, room: int, questions: int, processes: int, *, earlier: tuple[int, int] | None = None) -> Execution:
+    """`execution` with its automatic sizes (0) put into numbers.
+
+    Args:
+        room: see `Facts`.
+        processes: that share the questions: there are batches for all of them, of like size.
+        earlier: (`batch_tokens`, `max_batch`) of an interrupted run, which win: it goes on in the same batches, whatever memory is free now.
+    """
+    tokens, largest = earlier or (execution.batch_tokens, execution.max_batch)
+    if not largest and room:
+        rounds = max(1, -(-questions // (processes * MAX_BATCH_GPU)))
+        largest = -(-questions // (processes * rounds))
+    return replace(execution, batch_tokens=tokens or room or BATCH_TOKENS, max_batch=largest or MAX_BATCH)
 
 
 def batches(lengths: Sequence[int], execution: Execution, max_new_tokens: int) -> list[list[int]]:

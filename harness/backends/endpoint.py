@@ -13,12 +13,17 @@ from typing import Any
 
 import httpx
 
+from harness import strict_json
 from harness.backends import Completion, Execution, Facts, Generation, Source
-from harness.errors import ModelError
+from harness.errors import ConfigError, ModelError
 
 KEY = "HARNESS_ENDPOINT_KEY"
 """Environment variable with the server's key; sent, never stored."""
 TIMEOUT_S = 300.0
+MAX_ANSWER_BYTES = 16_000_000
+"""Of a response, unpacked: a server is not trusted to end."""
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, AttributeError)
+"""What asking a server, and taking its answer apart, can fail with."""
 
 
 class EndpointBackend:
@@ -29,17 +34,25 @@ class EndpointBackend:
     """
 
     def __init__(self, source: Source, generation: Generation, execution: Execution):
-        key = os.environ.get(KEY)
+        key = os.environ.get(KEY, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"{KEY} holds characters that no header can carry", "set it to the server's key")
         self.url = (source.url or "").rstrip("/")
         self.generation, self.slots = generation, execution.slots
         self.client = httpx.Client(timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {key}"} if key else {})
-        served = self._get("/models")
-        names = [str(model.get("id")) for model in served.get("data", [])]
-        self.model = source.model or (names[0] if names else "")
-        if self.model not in names:
-            raise ModelError(f"does not serve {self.model!r}", f"set model to one of {', '.join(names) or 'what it serves'}", file=self.url)
-        longest = next((m.get("max_model_len") for m in served["data"] if m.get("id") == self.model), None)
-        self.facts = Facts(f"endpoint {self.model}", int(longest or 2**31), {"device": "remote", "slots": self.slots})
+        try:
+            models = {str(model["id"]): model for model in self._json("GET", "/models")["data"]}
+            self.model = source.model or next(iter(models), "")
+            longest = int(models.get(self.model, {}).get("max_model_len") or 2**31)
+        except FAILURES as error:
+            raise ModelError(
+                f"cannot be reached ({type(error).__name__})", f"check the address and {KEY}", file=self.url or "endpoint"
+            ) from None
+        if self.model not in models:
+            raise ModelError(
+                f"does not serve {self.model!r}", f"set model to one of {', '.join(models) or 'what it serves'}", file=self.url
+            )
+        self.facts = Facts(f"endpoint {self.model}", longest, {"device": "remote", "slots": self.slots})
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
         """Answers one batch, `slots` requests at a time; a request that fails is an error of its question."""
@@ -59,20 +72,18 @@ class EndpointBackend:
         }  # fmt: skip
         began = time.monotonic()
         try:
-            response = self.client.post(f"{self.url}/completions", json=body)
-            response.raise_for_status()
-            choice = response.json()["choices"][0]
+            choice = self._json("POST", "/completions", json=body)["choices"][0]
             reason = "length" if choice["finish_reason"] == "length" else "stop"
             return Completion([], reason, time.monotonic() - began, text=str(choice["text"]).strip())
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except FAILURES as error:
             return Completion([], "error", time.monotonic() - began, error=type(error).__name__)
 
-    def _get(self, route: str) -> dict[str, Any]:
-        try:
-            response = self.client.get(self.url + route)
+    def _json(self, method: str, route: str, **request: Any) -> Any:
+        began, body = time.monotonic(), b""
+        with self.client.stream(method, self.url + route, **request) as response:
             response.raise_for_status()
-            return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ModelError(
-                f"cannot be reached ({type(error).__name__})", f"check the address and {KEY}", file=self.url or "endpoint"
-            ) from None
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES or time.monotonic() - began > TIMEOUT_S:
+                    raise ValueError("the answer does not end")
+        return strict_json.loads(body.decode("utf-8"))

@@ -7,19 +7,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
-from harness.backends import Completion, Execution, Facts, Generation, Source
+from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source, decoding, kernels
+from harness.backends.decoding import Decoder
+from harness.devices import compute_dtype
 from harness.errors import ModelError
 
 PARAMETERS_A_THREAD = 50_000_000
 
 
 class TransformersBackend:
-    """A model in this process, f32 on the CPU (its numbers do not depend on the batch) and bf16 on a GPU.
+    """A model in this process, f32 on the CPU (its numbers do not depend on the batch), and bf16 (fp16 on old cards) on a GPU.
 
     Raises:
         ModelError: the model or adapter cannot be loaded.
@@ -32,6 +35,8 @@ class TransformersBackend:
         self.device = execution.device
         self.pad_id = generation.pad_id
         self.stop_ids = set(generation.stop_ids)
+        self.largest = 2**31
+        """Questions at once, once memory did not hold more."""
         self.model: Any = _load(source, self.device)
         if self.device == "cpu":
             # A small model waits for its threads longer than they work for it.
@@ -48,46 +53,73 @@ class TransformersBackend:
             import bitsandbytes
 
             version += f", bitsandbytes {bitsandbytes.__version__}"
-        dtype = str(
-            next(p.dtype for p in self.model.parameters() if p.dtype in (torch.float32, torch.bfloat16, torch.float16))
-        ).removeprefix("torch.")
-        self.facts = Facts(version, context, {"device": self.device, "dtype": dtype, "threads": torch.get_num_threads()})
+        facts: dict[str, Any] = {
+            "device": self.device,
+            "dtype": str(_dtype(self.model)).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+        if self.device == "cuda":
+            facts["dequantised"] = _dequantised(self.model, generation.max_new_tokens)
+            kernels.fuse_norms(self.model)
+        self.decoder, problem = _decoder(self.model, generation, graphs=self.device == "cuda")
+        how = "static cache, CUDA graphs" if self.device == "cuda" else "static cache"
+        facts["decoding"] = how if self.decoder else f"model.generate: {problem}"
+        room = _room(self.model, generation.max_new_tokens, 1 if self.decoder else 2) if self.device == "cuda" else 0
+        self.facts = Facts(version, context, facts, room)
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """Answers one batch; out of memory on a GPU, in halves."""
+        """Answers one batch; out of memory on a GPU, this and all later ones in halves."""
+        if len(prompts) > self.largest:
+            parts = [prompts[i : i + self.largest] for i in range(0, len(prompts), self.largest)]
+            return [completion for part in parts for completion in self.answer(part)]
         began = time.monotonic()
-        try:
-            generated = self._generate(prompts)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            if len(prompts) == 1:
-                return [Completion([], "error", time.monotonic() - began, error="out of device memory")]
-            half = len(prompts) // 2
-            return self.answer(prompts[:half]) + self.answer(prompts[half:])
-        seconds = (time.monotonic() - began) / len(prompts)
-        return [self._completion(ids, seconds) for ids in generated]
+        if (generated := self._within_memory(prompts)) is not None:
+            seconds = (time.monotonic() - began) / len(prompts)
+            return [self._completion(ids, seconds) for ids in generated]
+        if len(prompts) == 1:
+            return [Completion([], "error", time.monotonic() - began, error="out of device memory")]
+        self.largest = self.facts.execution["largest_batch"] = -(-len(prompts) // 2)
+        return self.answer(prompts)
 
-    def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Any]:
+    def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Next-token log-probabilities along given continuations.
 
         Returns:
-            For each pair an f32 tensor of shape (len(continuation), vocabulary): row i is the distribution before continuation[i].
+            For each pair a float32 array of shape (len(continuation), vocabulary): row i is the distribution before continuation[i].
         """
         found = []
         for prompt, continuation in zip(prompts, continuations, strict=True):
             ids = torch.tensor([[*prompt, *continuation]], device=self.device)
             logits = self.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
-            found.append(torch.log_softmax(logits, dim=-1).cpu())
+            found.append(torch.log_softmax(logits, dim=-1).cpu().numpy())
         return found
 
     def close(self) -> None:
         """Frees the model."""
+        self.decoder = None
         del self.model
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
+    def _within_memory(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
+        """The answers' token ids; None if memory does not hold the batch."""
+        try:
+            generated = self._generate(prompts)
+            if self.decoder and self.decoder.graph_problem:
+                self.facts.execution["graphs"] = f"given up: {self.decoder.graph_problem}"
+            return generated
+        except torch.OutOfMemoryError:
+            pass
+        # Only now is the traceback gone, and with it what it held.
+        if self.decoder:
+            self.decoder.release()
+        torch.cuda.empty_cache()
+        return None
+
     def _generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         width = max(map(len, prompts))
+        if self.decoder and self.decoder.fits(width):
+            return self.decoder.generate(prompts)
         # Padded by hand, on the left: generation goes on from the last column, which must be a prompt's end in every row.
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -98,13 +130,59 @@ class TransformersBackend:
         return Completion(ids if end is None else ids[:end], "length" if end is None else "stop", seconds)
 
 
+def _decoder(model: Any, generation: Generation, *, graphs: bool) -> tuple[Decoder | None, str]:
+    """A decoder for the model, or why it has none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    problem = decoding.unsupported(inner)
+    if not problem:
+        decoder = Decoder(inner, generation.stop_ids, generation.pad_id, generation.max_new_tokens, graphs=graphs)
+        try:
+            decoder.check()
+            return decoder, ""
+        except torch.OutOfMemoryError:
+            return decoder, ""
+        except Exception as error:  # a model's own code, which may ask more of a cache or a mask than it is given here
+            problem = f"{type(error).__name__} on a static cache"
+    return None, problem
+
+
+def _dtype(model: Any) -> torch.dtype:
+    return next(p.dtype for p in model.parameters() if p.dtype in (torch.float32, torch.bfloat16, torch.float16))
+
+
+def _free_bytes() -> int:
+    """Device memory that this process can still get."""
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def _room(model: Any, max_new_tokens: int, copies: int) -> int:
+    return decoding.tokens_in_memory(model.config, _dtype(model).itemsize, _free_bytes() // copies, max_new_tokens)
+
+
+def _dequantised(model: Any, max_new_tokens: int) -> bool:
+    """Puts 4-bit weights into 16 bits if memory holds them and a batch of usual size."""
+    if not (elements := kernels.quantised_elements(model)):
+        return False
+    size = _dtype(model).itemsize
+    free = _free_bytes() - elements * size
+    if free < 0 or decoding.tokens_in_memory(model.config, size, free, max_new_tokens) < BATCH_TOKENS:
+        return False
+    kernels.dequantise(model)
+    torch.cuda.empty_cache()
+    return True
+
+
 def _load(source: Source, device: str) -> Any:
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if not (source.path / "config.json").is_file():
+        # With an adapter alone, transformers would go and fetch whatever base the adapter names.
+        raise ModelError("has no config.json", "give the folder of a whole model", file=source.path)
+    dtype = compute_dtype(device)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": device,
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
+        "use_safetensors": True,
     }
     if source.load_in_4bit:
         options["quantization_config"] = BitsAndBytesConfig(

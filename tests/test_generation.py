@@ -1,0 +1,236 @@
+"""Greedy decoding on a static cache: the text of `model.generate` and of one question at a time, whatever is done for speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+
+from harness import backends
+from harness.backends import Execution, Generation, Source, decoding, kernels, settle
+from harness.backends import transformers as transformers_module
+from harness.backends.decoding import Decoder
+from harness.config import PROJECT, TEMPLATE
+from harness.errors import DeviceError
+from harness.jobs import _processes
+from harness.prompt import Prompter, load_tokenizer
+from tests import small_run
+
+EMBEDDED = PROJECT / "data" / "tiny-llama3"
+NEW = 24
+
+
+@pytest.fixture(autouse=True)
+def gradients_as_before() -> Iterator[None]:
+    before = torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(before)
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[list[int]]:
+    """Forty questions for the embedded model, as token ids."""
+    rows = json.loads((PROJECT / "data" / "constitution_qa.json").read_text())
+    prompter = Prompter(load_tokenizer(EMBEDDED), TEMPLATE)
+    return [prompter.ids(row["question"]) for row in rows[:: len(rows) // 40]][:40]
+
+
+@pytest.fixture
+def embedded() -> Any:
+    return AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
+
+
+def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], new: int = NEW) -> list[list[int]]:
+    """What transformers' own `generate` answers to a left-padded batch, each up to its end token."""
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=list(stops), pad_token_id=0)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    with torch.no_grad():
+        rows = model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row) - 1) + 1] for row in rows]
+
+
+# ------------------------------------------------------------------------------------------------------------ the text
+
+
+def test_the_embedded_model_says_what_generate_says_and_what_it_says_one_by_one(embedded: Any, asked: list[list[int]]) -> None:
+    stops = [embedded.config.eos_token_id]
+    expected = generated(embedded, asked, stops)
+    decoder = Decoder(embedded, stops, 0, NEW)
+    assert decoder.generate(asked) == expected
+    assert [decoder.generate([prompt])[0] for prompt in asked[:12]] == expected[:12]
+    assert len({len(ids) for ids in expected}) > 5
+
+
+@pytest.mark.parametrize("cut", ["slices", "rounded", "crowded", "after another batch"])
+def test_how_a_batch_is_laid_out_changes_no_text(embedded: Any, asked: list[list[int]], cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = [embedded.config.eos_token_id]
+    prompts = asked[:13]
+    expected = generated(embedded, prompts, stops)
+    decoder = Decoder(embedded, stops, 0, NEW, graphs=cut == "rounded")
+    if cut == "rounded":
+        decoder.graph_problem = "no GPU here"  # rows are made up to 16 all the same
+    elif cut == "slices":
+        monkeypatch.setattr(decoding, "PREFILL_TOKENS", 150)
+    elif cut == "crowded":
+        monkeypatch.setattr(decoding, "CHECK_STEPS", 1)
+    else:
+        decoder.generate([p + q for p, q in zip(prompts, asked[13:], strict=False)])
+    assert decoder.generate(prompts) == expected
+
+
+def test_rows_are_moved_together_when_half_have_finished(embedded: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    stops, rows = [embedded.config.eos_token_id], []
+    decoder = Decoder(embedded, stops, 0, 64)
+    step = decoder._step
+    monkeypatch.setattr(decoder, "_step", lambda state: rows.append(state.rows) or step(state))
+    assert decoder.generate(asked) == generated(embedded, asked, stops, 64)
+    assert rows[0] == len(asked) and rows == sorted(rows, reverse=True) and len(set(rows)) > 2
+
+
+def test_every_batch_comes_by_the_same_numbers_of_rows(embedded: Any) -> None:
+    decoder = Decoder(embedded, [2], 0, NEW, graphs=True)
+    assert [decoder._rows(n) for n in (1, 3, 8, 9, 395, 400)] == [1, 4, 8, 16, 400, 400]
+    found = {decoder._fewer(400, n) for n in range(1, 401)}
+    assert sorted(found) == [1, 2, 4, 8, 16, 32, 56, 104, 200, 400]
+    assert all(decoder._fewer(400, n) >= n for n in range(1, 401)) and decoder._fewer(400, 201) == 400
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt_neox", "phi3"])
+def test_families_of_models(family: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 256}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**sizes, **heads)).eval().float()
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(3, 512, size).tolist() for size in (17, 3, 9, 9, 30, 1, 22)]
+    assert decoding.unsupported(model) == ""
+    expected = generated(model, prompts, [2, 77, 78])
+    assert Decoder(model, [2, 77, 78], 0, NEW).generate(prompts) == expected
+
+
+def test_models_that_cannot_are_left_to_generate() -> None:
+    mamba = AutoModelForCausalLM.from_config(CONFIG_MAPPING["mamba"](vocab_size=64, hidden_size=32, num_hidden_layers=1))
+    assert decoding.unsupported(mamba) == "its class does not run on a static cache"
+    bloom = AutoModelForCausalLM.from_config(CONFIG_MAPPING["bloom"](vocab_size=64, hidden_size=32, n_layer=1, n_head=2)).eval()
+    found, problem = transformers_module._decoder(bloom, Generation(4, (2,), 0), graphs=False)
+    assert found is None and problem.endswith("on a static cache")
+
+
+def test_a_window_that_would_slide_is_left_to_generate(embedded: Any) -> None:
+    embedded.config.sliding_window = 100
+    decoder = Decoder(embedded, [2], 0, NEW)
+    assert decoder.fits(100 - NEW) and not decoder.fits(101 - NEW)
+
+
+# ----------------------------------------------------------------------------------------------- models made ready for it
+
+
+def logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([list(p)])).logits for p in prompts]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_weights_out_of_4_bits_give_the_same_numbers(tiny_model: Path, tmp_path: Path, adapted: bool) -> None:
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+    )
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, quantization_config=options)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if adapted:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, small_run.save_adapter(tmp_path, tiny_model, std=0.5))
+    model.eval()
+    prompts = [[5, 6, 7], [9] * 20]
+    before = logits(model, prompts)
+    assert kernels.quantised_elements(model) == 2 * (256 * 256 * 3 + 256 * 512 * 3)
+    assert kernels.dequantise(model) == 14
+    assert kernels.quantised_elements(model) == 0 and next(model.parameters()).dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(before, logits(model, prompts), strict=True))
+
+
+def test_norms_in_one_kernel_are_the_same_norms(embedded: Any, asked: list[list[int]]) -> None:
+    before = logits(embedded, asked[:3])
+    assert kernels.fuse_norms(embedded) == 2 * embedded.config.num_hidden_layers + 1
+    after = logits(embedded, asked[:3])
+    assert not all(a is b for a, b in zip(before, after, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(before, after, strict=True))
+    gemma = CONFIG_MAPPING["gemma"](vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16)
+    other = AutoModelForCausalLM.from_config(gemma)
+    for module in other.modules():
+        if type(module).__name__ == "GemmaRMSNorm":
+            module.variance_epsilon = 1e-6  # as if it were Llama's
+    assert kernels.fuse_norms(other) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- how much
+
+
+def test_the_cache_of_llama_3_8b() -> None:
+    shape = CONFIG_MAPPING["llama"](
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8
+    )
+    assert decoding.bytes_per_token(shape, 2) == 128 * 1024
+    card, large = (decoding.tokens_in_memory(shape, 2, gib * 2**30, 128) for gib in (6, 120))
+    assert 20_000 < card < 6 * 2**30 / 131072 and 600_000 < large < 120 * 2**30 / 131072
+    assert decoding.tokens_in_memory(shape, 2, 0, 128) == 129
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "room", "questions", "processes", "earlier", "settled"),
+    [
+        ((0, 0), 0, 400, 1, None, (16384, 64)),
+        ((0, 0), 100_000, 400, 1, None, (100_000, 400)),
+        ((0, 0), 100_000, 400, 2, None, (100_000, 200)),
+        ((0, 0), 100_000, 1100, 1, None, (100_000, 367)),
+        ((0, 0), 100_000, 0, 1, None, (100_000, 64)),
+        ((999, 0), 100_000, 10, 1, None, (999, 10)),
+        ((0, 7), 100_000, 10, 1, None, (100_000, 7)),
+        ((0, 0), 100_000, 400, 1, (5000, 33), (5000, 33)),
+    ],
+)
+def test_automatic_sizes(asked_for: Any, room: int, questions: int, processes: int, earlier: Any, settled: Any) -> None:
+    found = settle(Execution("cuda", *asked_for), room, questions, processes, earlier=earlier)
+    assert (found.batch_tokens, found.max_batch) == settled
+
+
+def test_more_processes_than_gpus_are_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = small_run.config(tiny_model, predict={"processes": 3})
+    assert _processes(small_run.config(tiny_model), "cuda", "transformers") == 2
+    assert _processes(config, "cpu", "transformers") == 3 and _processes(config, "cuda", "llamacpp") == 1
+    with pytest.raises(DeviceError, match=r"predict.processes is 3, and there are 2 GPUs; set it to 0"):
+        _processes(config, "cuda", "transformers")
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = backends.find("transformers")(Source(tiny_model), Generation(8, (511,), 511), Execution())
+    prompts = [[10 + i] * (2 + i) for i in range(13)]
+    expected = [c.answer_ids for c in model.answer(prompts)]
+    whole, tried = Decoder.generate, []
+
+    def short_of_memory(self: Decoder, batch: Sequence[Sequence[int]]) -> list[list[int]]:
+        tried.append(len(batch))
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("no")
+        return whole(self, batch)
+
+    monkeypatch.setattr(Decoder, "generate", short_of_memory)
+    assert [c.answer_ids for c in model.answer(prompts)] == expected
+    assert tried == [13, 7, 4, 3, 4, 2]
+    assert model.facts.execution["largest_batch"] == 4
+    tried.clear()
+    assert [c.answer_ids for c in model.answer(prompts)] == expected and max(tried) == 4
+    monkeypatch.setattr(Decoder, "generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    assert [(c.finish_reason, c.error) for c in model.answer(prompts[:1])] == [("error", "out of device memory")]
