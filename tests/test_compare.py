@@ -22,6 +22,10 @@ def wrong(question):
     return "nothing"
 
 
+def varied(question):
+    return f"nothing {question.id}"
+
+
 def compared(root, answers, config=CONFIG, **changes):
     run = make(root, answers, asked=MANY, **changes)
     score.run(run, config)
@@ -40,9 +44,9 @@ def codes(comparison, variant):
 
 
 def test_each_variant_against_base_and_each_format_against_its_source(tmp_path):
-    names = ["base", "adapter", "merged_16bit", "gguf_q8_0", "elsewhere", "gguf_theirs"]
+    names = ["base", "adapter", "merged_16bit", "gguf_q8_0", "elsewhere"]
     extra = {"backend": "replay", "path": "x"}
-    settings = {"predict": {"extra": {"elsewhere": extra, "gguf_theirs": extra}}, "score": {"resamples": 100, "metrics": ["exact_match"]}}
+    settings = {"predict": {"extra": {"elsewhere": extra}}, "score": {"resamples": 100, "metrics": ["exact_match"]}}
     comparison = compared(tmp_path, dict.fromkeys(names, right), Config.model_validate(settings))
     assert [(p.left, p.right) for p in comparison.pairs] == [
         *((name, "base") for name in names[1:]),
@@ -121,6 +125,42 @@ def test_another_setting_or_score_is_compared_again(tmp_path):
     assert pair(compare.run(run, wide), "adapter", "base").delta == 0
 
 
+# ------------------------------------------------------------------------------------------------------------- examples
+
+
+def test_the_largest_wins_and_losses_are_told_by_example(tmp_path):
+    def mixed(question):
+        """Right on the odd rows (wins of 1), wrong on row 2 (a loss of 1), half right on rows 4 and 6 (losses of a third)."""
+        if question.row % 2:
+            return question.answer
+        return {2: "other", 4: "article", 6: "article"}.get(question.row, "Article 0")
+
+    asked = [q.model_copy(update={"answer": "Article 0"}) if q.row % 2 == 0 else q for q in MANY]
+    run = make(tmp_path, {"base": lambda q: "Article 0", "adapter": mixed, "merged_16bit": mixed}, asked=asked)
+    score.run(run, CONFIG)
+    found = {(e.left, e.right): e for e in compare.run(run, CONFIG).examples}
+    assert list(found) == [("adapter", "base"), ("merged_16bit", "base")], "formats that do not differ have no examples"
+    told = found["adapter", "base"]
+    assert told.metric == "token_f1"
+    assert [(e.id, e.left, e.right, e.delta) for e in told.losses] == [
+        ("q1", 0, 1, -1),
+        ("q3", pytest.approx(2 / 3), 1, pytest.approx(-1 / 3)),
+        ("q5", pytest.approx(2 / 3), 1, pytest.approx(-1 / 3)),
+    ]
+    # All wins are alike: the first of the file stand for them.
+    assert [e.id for e in told.wins] == [f"q{i}" for i in range(0, 2 * compare.EXAMPLES, 2)]
+    assert all(e.delta == e.left - e.right > 0 for e in told.wins)
+
+
+def test_failed_answers_are_no_examples_and_another_metric_stands_in(tmp_path):
+    config = Config.model_validate({"score": {"resamples": 100, "metrics": ["exact_match"]}})
+    failed = {"finish_reason": "error", "error": "x"}
+    comparison = compared(
+        tmp_path, {"base": lambda q: failed if q.row == 1 else "x", "adapter": lambda q: q.answer if q.row < 3 else "x"}, config
+    )
+    assert [(e.metric, [x.id for x in e.wins], e.losses) for e in comparison.examples] == [("exact_match", ["q1"], [])]
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -148,9 +188,8 @@ def test_other_metric_signatures_are_refused(tmp_path):
     run = make(tmp_path, {"base": wrong, "adapter": right})
     score.run(run, CONFIG)
     path = run.score("adapter")[1]
-    path.write_text(
-        path.read_text().replace("rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter")
-    )
+    text = path.read_text().replace("rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter")
+    path.write_text(json.dumps(json.loads(text) | {"checksum": ""}))
     with pytest.raises(IncomparableError, match=r"metric signatures: rouge1 .*stem:none.* against .*stem:porter"):
         compare.run(run, CONFIG)
 
@@ -159,7 +198,7 @@ def test_scores_of_another_split_are_refused(tmp_path):
     run = make(tmp_path, {"base": wrong})
     score.run(run, CONFIG)
     path = run.score("base")[1]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"split_id": "0" * 64}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split_id": "0" * 64, "checksum": ""}))
     with pytest.raises(IncomparableError, match="split"):
         compare.run(run, CONFIG)
 
@@ -211,11 +250,39 @@ def test_at_the_runaway_limit_there_is_no_alarm(tmp_path):
 
 
 def test_an_adapter_without_effect_is_told(tmp_path):
-    comparison = compared(tmp_path, {"base": wrong, "adapter": wrong, "merged_16bit": right})
+    comparison = compared(tmp_path, {"base": varied, "adapter": varied, "merged_16bit": right})
     assert codes(comparison, "adapter") == ["adapter_without_effect"]
     assert codes(comparison, "merged_16bit") == []
-    one = compared(tmp_path / "one", {"base": wrong, "adapter": lambda q: "else" if q.id == "q5" else "nothing"})
+    one = compared(tmp_path / "one", {"base": varied, "adapter": lambda q: "else" if q.id == "q5" else varied(q)})
     assert codes(one, "adapter") == []
+
+
+def test_answers_that_are_almost_always_the_same_are_told(tmp_path):
+    def mostly(question):
+        return question.answer if question.row % 3 == 0 else ["It is nothing.", "it is nothing"][question.row % 2]
+
+    comparison = compared(tmp_path, {"base": varied, "adapter": mostly})
+    assert codes(comparison, "base") == [] and codes(comparison, "adapter") == ["constant_answers"]
+    alarm = next(a for a in comparison.alarms if a.code == "constant_answers")
+    assert alarm.value == pytest.approx(80 / 120 - 1 / 120) and alarm.limit == 0.5
+    assert alarm.message == "adapter: 66.7% of the answers are 'it is nothing'; the commonest reference is that of 0.8% of the questions"
+    assert codes(compared(tmp_path / "half", {"base": lambda q: "no" if q.row % 2 else q.answer}), "base") == []
+    assert codes(compared(tmp_path / "blank", {"base": lambda q: " "}), "base") == ["empty_answers"]
+
+
+@pytest.mark.parametrize("yes", [12, 60, 108])
+def test_a_set_of_yes_and_no_is_not_taken_for_a_fault(tmp_path, yes):
+    asked = [q.model_copy(update={"answer": "Yes." if q.row <= yes else "No."}) for q in MANY]
+    run = make(tmp_path, {"base": lambda q: "no", "adapter": lambda q: "Yes", "merged_16bit": right}, asked=asked)
+    score.run(run, CONFIG)
+    assert compare.run(run, CONFIG).alarms == []
+
+
+def test_a_set_of_few_answers_may_be_answered_as_it_is(tmp_path):
+    asked = [q.model_copy(update={"answer": "Parliament", "references": ["The Parliament"]} if q.row <= 90 else {}) for q in MANY]
+    run = make(tmp_path, {"base": lambda q: "parliament"}, asked=asked)
+    score.run(run, CONFIG)
+    assert compare.run(run, CONFIG).alarms == []
 
 
 def test_other_prompt_tokens_behind_the_same_hash_are_told(tmp_path):
@@ -294,6 +361,18 @@ def test_two_runs_on_different_splits_are_refused(tmp_path):
         score.run(run, CONFIG)
     with pytest.raises(IncomparableError, match="r3/base and r4/base differ in split"):
         compare.compare_runs(*runs, CONFIG)
+
+
+def test_all_that_differs_between_two_runs_is_named(tmp_path):
+    runs = [make(tmp_path, {"base": wrong}, name="a"), make(tmp_path, {"base": wrong}, name="b", generation={}, prompts_sha256="0" * 64)]
+    score.run(runs[0], CONFIG)
+    score.run(runs[1], Config.model_validate({"score": {"resamples": 200, "metrics": ["rouge1"]}}))
+    with pytest.raises(IncomparableError) as caught:
+        compare.compare_runs(*runs, CONFIG)
+    said = str(caught.value)
+    assert said.startswith("a/base and b/base differ in generation parameters: max_new_tokens 64 against absent")
+    assert ", and in prompts: " in said and ", and in metric signatures: citation_f1 " in said
+    assert "split" not in said
 
 
 def test_two_runs_without_a_common_variant(tmp_path):

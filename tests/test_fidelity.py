@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from harness import store
+from harness import probing, store
 from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.backends.transformers import TransformersBackend
@@ -98,14 +98,16 @@ def test_each_format_against_the_merged_one_and_the_one_before_it() -> None:
     assert fidelity.steps(everything) == [
         ("merged_16bit", "adapter"),
         ("merged_4bit", "merged_16bit"),
+        ("merged_4bit", "adapter"),
         ("gguf_f16", "merged_16bit"),
-        ("gguf_f16", "merged_4bit"),
         ("gguf_q8_0", "merged_16bit"),
         ("gguf_q8_0", "gguf_f16"),
         ("gguf_q4_k_m", "merged_16bit"),
         ("gguf_q4_k_m", "gguf_q8_0"),
     ]
     assert fidelity.steps(["adapter", "gguf_q8_0"]) == [("gguf_q8_0", "adapter")]
+    assert fidelity.steps(["merged_4bit", "gguf_f16"]) == []
+    assert fidelity.steps(["adapter", "merged_4bit", "gguf_f16"]) == [("merged_4bit", "adapter"), ("gguf_f16", "adapter")]
     assert fidelity.steps(["base", "adapter"]) == []
 
 
@@ -175,7 +177,7 @@ def test_a_quantisation_shows_where_16_bits_do_not(compared: Comparison) -> None
 def test_the_log_probabilities_are_distributions_over_the_reference(tiny_model: Path, answered: RunFolder) -> None:
     with np.load(npz(answered, "merged_16bit"), allow_pickle=False) as found:
         assert sorted(found["ids"]) == sorted(q.id for q in small_run.questions())
-        assert found["lengths"].sum() == len(found["logprobs"]) and found["lengths"].max() <= predict.REFERENCE_TOKENS
+        assert found["lengths"].sum() == len(found["logprobs"]) and found["lengths"].max() <= probing.REFERENCE_TOKENS
         assert np.exp(found["logprobs"]).sum(axis=1) == pytest.approx(1, abs=1e-4)
     assert npz(answered, "base").read_bytes() == npz(answered, "merged_16bit").read_bytes()
 
@@ -217,7 +219,7 @@ def test_damaged_log_probabilities_are_not_compared(tiny_model: Path, compared: 
     whole = file.read_bytes()
     try:
         file.write_bytes(whole[:-9])
-        with pytest.raises(ArtifactError, match=r"gguf_f16.logprobs.npz: is not what predict wrote; run harness predict again"):
+        with pytest.raises(ArtifactError, match=r"gguf_f16.logprobs.npz: .*not what predict wrote; run harness predict again"):
             compare.run(answered, config(tiny_model), force=True)
     finally:
         file.write_bytes(whole)
@@ -269,7 +271,7 @@ def test_an_answer_that_changes_with_the_batch_is_a_flip(tiny_model: Path, tmp_p
     monkeypatch.setattr(predict.backends, "find", lambda _: Fickle)
     before = torch.is_grad_enabled()
     try:
-        noise = predict.answer(job, probe=predict._probe(settings, asked)).noise
+        noise = predict.answer(job, probe=probing.probe(settings, asked)).noise
     finally:
         torch.set_grad_enabled(before)
     assert noise == {"flip_rate": pytest.approx(3 / 7), "n": 7, "how": "batch: 1 against 64 at most"}
@@ -287,4 +289,4 @@ def test_no_difference_below_the_floor_is_better(tmp_path: Path, rates: tuple[fl
         edit_json(run.prediction(variant)[1], noise={"flip_rate": rate, "n": 24, "how": "x"})
     score.run(run, scored_run.CONFIG)
     pair = next(p for p in compare.run(run, scored_run.CONFIG).pairs if p.metric == "exact_match")
-    assert (pair.delta, pair.verdict) == (1, verdict)
+    assert (pair.delta, pair.verdict, pair.noise_floor) == (1, verdict, max(rates))

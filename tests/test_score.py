@@ -137,7 +137,7 @@ def test_predictions_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path
     run = make(tmp_path, {"base": wrong})
     lines, manifest = run.prediction("base")
     rows = lines.read_text().splitlines()
-    changes = {"lines_sha256": ""}
+    changes = {"lines_sha256": "", "checksum": ""}
     if fault == "another split":
         changes["split_id"] = "0" * 64
     elif fault == "missing question":

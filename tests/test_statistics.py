@@ -1,6 +1,7 @@
 """Formulas against statsmodels and scipy; coverage, size and power by simulation. Simulations are seeded: they pass or fail for good."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +319,18 @@ def test_known_power_is_reached():
     effect = 0.115 / np.mean(mdes)  # in units of the minimum detectable effect
     expected = stats.norm.sf(stats.norm.ppf(0.975) - effect * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)))
     assert found / 400 == pytest.approx(expected, abs=0.06)
+
+
+# ------------------------------------------------------------------------------------------------------------------- docs
+
+
+def test_the_table_of_the_docs_is_what_the_benchmark_prints(capsys):
+    from benchmarks import statistics_table
+
+    assert statistics_table.main() == 0, "a difference is larger than allowed"
+    printed = capsys.readouterr().out.splitlines()
+    page = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8").splitlines()
+    start = page.index(printed[0])
+    # The differences themselves are the last bits of a machine's arithmetic.
+    told, found = ([line.split(" | ")[:3] for line in lines] for lines in (page[start : start + len(printed)], printed))
+    assert told == found

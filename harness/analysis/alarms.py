@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from harness import store
-from harness.records import Alarm, Prediction, ScoreManifest
+from harness.config import Compare
+from harness.metrics.text import words
+from harness.records import Alarm, Prediction, Question, ScoreManifest
 from harness.store import RunFolder
 
+SHOWN = 40
+"""Characters of an answer in a message."""
 
-def find(run: RunFolder, manifests: Mapping[str, ScoreManifest], tuned: Collection[str], *, runaway_limit: float) -> Iterator[Alarm]:
+
+def find(
+    run: RunFolder, manifests: Mapping[str, ScoreManifest], questions: Sequence[Question], tuned: Collection[str], limits: Compare
+) -> Iterator[Alarm]:
     """The alarms of a run's variants.
 
     Args:
         manifests: by variant.
+        questions: the held-out questions.
         tuned: the variants that should answer otherwise than `base`.
-        runaway_limit: share of answers (0..1) cut at the token limit from which an alarm is raised; of all else, one answer raises it.
+        limits: of the alarms that have one; of all else, one answer raises it.
     """
     texts, prompts = {}, {}
     for name in manifests:
         texts[name], prompts[name] = _answers(run, name)
     first = next(iter(manifests))
+    expected = commonest([question.answer, *question.references] for question in questions)[1]
     for name, manifest in manifests.items():
         runaway = manifest.finish.get("length", 0) / manifest.n
-        if runaway > runaway_limit:
+        if runaway > limits.runaway_limit:
             message = f"{name}: {runaway:.1%} of the answers were cut at {manifest.generation.get('max_new_tokens', '?')} tokens"
-            yield Alarm(code="runaway", variant=name, message=message, value=runaway, limit=runaway_limit)
+            yield Alarm(code="runaway", variant=name, message=message, value=runaway, limit=limits.runaway_limit)
+        answer, share = commonest([text] for text in texts[name].values())
+        if share - expected > limits.constant_limit:
+            message = f"{name}: {share:.1%} of the answers are {answer[:SHOWN]!r}; the commonest reference is that of {expected:.1%} of the questions"
+            yield Alarm(code="constant_answers", variant=name, message=message, value=share - expected, limit=limits.constant_limit)
         unlike = sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
         same = manifest.n if name in tuned and texts[name] == texts.get("base") else 0
         for code, count, what in (
@@ -38,6 +52,22 @@ def find(run: RunFolder, manifests: Mapping[str, ScoreManifest], tuned: Collecti
             if count:
                 message = f"{name}: {count} of {manifest.n} {what}"
                 yield Alarm(code=code, variant=name, message=message, value=count / manifest.n, limit=0.0)
+
+
+def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:
+    """The commonest answer, as lower-case words, and its share (0..1) of the questions, each of which has one or several. Blank ones are not counted.
+
+    A variant says almost always the same where its share exceeds that of the commonest reference, whatever it is, by more than a limit. Of two
+    answers to choose from, as yes and no, one is the reference of half the questions at least: no variant can exceed it by more than a half.
+    """
+    counts: Counter[str] = Counter()
+    n = 0
+    for several in answers:
+        n += 1
+        counts.update({folded for text in several if (folded := " ".join(words(text)))})
+    # Of equals the first in the alphabet: the order of a set is another in each process.
+    text, count = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+    return text, count / n if n else 0.0
 
 
 def _answers(run: RunFolder, name: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.floating]
 CHAIN = ("adapter", "merged_16bit", "merged_4bit", *(f"gguf_{kind}" for kind in GGUF_TYPES))
 """The formats that a fine-tuned model goes through, in order."""
 REFERENCE = "merged_16bit"
+BRANCH = "merged_4bit"
+"""Made from REFERENCE, and nothing is made from it."""
 SUFFIX = ".logprobs.npz"
 """Of the file beside a variant's predictions: `ids` (n), `lengths` (n) and `logprobs` (their sum, vocabulary), float32."""
 LEAST = -80.0
@@ -106,15 +108,15 @@ def flip_rate(before: Sequence[str], after: Sequence[str]) -> float:
 def steps(variants: Collection[str]) -> list[tuple[str, str]]:
     """(format, what it is held against), for the variants of CHAIN that there are: each against REFERENCE and against the one before it.
 
-    What stands before REFERENCE is what that is held against: no pair of formats is measured twice.
+    The one before BRANCH is the adapter, whose 4-bit base it comes back to, and BRANCH is before none: GGUF files are made from REFERENCE. So merging
+    onto the 16-bit base and coming back to 4 bits stand in rows of their own. No pair of formats is measured twice.
     """
     present = [name for name in CHAIN if name in variants]
     found: list[tuple[str, str]] = []
     for place, name in enumerate(present):
-        if REFERENCE in present[:place]:
-            found.append((name, REFERENCE))
-        if place and (name, present[place - 1]) not in found:
-            found.append((name, present[place - 1]))
+        before = [other for other in present[:place] if other == "adapter" or BRANCH not in (name, other)]
+        against = [REFERENCE] if REFERENCE in present[:place] else []
+        found += [(name, other) for other in dict.fromkeys([*against, *before[-1:]])]
     return found
 
 

@@ -3,6 +3,7 @@
     find("token_f1").score_one("the President", ["President of India"])     # 0.5
     find("token_f1").compute(predictions=[...], references=[...])           # the mean, with its signature
     as_evaluate("token_f1")                                                 # the same as an `evaluate.Metric`
+    find("semantic_similarity", model="path/to/model")                      # what its class takes
 
 A new metric is one class and one line of `METRICS`. Importing this package imports no metric and none of their libraries.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 from harness.metrics.base import Metric
@@ -28,18 +29,19 @@ METRICS = {
     "rougeL": "harness.metrics.rouge:RougeL",
     "rougeLsum": "harness.metrics.rouge:RougeLsum",
     "citation_f1": "harness.metrics.citations:CitationF1",
+    "semantic_similarity": "harness.metrics.semantic:SemanticSimilarity",
 }
 
 __all__ = ["METRICS", "Metric", "as_evaluate", "find"]
 
 
 @cache
-def find(name: str) -> Metric:
-    """The metric of that name, imported only now; ConfigError if there is none."""
+def find(name: str, **options: Any) -> Metric:
+    """The metric of that name, imported only now, made with its class's own options; ConfigError if there is none."""
     if name not in METRICS:
         raise ConfigError(f"no metric {name!r}", f"use one of {', '.join(METRICS)}")
     module, _, attribute = METRICS[name].partition(":")
-    return getattr(import_module(module), attribute)()
+    return getattr(import_module(module), attribute)(**options)
 
 
 def as_evaluate(name: str) -> evaluate.Metric:

@@ -39,6 +39,10 @@ class Metric(ABC):
         scores = [score for reference in references if (score := self.score_pair(prediction, reference)) is not None]
         return max(scores, default=None)
 
+    def score_all(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float | None]:
+        """`score_one` of each pair; ValueError if the two differ in length."""
+        return [self.score_one(p, r) for p, r in zip(predictions, references, strict=True)]
+
     def compute(self, *, predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, Any]:
         """Mean over the pairs that can be scored.
 
@@ -52,8 +56,7 @@ class Metric(ABC):
         Raises:
             ValueError: the two differ in length.
         """
-        pairs = zip(predictions, references, strict=True)
-        scores = [self.score_one(p, [r] if isinstance(r, str) else r) for p, r in pairs]
+        scores = self.score_all(predictions, [[r] if isinstance(r, str) else r for r in references])
         scored = [s for s in scores if s is not None]
         mean = sum(scored) / len(scored) if scored else None
         return {self.name: mean, "n": len(scored), "n_unscored": len(scores) - len(scored), "signature": self.signature}

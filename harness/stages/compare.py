@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import store
+from harness import provenance, store
 from harness.analysis import alarms, buckets, fidelity, statistics
 from harness.analysis.resampling import Floats
 from harness.config import Config
@@ -22,7 +22,9 @@ from harness.metrics import find
 from harness.records import (
     Breakdown,
     Comparison,
+    Example,
     Pair,
+    PairExamples,
     Prediction,
     PredictionManifest,
     Question,
@@ -47,6 +49,10 @@ LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")
 BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f1")
 """Shown in the breakdowns; all of them if the config names none of these."""
+EXAMPLE_METRICS = ("token_f1", "rougeL")
+"""The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
+EXAMPLES = 10
+"""Wins, and losses, of a pair."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         signatures or generation parameters.
     """
     split = store.read_record(run.split_json, SplitManifest)
+    store.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     names = store.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
     if not force and (old := _unchanged(run, fingerprint)):
@@ -91,7 +98,9 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         )
     refuse_incomparable(list(variants.values()))
 
-    progress(f"compare: {len(variants)} variants, {len(_pairs(list(variants), config))} pairs, {config.compare.resamples} resamples")
+    tested = _pairs(list(variants), config)
+    progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
+    questions = store.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
     tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
     comparison = Comparison(
@@ -100,10 +109,11 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
         variants={name: _result(scored.manifest) for name, scored in variants.items()},
-        pairs=differences([(variants[left], variants[right]) for left, right in _pairs(list(variants), config)], config),
+        pairs=differences([(variants[left], variants[right]) for left, right in tested], config),
         baselines=split.baselines.get("grouped", {}),
-        alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, tuned, runaway_limit=config.compare.runaway_limit)),
-        breakdowns=list(_breakdowns(store.read_records(run.heldout_jsonl, Question), list(variants.values()))),
+        examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
+        alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
+        breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
@@ -141,9 +151,9 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
     """Raises IncomparableError, naming what differs, unless all were asked and scored alike."""
     first, *others = variants
     for other in others:
-        for what, differs, mend in _contract(first, other):
-            if differs:
-                raise IncomparableError(f"{first.name} and {other.name} differ in {what}: {differs}", mend)
+        found = [(f"{what}: {differs}", mend) for what, differs, mend in _contract(first, other) if differs]
+        if found:
+            raise IncomparableError(f"{first.name} and {other.name} differ in {', and in '.join(what for what, _ in found)}", found[0][1])
 
 
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
@@ -152,10 +162,11 @@ def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
     again = "run harness predict and score for both with one config"
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
     yield "generation parameters", _unequal_keys(left.generation, right.generation), again
-    yield "prompts", _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]), f"use one template and tokenizer; {again}"
+    if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
+        yield "prompts", _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]), f"use one template and tokenizer; {again}"
+        yield "questions", "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}", SCORE_AGAIN
     signatures = [{name: value.signature for name, value in m.metrics.items()} for m in (left, right)]
     yield "metric signatures", _unequal_keys(*signatures), "score both with the same metrics and versions"
-    yield "questions", "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}", SCORE_AGAIN
 
 
 def _unequal(left: object, right: object) -> str:
@@ -200,7 +211,7 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
     settings = config.compare
     found = statistics.paired_differences(left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed)
     adjusted = statistics.holm([d.p for d in found])
-    names = [(a, b, metric) for a, b in pairs for metric in metrics]
+    tested = [(a, b, max(a.flip_rate, b.flip_rate), metric) for a, b in pairs for metric in metrics]
     return [
         Pair(
             left=a.name,
@@ -210,17 +221,32 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
             ci95=d.ci95,
             p=d.p,
             p_holm=p_holm,
-            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin, max(a.flip_rate, b.flip_rate)),
+            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin, floor),
             n=d.n,
             margin=settings.margin,
+            noise_floor=floor,
             mde=d.mde,
             p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
         )
-        for (a, b, metric), d, p_holm in zip(names, found, adjusted, strict=True)
+        for (a, b, floor, metric), d, p_holm in zip(tested, found, adjusted, strict=True)
     ]
+
+
+def examples(left: Scored, right: Scored) -> PairExamples | None:
+    """The questions on which left gains and loses most against right, `EXAMPLES` of each; of equals the first in the file. None if there are none."""
+    metric = next((name for name in EXAMPLE_METRICS if name in left.metrics), left.metrics[0])
+    a, b = (side.values[:, side.metrics.index(metric)] for side in (left, right))
+    deltas = np.nan_to_num(a - b)
+
+    def largest(gains: Floats) -> list[Example]:
+        rows = [int(row) for row in np.argsort(-gains, kind="stable")[:EXAMPLES] if gains[row] > 0]
+        return [Example(id=left.ids[row], left=float(a[row]), right=float(b[row]), delta=float(deltas[row])) for row in rows]
+
+    wins, losses = largest(deltas), largest(-deltas)
+    return PairExamples(left=left.name, right=right.name, metric=metric, wins=wins, losses=losses) if wins or losses else None
 
 
 # ---------------------------------------------------------------------------------------------------------- breakdowns
@@ -284,12 +310,12 @@ def _step(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
 def _answers(run: RunFolder, name: str) -> _Answers:
     lines, manifest_path = run.prediction(name)
     asked = store.read_record(manifest_path, PredictionManifest)
+    store.check_written(lines, asked.lines_sha256, "predict")
     rows = [row for row in store.iter_records(lines, Prediction) if row.finish_reason != "error"]
     logprobs: dict[str, Floats] = {}
     if asked.logprobs_sha256:
         file = lines.with_suffix(fidelity.SUFFIX)
-        if store.sha256_file(file) != asked.logprobs_sha256:
-            raise ArtifactError("is not what predict wrote", "run harness predict again", file=file)
+        store.check_written(file, asked.logprobs_sha256, "predict")
         with np.load(file, allow_pickle=False) as arrays:
             ends = np.cumsum(arrays["lengths"])[:-1]
             logprobs = dict(zip(arrays["ids"].tolist(), np.split(arrays["logprobs"], ends), strict=True)) if len(arrays["ids"]) else {}
@@ -359,6 +385,7 @@ def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[
     return {
         **recorded,
         "stages": stages,
+        "commands": provenance.commands(recorded),
         "split": split.model_dump(
             include={"split_id", "source", "source_sha256", "n_train", "n_heldout", "n_groups_train", "n_groups_heldout", "seed"}
         ),

@@ -6,14 +6,14 @@ and never generates: touching a metric scores the same answers again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from harness import store
 from harness.analysis import statistics
-from harness.config import Config
+from harness.config import SEMANTIC, Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import Metric, find
 from harness.records import (
@@ -31,6 +31,8 @@ from harness.store import RunFolder
 
 SOURCES = ("metrics", "analysis/resampling.py", "analysis/statistics.py", "stages/score.py")
 PREDICT_AGAIN = "run harness predict again"
+CHUNK = 128
+"""Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
 
 
 def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> ScoreSet:
@@ -38,10 +40,11 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
 
     Raises:
         ArtifactError: predictions are missing, damaged, or not of the held-out questions; IncomparableError: they are of another split;
-        ConfigError: an unknown metric.
+        ConfigError: an unknown metric, or one whose package is missing; ModelError: the semantic model cannot be used.
     """
-    metrics = [find(name) for name in config.score.metrics]
+    metrics = _metrics(config)
     split = store.read_record(run.split_json, SplitManifest)
+    store.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     answered = store.read_record(run.predict_json, PredictionSet).variants
     common = [
         store.sha256_file(run.heldout_jsonl),
@@ -67,6 +70,13 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
     return scored
 
 
+def _metrics(config: Config) -> list[Metric]:
+    """The metrics of the config, ready to score."""
+    names = [name for name in config.score.metrics if name != SEMANTIC]
+    model = config.score.semantic_model
+    return [*map(find, names), *([find(SEMANTIC, model=model)] if model else [])]
+
+
 def _is_scored(run: RunFolder, variant: str, fingerprint: str) -> bool:
     lines, manifest = run.score(variant)
     if not (lines.exists() and manifest.exists()):
@@ -90,13 +100,8 @@ def _score_variant(
     if asked.lines_sha256 and asked.lines_sha256 != store.sha256_file(answers):
         raise ArtifactError("is not what predict wrote", PREDICT_AGAIN, file=answers)
 
-    rows, empty = [], 0
-    for question, prediction in _matched(answers, questions):
-        failed = prediction.finish_reason == "error"
-        empty += not failed and not prediction.text.strip()
-        references = [question.answer, *question.references]
-        scores = {m.name: None if failed else m.score_one(prediction.text, references) for m in metrics}
-        rows.append(Score(id=question.id, group=question.group, scores=scores, unscored=(prediction.error or "failed") if failed else None))
+    matched = _matched(answers, questions)
+    rows = [row for start in range(0, len(matched), CHUNK) for row in _rows(matched[start : start + CHUNK], metrics)]
 
     lines, manifest_path = run.score(variant)
     manifest_path.unlink(missing_ok=True)
@@ -114,7 +119,7 @@ def _score_variant(
         n_groups=len({row.group for row in rows}),
         metrics=_means(rows, metrics, config),
         finish=asked.finish,
-        empty_answers=empty,
+        empty_answers=sum(p.finish_reason != "error" and not p.text.strip() for _, p in matched),
         prompts_cut=asked.prompts_cut,
         cost=asked.cost,
     )
@@ -139,6 +144,17 @@ def _matched(path: Path, questions: list[Question]) -> list[tuple[Question, Pred
             f"answers {len(found) - len(questions)} questions that are not held out, {unknown!r} among them", PREDICT_AGAIN, file=path
         )
     return [(question, found[question.id]) for question in questions]
+
+
+def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> Iterator[Score]:
+    answered = [(question, prediction) for question, prediction in matched if prediction.finish_reason != "error"]
+    texts = [prediction.text for _, prediction in answered]
+    references = [[question.answer, *question.references] for question, _ in answered]
+    columns = {metric.name: iter(metric.score_all(texts, references)) for metric in metrics}
+    for question, prediction in matched:
+        failed = prediction.finish_reason == "error"
+        scores = {name: None if failed else next(column) for name, column in columns.items()}
+        yield Score(id=question.id, group=question.group, scores=scores, unscored=(prediction.error or "failed") if failed else None)
 
 
 def _means(rows: list[Score], metrics: list[Metric], config: Config) -> dict[str, MetricValue]:

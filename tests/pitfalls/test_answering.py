@@ -1,0 +1,225 @@
+"""Faults of those who answer: the wrong parameters, prompts, ends, slots, weights."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from harness import base, jobs, store
+from harness.analysis import fidelity, statistics
+from harness.backends import Generation, Source, decoding
+from harness.backends import llamacpp as llamacpp_module
+from harness.backends.llamacpp import LlamaCppBackend
+from harness.backends.transformers import TransformersBackend
+from harness.formats import merged
+from harness.prompt import Prompter, load_tokenizer
+from harness.stages import predict
+from tests import scored_run, small_run, test_llamacpp, test_predict
+from tests.models import BOS, BOS_ID, EOS_ID, edit_json
+from tests.pitfalls.faults import LIMIT, Bench, Step, alarms, answered, caught, compared, job
+
+
+def send(**fields: Any) -> Step:
+    """llama.cpp gets these fields instead of those asked for."""
+
+    def plant(bench: Bench) -> None:
+        post = LlamaCppBackend._post
+        bench.patch.setattr(LlamaCppBackend, "_post", lambda self, body, route="/completion": post(self, body | fields, route))
+
+    return plant
+
+
+def send_only_what_lm_eval_does(bench: Bench) -> None:
+    bench.patch.setattr(llamacpp_module, "request", lambda generation, room: {"stop": [], "temperature": generation.temperature})
+
+
+def cap_behind_the_guard(bench: Bench) -> None:
+    send(n_predict=16)(bench)
+    bench.patch.setattr(llamacpp_module, "_same", lambda used, sent: True)
+
+
+@caught(
+    (send_only_what_lm_eval_does, "not sent: "),
+    (send(n_predict=16), "llama.cpp used n_predict=16, not 80"),
+    (send(repeat_penalty=1.1), "llama.cpp used repeat_penalty=1.1"),
+    (send(temperature=0.8), "llama.cpp used temperature=0.8"),
+    (cap_behind_the_guard, "'runaway'"),
+)
+def test_gguf_defaults(bench: Bench) -> None:
+    sent = llamacpp_module.request(Generation(LIMIT, (EOS_ID,), 0), LIMIT)
+    wanted = {"n_predict", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "samplers", "cache_prompt"}
+    assert not wanted - sent.keys(), f"not sent: {sorted(wanted - sent.keys())}"
+    with closing(test_llamacpp.backend(bench.f16, limit=LIMIT)) as model:
+        found = model.answer(bench.prompts())
+    rows = [{"text": "x", "finish_reason": answer.finish_reason} for answer in found]
+    assert "runaway" not in alarms(compared(bench, {"base": rows}))
+
+
+def key_of_the_path(bench: Bench) -> None:
+    bench.patch.setattr(jobs.Job, "key", lambda self, version: store.sha256_json([str(self.source.path), self.prompts_sha256, version]))
+
+
+@caught((key_of_the_path, "of other weights"), (lambda b: b.patch.setattr(base, "weights_sha256", str), "of other weights"))
+def test_stale_cache(bench: Bench) -> None:
+    root = bench.folder()
+    model = shutil.copytree(bench.model, root / "m")
+    first = job(bench, model, root)
+    answered(first)
+    assert predict._answered(job(bench, model, root), False) is not None, "an unchanged job is answered again"
+    merged.write_16bit(bench.model, bench.adapter, root / "other")
+    shutil.copyfile(root / "other" / "model.safetensors", model / "model.safetensors")
+    assert predict._answered(job(bench, model, root), False) is None, "served answers of other weights"
+
+
+def load_without_the_adapter(bench: Bench) -> None:
+    bench.patch.setattr("peft.PeftModel.from_pretrained", lambda model, *_, **__: model)
+
+
+def load_more_than_the_adapter(bench: Bench) -> None:
+    def load(model: Any, *_: Any, **__: Any) -> Any:
+        model.model.norm.weight.data.neg_()
+        return model
+
+    bench.patch.setattr("peft.PeftModel.from_pretrained", load)
+
+
+@caught((load_without_the_adapter, "'adapter_without_effect'"), (load_more_than_the_adapter, "zero adapter changed"))
+def test_adapter_not_applied(bench: Bench) -> None:
+    plain, zero, tuned = (test_predict.answers(Source(bench.model, adapter=a), bench.prompts()) for a in (None, bench.zero, bench.adapter))
+    assert zero == plain, "a zero adapter changed an answer"
+    texts = {name: [str(ids) for ids in rows] for name, rows in (("base", plain), ("adapter", tuned))}
+    assert "adapter_without_effect" not in alarms(compared(bench, texts))
+
+
+def pad_on_the_right(*, after: int) -> Step:
+    """The padding side changes after so many batches."""
+
+    def plant(bench: Bench) -> None:
+        left, asked = TransformersBackend._generate, []
+
+        def generate(self: Any, prompts: Any) -> list[list[int]]:
+            asked.append(prompts)
+            if len(asked) <= after:
+                return left(self, prompts)
+            width = max(map(len, prompts))
+            ids = torch.tensor([[*p, *[self.pad_id] * (width - len(p))] for p in prompts])
+            mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in prompts])
+            return self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+
+        bench.patch.setattr(TransformersBackend, "_generate", generate)
+
+    return plant
+
+
+@caught((pad_on_the_right(after=0), "batch 0 answers otherwise"), (pad_on_the_right(after=1), "batch 1 answers otherwise"))
+def test_right_padding(bench: Bench) -> None:
+    model, prompts = test_predict.transformers(Source(bench.model)), bench.prompts()
+    with torch.no_grad():
+        batches = [[c.answer_ids for c in model.answer(prompts)] for _ in range(2)]
+        alone = [model.answer([p])[0].answer_ids for p in prompts]
+    for i, batch in enumerate(batches):
+        assert batch == alone, f"batch {i} answers otherwise than one by one"
+
+
+def add_special_tokens(bench: Bench) -> None:
+    bench.patch.setattr(Prompter, "_encode", lambda self, text: self.tokenizer(text)["input_ids"])
+
+
+def leave_bos_out(bench: Bench) -> None:
+    bench.patch.setattr(Prompter, "ids", lambda self, question: self._encode(self.text(question)))
+
+
+def write_bos_into_the_template(bench: Bench) -> None:
+    rendered = Prompter.text
+    bench.patch.setattr(Prompter, "text", lambda self, question: BOS + rendered(self, question))
+
+
+@caught(
+    (add_special_tokens, "2 BOS"),
+    (leave_bos_out, "0 BOS"),
+    (write_bos_into_the_template, "'prompt_mismatch'"),
+)
+def test_bos_and_template(bench: Bench) -> None:
+    prompter = Prompter(load_tokenizer(bench.model), small_run.TEMPLATE)
+    asked: dict[str, list[Any]] = {"base": [], "gguf_f16": []}
+    with closing(test_llamacpp.backend(bench.f16)) as model:
+        for question, _ in small_run.QUESTIONS:
+            ids = prompter.ids(question)
+            assert ids.count(BOS_ID) == 1, f"{ids.count(BOS_ID)} BOS in a prompt"
+            asked["base"].append({"text": "x", "prompt_ids": ids})
+            asked["gguf_f16"].append({"text": "y", "prompt_ids": model.tokenize(prompter.text(question))})
+    assert "prompt_mismatch" not in alarms(compared(bench, asked))
+
+
+@caught(
+    (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (configured,)), "'runaway'"),
+    (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (tokenizer.eos_token_id,)), "not the union"),
+)
+def test_wrong_end_token(bench: Bench) -> None:
+    root = bench.folder()
+    model = shutil.copytree(bench.model, root / "m")
+    edit_json(model / "generation_config.json", eos_token_id=7)
+    made = job(bench, model, root, predict={"max_new_tokens": LIMIT})
+    prompts = bench.prompts()
+    rows = answered(replace(made, prompts=prompts, questions=[f"q{i}" for i in range(len(prompts))]))
+    found = [{"text": "x", "finish_reason": row["finish_reason"]} for row in rows]
+    assert "runaway" not in alarms(compared(bench, {"base": found}))
+    assert made.generation.stop_ids == (7, EOS_ID), "the end tokens are not the union"
+
+
+def sample(bench: Bench) -> None:
+    bench.patch.setattr(decoding, "greedy", lambda logits: torch.multinomial(torch.softmax(logits / 5.0, -1), 1)[:, 0])
+
+
+@caught((sample, "two runs differ"))
+def test_sampling_by_default(bench: Bench) -> None:
+    root = bench.folder()
+    model = shutil.copytree(bench.model, root / "m")
+    edit_json(model / "generation_config.json", do_sample=True, temperature=5.0, top_k=0)
+    first, second = (answered(job(bench, model, bench.folder())) for _ in range(2))
+    assert first == second, "two runs differ"
+
+
+def mix_up_the_slots(bench: Bench) -> None:
+    post = LlamaCppBackend._post
+
+    def mixed(self: LlamaCppBackend, body: Any, route: str = "/completion") -> Any:
+        status, found = post(self, body, route)
+        if isinstance(found, list):
+            found = [answer | {"index": (answer["index"] + self.execution.slots - 1) % len(found)} for answer in found]
+        return status, found
+
+    bench.patch.setattr(LlamaCppBackend, "_post", mixed)
+
+
+def forget_the_floor(bench: Bench) -> None:
+    verdict = statistics.verdict
+    bench.patch.setattr(statistics, "verdict", lambda delta, ci95, p, margin, floor=0.0: verdict(delta, ci95, p, margin))
+
+
+@caught(
+    (send(cache_prompt=True), "from the prompt cache"),
+    (mix_up_the_slots, "flip rate of slots"),
+    (forget_the_floor, "smaller than the noise"),
+)
+def test_slots_and_prompt_cache(bench: Bench) -> None:
+    found, cached = [], []
+    for slots in (1, 4):
+        with closing(test_llamacpp.backend(bench.f16, slots=slots)) as model, pytest.MonkeyPatch.context() as spy:
+            post = model._post
+            spy.setattr(model, "_post", lambda *sent, post=post: cached.append(post(*sent)) or cached[-1])
+            found += [[str(c.answer_ids) for c in model.answer(bench.prompts())] for _ in range(2)]
+    assert not sum(answer["timings"]["cache_n"] for _, batch in cached for answer in batch), "tokens came from the prompt cache"
+    flips = fidelity.flip_rate(found[0], found[2])
+    assert flips == 0, f"flip rate of slots: {flips}"
+    right = [q.answer for q in scored_run.questions(n_groups=40, size=1)]
+    told = compared(
+        bench, {"base": ["nothing"] * 40, "adapter": [*right[:20], *["nothing"] * 20]}, noise={"flip_rate": 0.6, "n": 40, "how": "x"}
+    )
+    assert told.noise["adapter"]["flip_rate"] == 0.6, "the flip rate is not reported"
+    assert not {"better", "worse"} & {pair.verdict for pair in told.pairs}, "a difference smaller than the noise has a verdict"
