@@ -23,7 +23,7 @@ def main(page: str = "reports/tiny/report.html", picture: str = "docs/report.png
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         tab = browser.new_page(viewport={"width": 1280, "height": 1180}, color_scheme="light")
         tab.goto(Path(page).resolve().as_uri())
-        tab.wait_for_timeout(1000)
+        tab.wait_for_selector("html[data-figures-done]", state="attached")
         tab.screenshot(path=picture)
         browser.close()
     print(picture)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,13 +16,17 @@ from typing import Any
 
 from harness import __version__
 from harness.config import Config
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, StorageError
 from harness.store import RunFolder, read_json, write_json
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "unsloth", "unsloth_zoo", "bitsandbytes", "accelerate", "datasets", "safetensors", "tokenizers",
     "gguf", "xllamacpp", "evaluate", "rouge-score", "numpy", "scipy", "datasketch", "wandb", "plotly", "pydantic",
 )  # fmt: skip
+
+
+REPEATED = ("split", "train", "export", "predict", "score", "compare")
+"""The stages that make a comparison, in order."""
 
 
 @contextmanager
@@ -33,15 +37,18 @@ def recorded(run: RunFolder, config: Config, verb: str, arguments: list[str]) ->
     """
     began = time.monotonic()
     _note(run, config, verb, {"status": "running", "started": _now(), "command": shlex.join(["harness", *arguments])})
-    status = "failed"
+
+    def ended(status: str) -> None:
+        _note(run, config, verb, {"status": status, "ended": _now(), "seconds": round(time.monotonic() - began, 2)})
+
     try:
         yield
-        status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
+    except BaseException as error:
+        # What went wrong is what must be told: that a full disk has no room for this note either is no news.
+        with suppress(StorageError):
+            ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    finally:
-        _note(run, config, verb, {"status": status, "ended": _now(), "seconds": round(time.monotonic() - began, 2)})
+    ended("done")
 
 
 def _note(run: RunFolder, config: Config, verb: str, stage: dict[str, Any]) -> None:
@@ -49,7 +56,10 @@ def _note(run: RunFolder, config: Config, verb: str, stage: dict[str, Any]) -> N
         record = read_json(run.run_json) if run.run_json.exists() else {}
     except ArtifactError:
         record = {}  # a torn run.json holds nothing that is not written again here
-    stages = record.get("stages", {})
+    if not isinstance(record, dict):
+        record = {}
+    kept = record.get("stages")
+    stages = {name: told for name, told in kept.items() if isinstance(told, dict)} if isinstance(kept, dict) else {}
     stages[verb] = {**({} if stage.get("status") == "running" else stages.get(verb, {})), **stage}
     record |= {
         "schema_version": 1,
@@ -63,6 +73,15 @@ def _note(run: RunFolder, config: Config, verb: str, stage: dict[str, Any]) -> N
         "stages": stages,
     }
     write_json(run.run_json, record)
+
+
+def commands(record: dict[str, Any]) -> list[str]:
+    """The commands that make a run again, in order: those that run.json recorded, and the report's, with the options of the last."""
+    stages = record.get("stages", {})
+    found = [command for verb in REPEATED if (command := stages.get(verb, {}).get("command"))]
+    if found and found[-1].startswith("harness compare "):
+        found.append(found[-1].replace("compare", "report", 1))
+    return found
 
 
 def package_versions() -> dict[str, str]:

@@ -202,6 +202,7 @@ def _pair(left: str, right: str, metric: str, scores: dict[str, list[dict[str, f
         verdict=verdict,  # type: ignore[arg-type]
         n=n,
         margin=0.02,
+        noise_floor=0.004 if {left, right} & {"adapter", "gguf_f16"} else 0.0,
         mde=2.8 * error,
         p_mcnemar=p if metric.startswith("exact") else None,
         wins=sum(d > 0 for d in deltas),
@@ -259,6 +260,8 @@ def _comparison(
                 "right": right,
                 "identical": same,
                 "token_agreement": min(1.0, same + 0.005),
+                "n": len(rows),
+                "positions": 237,
                 "mean_kl": kl,
                 "p99_kl": kl * 21,
                 "top1_agreement": top,
@@ -272,7 +275,7 @@ def _comparison(
             )
             if left in scores and right in scores
         ],
-        noise={v: {"flip_rate": 0.004, "n": 64, "what": "batch 64 against 16"} for v in scores if v in ("adapter", "gguf_f16")},
+        noise={v: {"flip_rate": 0.004, "n": 64, "how": "batch: 1 against 64 at most"} for v in scores if v in ("adapter", "gguf_f16")},
         provenance=_provenance(),
     )
 
@@ -413,7 +416,9 @@ def _split(rows: list[Question]) -> SplitManifest:
 
 def _provenance() -> dict[str, Any]:
     return {
-        "command": "harness train eval --run demo --config tiny --qa data/constitution_qa.json",
+        "commands": [
+            f"harness {verb} --run demo --config tiny" for verb in ("split", "train", "export", "predict", "score", "compare", "report")
+        ],
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
         "device": "cpu, 2 cores",
         "packages": {"torch": "2.13.0", "transformers": "5.17.0", "unsloth": "2026.11.1", "xllamacpp": "2026.10"},

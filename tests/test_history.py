@@ -1,8 +1,7 @@
-"""Training curves: every log becomes a point, a loss that is no number stops, and W&B never fails a run."""
+"""Training curves: every log becomes a point, and a loss that is no number stops."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,46 +10,8 @@ import pytest
 
 from harness import store
 from harness.errors import TrainingError
-from harness.history import HistoryCallback, WandbLog
+from harness.history import HistoryCallback
 from harness.records import HistoryPoint
-
-SECRET = "c0ffee" * 6 + "dead"
-
-
-class FakeRun:
-    """A W&B run that remembers, and may fail."""
-
-    url = "https://example.org/run"
-
-    def __init__(self, fail: str = ""):
-        self.rows: list[tuple[dict[str, Any], int]] = []
-        self.fail, self.finished = fail, False
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        if self.fail == "log":
-            raise RuntimeError(f"401 for key {SECRET}")
-        self.rows.append((values, step))
-
-    def finish(self) -> None:
-        if self.fail == "finish":
-            raise TimeoutError(SECRET)
-        self.finished = True
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The arguments of each `wandb.init`; WANDB_* is unset."""
-    import wandb
-
-    calls: list[dict[str, Any]] = []
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(wandb, "init", lambda **arguments: calls.append(arguments) or FakeRun())
-    return calls
-
-
-def log(tmp_path: Path, **options: Any) -> WandbLog:
-    return WandbLog(tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options})
 
 
 def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
@@ -122,70 +83,3 @@ def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs
     with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):
         tell(history, 7, **logs)
     assert [p.step for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
-
-
-# ---------------------------------------------------------------------------------------------------------------- W&B
-
-
-@pytest.mark.parametrize(
-    ("mode", "key", "expected"),
-    [
-        (None, None, "offline"),
-        (None, SECRET, "online"),
-        ("offline", SECRET, "offline"),
-        ("online", None, "online"),
-        ("", None, "offline"),
-        ("disabled", SECRET, "disabled"),
-    ],
-)
-def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], mode: str | None, key: str | None, expected: str
-) -> None:
-    for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    facts = log(tmp_path).finish()
-    assert facts["mode"] == expected
-    assert facts["url"] == (FakeRun.url if expected == "online" else None)
-    assert [c["mode"] for c in started] == ([] if expected == "disabled" else [expected])
-
-
-def test_switched_off_it_starts_nothing(tmp_path: Path, started: list[dict[str, Any]]) -> None:
-    wandb = log(tmp_path, enabled=False)
-    wandb.log({"a": 1}, step=1)
-    assert wandb.finish() == {"mode": "disabled", "run_id": "id", "url": None, "error": None}
-    assert started == []
-
-
-def test_a_resumed_training_goes_on_in_the_same_run(tmp_path: Path, started: list[dict[str, Any]]) -> None:
-    log(tmp_path)
-    assert (started[0]["id"], started[0]["resume"], started[0]["dir"]) == ("id", "allow", tmp_path)
-    assert started[0]["settings"].disable_git and not started[0]["settings"].save_code
-
-
-@pytest.mark.parametrize("fail", ["init", "log", "finish"])
-def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], fail: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    import wandb
-
-    def init(**_: Any) -> FakeRun:
-        if fail == "init":
-            raise wandb.errors.CommError(f"permission denied for {SECRET}")
-        return FakeRun(fail)
-
-    monkeypatch.setattr(wandb, "init", init)
-    logged = log(tmp_path)
-    history = callback(tmp_path / "h.jsonl", logged)
-    for step in (1, 2):
-        tell(history, step, loss=1.0)
-    facts = logged.finish()
-    assert facts["error"] == {"init": "CommError", "log": "RuntimeError", "finish": "TimeoutError"}[fail]
-    assert SECRET not in json.dumps(facts) + (tmp_path / "h.jsonl").read_text() + caplog.text
-    assert len(store.read_records(tmp_path / "h.jsonl", HistoryPoint)) == 2
-
-
-def test_wandb_not_installed_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert log(tmp_path).finish()["error"] == "ModuleNotFoundError"

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import HOSTILE, METRICS, write_run
+from typer.testing import CliRunner
 
-from harness import store
+from harness import provenance, store
+from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.records import Comparison, HistoryPoint, Pair
-from harness.rendering import answer_views, figures, plotting, render, verdict, views
+from harness.rendering import answer_views, curves, figures, plotting, provenance_views, render, verdict, views
 from harness.stages import report
 
 
@@ -43,7 +45,7 @@ def pair(**changes) -> Pair:
 def edit(folder, /, **changes) -> None:
     value = json.loads(folder.comparison_json.read_text())
     value.update(changes)
-    folder.comparison_json.write_text(json.dumps(value))
+    folder.comparison_json.write_text(json.dumps(value | {"checksum": ""}))
 
 
 class Outline(HTMLParser):
@@ -158,7 +160,7 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
 def test_gate_is_shown_when_there_is_one(tmp_path):
     run = write_run(tmp_path, questions=12)
     assert "Gate:" not in report.run(run, Config()).read_text()
-    store.write_json(run.reports / "gate.json", {"verdict": "passed", "reason": "no regression <b>beyond</b> the margin"})
+    store.write_json(run.reports / "gate.json", {"verdict": "pass", "reason": "no regression <b>beyond</b> the margin"})
     assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
 
 
@@ -166,11 +168,42 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
     one, two = write_run(tmp_path, "one", questions=24), write_run(tmp_path, "two", questions=24, seed=1)
     tested = [pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))]
     page = report.run(one, Config(), others=[two], tested=tested).read_text()
-    assert "Runs side by side" in page and "two: held-out" in page
+    assert "Runs side by side" in page and "two, held-out" in page
     text = " ".join(Outline(page).text)
-    assert re.search(r"two\s+Adapter .*?\u221213\s+\u221220 to \u22125\s+worse", text), "the pair is turned round: two minus one"
+    assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), "the pair is turned round: two minus one"
     edit(two, split_id="another")
     assert "not comparable: other questions" in report.run(one, Config(), others=[two]).read_text()
+
+
+def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monkeypatch):
+    """On the command line, where the runs are compared as well."""
+    runs = {name: write_run(tmp_path, name, questions=24, seed=at) for at, name in enumerate(("one", "two"))}
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["report", "one", "two"])
+    assert result.exit_code == 0, result.output
+    assert "two is not compared: " in result.output
+    text = " ".join(Outline(runs["one"].report_html.read_text()).text)
+    assert re.search(r"two is not compared: \S+", text) and re.search(r"Adapter\s+two\s.*?\s–\s+–\s+not compared", text)
+    assert "two, held-out" in runs["one"].report_html.read_text()
+
+
+def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
+    stages = {
+        verb: {"command": f"harness {verb} --run r --set a='b c'"} for verb in ("score", "predict", "compare", "split", "gate", "demo")
+    }
+    found = provenance.commands({"stages": stages | {"train": {"status": "failed"}}})
+    assert found == [f"harness {verb} --run r --set a='b c'" for verb in ("split", "predict", "score", "compare", "report")]
+    assert provenance.commands({}) == []
+    page = made.report_html.read_text()
+    shown = re.search(r'<pre tabindex="0" id="commands"[^>]*><code>(.*?)</code></pre>', page, re.S)
+    assert shown and shown[1].splitlines()[0] == "# harness at commit 0123456789abcdef0123456789abcdef01234567"
+    assert shown[1].splitlines()[1:] == comparison_of(made).provenance["commands"]
+    run = write_run(tmp_path, questions=5)
+    edit(run, provenance={"commands": ["harness <script>"], "git": {"commit": "c", "dirty": True}})
+    page = report.run(run, Config()).read_text()
+    assert "c, with changes that were not committed\nharness &lt;script&gt;<" in page
+    edit(run, provenance={"commands": "no list", "git": None})
+    assert "No commands: this run" in report.run(run, Config()).read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------- untrusted
@@ -192,7 +225,7 @@ def test_policy_names_the_hash_of_each_script(made):
 def test_hostile_text_stays_text(tmp_path):
     run = write_run(tmp_path, questions=27, hostile=True)
     value = json.loads(run.comparison_json.read_text())
-    value["alarms"] = [{"code": text[:40], "variant": None, "message": text + " \ud800"} for text in HOSTILE]
+    value["alarms"] = [{"code": text[:40], "variant": None, "message": text} for text in HOSTILE]
     value["provenance"]["config"] = {HOSTILE[0]: HOSTILE[1], "nested": {"key": HOSTILE[4]}}
     value["fidelity"] = [{"left": HOSTILE[0], HOSTILE[2]: 0.5}]
     edit(run, **value)
@@ -202,7 +235,7 @@ def test_hostile_text_stays_text(tmp_path):
     assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "style"]
     assert not [value for _, value in outline.attributes if value and value.lower().startswith("javascript:")]
     assert "\u202e" not in page and "\u2028" not in page and "\x00" not in page
-    assert "⟨U+202E⟩" in page and "⟨U+D800⟩" in page
+    assert "⟨U+202E⟩" in page and render.visible("\ud800") == "⟨U+D800⟩"
     json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
 
 
@@ -243,6 +276,19 @@ def test_markdown_stays_under_the_limit(tmp_path):
     report.run(run, Config())
     text = run.report_md.read_text()
     assert len(text) < 65_000 and text.endswith("Cut: the whole report is in report.html.\n")
+
+
+def test_markdown_of_long_answers_is_short_and_whole(tmp_path):
+    run = write_run(tmp_path, questions=400)
+    for variant in ("base", "adapter", "merged_16bit", "gguf_q4_k_m"):
+        lines = [json.loads(line) for line in run.prediction(variant)[0].read_text().splitlines()]
+        store.write_jsonl(run.prediction(variant)[0], [line | {"text": f"`{line['text']}` " + "word | " * 3000} for line in lines])
+    report.run(run, Config())
+    text = run.report_md.read_text()
+    assert len(text) < 65_000 and text.count("<details>") == text.count("</details>") >= 1
+    assert text.startswith("## Fine-tuning raised") and "The whole report is report.html." in text and "21,0" in text, (
+        "the length of what was cut"
+    )
 
 
 def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
@@ -345,6 +391,42 @@ def test_free_tables_take_any_keys():
     assert {"GGUF Q8_0", "98.8%", "0.0041"} <= set(shown["rows"][0])
 
 
+def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(made):
+    inputs = report.read(made)
+    columns = "Format|Against|Answers|Same text|Token agreement|Positions|Top-1 agreement|Mean KL|99% KL"
+    assert views.table(inputs.comparison.fidelity)["columns"] == columns.split("|")
+    noise = views.table(views.noise_rows(inputs.comparison))
+    assert noise["columns"] == ["Variant", "What was changed", "Answers", "Of them changed"]
+    assert noise["rows"][0] == ["Adapter", "batch: 1 against 64 at most", "64", "0.4%"]
+
+
+def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
+    comparison = comparison_of(made)
+    metric = "token_f1"
+
+    def unscored(counts):
+        variants = {
+            name: result.model_copy(update={"metrics": result.metrics | {metric: result.metrics[metric].model_copy(update={"n": 60 - n, "n_unscored": n})}})
+            for (name, result), n in zip(comparison.variants.items(), counts, strict=True)
+        }  # fmt: skip
+        board = views.leaderboard(comparison.model_copy(update={"variants": variants}))
+        at = [column["key"] for column in board["columns"]].index(metric)
+        return board["columns"][at]["note"], [row["cells"][at]["unscored"] for row in board["rows"] if not row["baseline"]]
+
+    assert unscored([7] * 7) == ("n = 53", [0] * 7)
+    assert unscored([7, 0, 0, 0, 0, 0, 0]) == ("", [7, 0, 0, 0, 0, 0, 0])
+    assert unscored([0] * 7) == ("", [0] * 7)
+
+
+def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
+    split = report.read(made).split
+    assert split is not None
+    shown = provenance_views.grouping(split)
+    answers = [f"{who} answer, {side} split" for who in ("Nearest training", "Constant") for side in ("this", "random")]
+    assert shown["columns"] == ["Metric", *answers]
+    assert shown["rows"] == [["Exact match", "4.1%", "19%", "5.7%", "6.1%"], ["ROUGE-L", "36%", "51%", "8%", "9%"]]
+
+
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
@@ -364,8 +446,21 @@ def test_thinning_keeps_the_extremes_and_the_order(values):
 
 def test_curves_show_only_what_was_measured():
     history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step) for step in range(1, 30)]
-    assert [drawing.key for drawing in figures.curves({"run": history})] == ["curve-loss"]
-    assert figures.curves({}) == []
+    assert [drawing.key for drawing in curves.curves({"run": history})] == ["curve-loss"]
+    assert curves.curves({}) == []
+
+
+def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
+    history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step, grad_norm=1.0) for step in range(1, 30)]
+    alone = curves.curves({"run": history})[0].plotly
+    assert [trace["name"] for trace in alone["data"]] == ["train, raw", "train, smoothed"]
+    assert alone["data"][0]["customdata"][:2] == [0.1, 0.2] and "epoch" in alone["data"][0]["hovertemplate"]
+    assert [note["text"] for note in alone["layout"]["annotations"]] == ["epoch 1", "epoch 2"]
+    loss, norm = curves.curves({"a": history, "<b>": history[:9]})
+    assert [trace["name"] for trace in loss.plotly["data"] if trace.get("showlegend", True)] == ["a, train", "&lt;b&gt;, train"]
+    assert [trace["name"] for trace in norm.plotly["data"] if trace.get("showlegend", True)] == ["a", "&lt;b&gt;"]
+    dashes = {trace["line"].get("dash") for trace in norm.plotly["data"] if trace.get("showlegend", True)}
+    assert len(dashes) == 2, "colour is not all that tells them apart"
 
 
 def test_front_of_the_pareto_plot_is_beaten_by_none(made):
@@ -377,9 +472,13 @@ def test_front_of_the_pareto_plot_is_beaten_by_none(made):
 
 
 def test_forest_draws_the_margin_and_the_noise_floor():
-    drawing = figures.forest([pair()], "b", "m", 0.01, (-5, 25))
-    spans = [(shape["x0"], shape["x1"]) for shape in drawing.plotly["layout"]["shapes"]]
-    assert (-2.0, 2.0) in spans and (1.0, 1.0) in spans and (-1.0, -1.0) in spans
+    drawing = figures.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
+    shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
+    assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
+    assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"
+    told = [note["text"] for note in drawing.plotly["layout"]["annotations"]]
+    assert told == ["+10 better", "+10 better"]
+    assert [note["text"] for note in drawing.plotly["narrow"]["layout"]["annotations"]] == ["+10", "+10"]
     assert json.dumps(drawing.plotly)
 
 

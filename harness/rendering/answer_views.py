@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records import Pair
@@ -102,21 +102,24 @@ def regression_lists(inputs: Inputs, limit: int = 10) -> list[dict[str, Any]]:
     return [entry for entry in lists if entry["rows"]]
 
 
-def runs_table(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair] = ()) -> dict[str, Any] | None:
+def runs_table(
+    inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair] = (), refused: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """Several runs side by side on the primary metric; a number of other questions or another signature is told, not compared.
 
     Args:
         inputs: this run.
         others: the further runs.
         tested: pairs named `run/variant`, where the runs were compared; without them a difference is given and called untested.
+        refused: run -> why it is not compared with this one; told below the table as `notes`.
     """
-    mine = inputs.comparison
+    mine, refused = inputs.comparison, refused or {}
     metric = primary_metric(mine)
     if not others or metric is None:
         return None
     columns = [
-        "Run",
         "Variant",
+        "Run",
         metric_label(metric),
         "95% CI",
         f"Against {mine.run}",
@@ -125,23 +128,36 @@ def runs_table(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair] 
         "Better / worse / same",
     ]
     rows = []
-    for other in (inputs, *others):
-        for variant, result in other.comparison.variants.items():
-            measured = result.metrics.get(metric)
+    runs = (inputs, *others)
+    for variant in dict.fromkeys(variant for run in runs for variant in run.comparison.variants):
+        for run in runs:
+            measured = result.metrics.get(metric) if (result := run.comparison.variants.get(variant)) else None
             if measured is not None:
                 ci = f"{percent(measured.ci95[0])} to {percent(measured.ci95[1])}" if measured.ci95 else NONE
-                line = [other.comparison.run, variant_label(variant), percent(measured.value), ci]
-                rows.append(
-                    [*line, *(["this run", NONE, NONE, NONE] if other is inputs else _against(inputs, other, variant, metric, tested))]
-                )
-    return {"columns": columns, "numeric": [False, False, True, True, True, True, False, True], "rows": rows}
+                against = ["this run", NONE, NONE, NONE] if run is inputs else _against(inputs, run, variant, metric, tested, refused)
+                rows.append([variant_label(variant), run.comparison.run, percent(measured.value), ci, *against])
+    notes = [f"{run} is not compared: {reason}." for run, reason in refused.items()]
+    return {"columns": columns, "numeric": [False, False, True, True, True, True, False, True], "rows": rows, "notes": notes}
 
 
-def _against(inputs: Inputs, other: Inputs, variant: str, metric: str, tested: Sequence[Pair]) -> list[str]:
+def trainings_table(runs: Sequence[Inputs]) -> dict[str, Any]:
+    """How each run was trained, and how far its loss came."""
+    rows = []
+    for run in runs:
+        if (t := run.train) is not None:
+            losses = [NONE if loss is None else f"{loss:.3f}" for loss in (t.final_loss, t.final_heldout_loss)]
+            rows.append([run.comparison.run, f"{t.steps:,}", f"{t.epochs:.2f}", f"{t.rows:,}", *losses, f"{t.seconds:,.0f}"])
+    columns = ["Run", "Steps", "Epochs", "Rows", "Train loss at the end", "Held-out loss at the end", "Seconds"]
+    return {"columns": columns, "numeric": [False, *[True] * 6], "rows": rows}
+
+
+def _against(inputs: Inputs, other: Inputs, variant: str, metric: str, tested: Sequence[Pair], refused: Mapping[str, str]) -> list[str]:
     """Difference, interval, verdict and record of one variant of another run against the same variant of this one."""
     mine, theirs = inputs.comparison, other.comparison
     ours = mine.variants[variant].metrics.get(metric) if variant in mine.variants else None
     measured = theirs.variants[variant].metrics[metric]
+    if theirs.run in refused:
+        return [NONE, NONE, "not compared", NONE]
     if theirs.split_id != mine.split_id:
         return [NONE, NONE, "not comparable: other questions", NONE]
     if ours is None:

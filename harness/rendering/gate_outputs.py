@@ -11,16 +11,9 @@ from xml.etree import ElementTree
 
 from harness.records import GateCheck, GateResult, GateVerdict
 from harness.rendering.render import MAX_MARKDOWN, code, plain
-from harness.rendering.verdict import metric_label, percent, points, variant_label
+from harness.rendering.verdict import GATE_WORDS, metric_label, percent, points, variant_label
 
 WORST_FIRST: tuple[GateVerdict, ...] = ("incomparable", "regression", "inconclusive", "improvement", "pass")
-WORDS = {
-    "pass": "Passed",
-    "improvement": "Improved",
-    "inconclusive": "Inconclusive",
-    "regression": "Regression",
-    "incomparable": "Incomparable",
-}
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 has no way to write (its production 2, Char)."""
 MAX_ANNOTATIONS = 10
@@ -49,7 +42,7 @@ def markdown(result: GateResult) -> str:
     """`gate.md`: for a job's summary or a comment on a pull request."""
     baseline = f"Baseline: run {code(result.baseline_run)} in {code(result.baseline)}"
     commit = f", commit {code(result.baseline_commit[:12])}" if result.baseline_commit else ""
-    parts = [f"## Quality gate: {WORDS[result.verdict]}", plain(result.reason), f"Run {code(result.run)}. {baseline}{commit}."]
+    parts = [f"## Quality gate: {GATE_WORDS[result.verdict]}", plain(result.reason), f"Run {code(result.run)}. {baseline}{commit}."]
     if result.mend:
         sentence, _, command = result.mend.rpartition(": ")
         parts.append(f"{sentence[0].upper()}{sentence[1:]}:\n\n    {command}")

@@ -9,8 +9,8 @@ SMOOTHING = 0.8
 """Weight of the past in the smoothed curves: debiased exponential moving average, as in W&B and TensorBoard."""
 MAX_POINTS = 1200
 """Of one drawn curve; longer ones keep the lowest and the highest value of each stretch."""
-WIDTH, HEIGHT = 440, 280
-"""Pixels of the plot that labels are placed for; close enough on a narrower or a wider one."""
+WIDE, NARROW, HEIGHT = 440, 250, 280
+"""Pixels of the plots that labels are placed for: close enough on one somewhat narrower or wider."""
 
 
 def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
@@ -41,8 +41,10 @@ def place(
     x_top: float,
     y_span: tuple[float, float],
     joined: Sequence[bool],
+    width: int,
+    letter: float,
 ) -> list[str]:
-    """For each label the side of its point where it covers least, on a plot of WIDTH by HEIGHT pixels.
+    """For each label the side of its point where it covers least, on a plot of `width` by HEIGHT pixels.
 
     Args:
         xs: from 0 to `x_top`.
@@ -51,8 +53,9 @@ def place(
         x_top: right end of the x axis.
         y_span: ends of the y axis.
         joined: which points a line joins, from left to right.
+        letter: mean width of a letter, in pixels.
     """
-    across = [WIDTH * x / x_top for x in xs]
+    across = [width * x / x_top for x in xs]
     up = [[HEIGHT * (y - y_span[0]) / (y_span[1] - y_span[0]) for y in (value, 100 * low, 100 * high)] for value, (low, high) in ys]
     at = [(x, y[0]) for x, y in zip(across, up, strict=True)]
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at] + [
@@ -65,18 +68,18 @@ def place(
         taken += [(x - 4, y - 2, x + 4, y + 2) for x, y in along]
     chosen = []
     for (x, y), label in zip(at, labels, strict=True):
-        width = 6.6 * len(label)
+        long = letter * len(label)
         boxes = {
-            "top center": (x - width / 2, y + 8, x + width / 2, y + 24),
-            "bottom center": (x - width / 2, y - 24, x + width / 2, y - 8),
-            "middle right": (x + 9, y - 8, x + 9 + width, y + 8),
-            "middle left": (x - 9 - width, y - 8, x - 9, y + 8),
-            "top right": (x + 5, y + 8, x + 5 + width, y + 24),
-            "bottom right": (x + 5, y - 24, x + 5 + width, y - 8),
-            "top left": (x - 5 - width, y + 8, x - 5, y + 24),
-            "bottom left": (x - 5 - width, y - 24, x - 5, y - 8),
+            "top center": (x - long / 2, y + 8, x + long / 2, y + 24),
+            "bottom center": (x - long / 2, y - 24, x + long / 2, y - 8),
+            "middle right": (x + 9, y - 8, x + 9 + long, y + 8),
+            "middle left": (x - 9 - long, y - 8, x - 9, y + 8),
+            "top right": (x + 5, y + 8, x + 5 + long, y + 24),
+            "bottom right": (x + 5, y - 24, x + 5 + long, y - 8),
+            "top left": (x - 5 - long, y + 8, x - 5, y + 24),
+            "bottom left": (x - 5 - long, y - 24, x - 5, y - 8),
         }
-        costs = {side: sum(_overlap(box, other) for other in taken) + _outside(box) for side, box in boxes.items()}
+        costs = {side: sum(_overlap(box, other) for other in taken) + _outside(box, width) for side, box in boxes.items()}
         side = min(boxes, key=lambda name: costs[name])
         taken.append(boxes[side])
         chosen.append(side)
@@ -88,5 +91,5 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return wide * high if wide > 0 and high > 0 else 0.0
 
 
-def _outside(box: tuple[float, ...]) -> float:
-    return 1e4 if box[0] < 0 or box[1] < 0 or box[2] > WIDTH or box[3] > HEIGHT else 0.0
+def _outside(box: tuple[float, ...], width: int) -> float:
+    return 1e4 if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > HEIGHT else 0.0

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.records import Comparison, Pair
-from harness.rendering import answer_views, figures, verdict, views
-from harness.rendering.figures import Drawing
+from harness.rendering import answer_views, curves, figures, provenance_views, verdict, views
+from harness.rendering.drawing import Drawing
 from harness.rendering.views import Inputs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,13 +35,21 @@ INVISIBLE = re.compile(
 """Characters that hide, reorder or break text. Joiners (U+200C, U+200D) are left: Indic scripts and emoji need them."""
 
 
-def html(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], config: dict[str, Any], fingerprint: str) -> str:
+def html(
+    inputs: Inputs,
+    others: Sequence[Inputs],
+    tested: Sequence[Pair],
+    refused: Mapping[str, str],
+    config: dict[str, Any],
+    fingerprint: str,
+) -> str:
     """The whole page.
 
     Args:
         inputs: the run.
         others: further runs: their curves are overlaid and their numbers stand beside this run's.
         tested: pairs across runs, named `run/variant`.
+        refused: run -> why it is not compared with this one.
         config: the resolved config, shown where the comparison's provenance has none.
         fingerprint: of all inputs; kept in the page, so that an unchanged report is not written again.
     """
@@ -68,7 +76,8 @@ def html(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], confi
             figures=_island({key: {"description": d.description, "height": d.height, **d.plotly} for key, d in drawings.items()}),
             drawings=drawings,
             answers=_packed(json.dumps(answer_views.answers(inputs), ensure_ascii=True, separators=(",", ":"))),
-            runs=answer_views.runs_table(inputs, others, tested),
+            runs=answer_views.runs_table(inputs, others, tested, refused),
+            trainings=answer_views.trainings_table([inputs, *others]) if others else None,
             losses=answer_views.regression_lists(inputs, 5),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
@@ -135,18 +144,17 @@ def _gate(gate: dict[str, Any] | None) -> dict[str, str] | None:
     if told is None and isinstance(gate.get("passed"), bool):
         told = "passed" if gate["passed"] else "failed"
     reason = next((gate[key] for key in ("reason", "message", "summary") if isinstance(gate.get(key), str)), "")
-    return {"result": told or "unknown", "reason": reason}
+    return {"result": verdict.GATE_WORDS.get(told or "", told or "unknown").lower(), "reason": reason}
 
 
 def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:
     comparison = inputs.comparison
     found: list[Drawing | None] = []
-    floor = views.noise_floor(comparison)
     for metric in views.metrics_of(comparison):
         found += [figures.pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
-        found += _forests(comparison, metric, floor)
+        found += _forests(comparison, metric)
     histories = {run.comparison.run: run.history for run in (inputs, *others) if run.history}
-    found += figures.curves(histories)
+    found += curves.curves(histories)
     histogram = inputs.split.leakage.get("similarity_histogram") if inputs.split else None
     if isinstance(histogram, dict):
         title = "Similarity of each held-out question to its nearest training question"
@@ -154,7 +162,7 @@ def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:
     return {drawing.key: drawing for drawing in found if drawing is not None}
 
 
-def _forests(comparison: Comparison, metric: str, floor: float | None) -> list[Drawing]:
+def _forests(comparison: Comparison, metric: str) -> list[Drawing]:
     """One forest for each reference; those between fine-tuned formats share an axis, since base is far from all of them."""
     order = list(comparison.variants)
     pairs = [pair for pair in comparison.pairs if pair.metric == metric and pair.delta is not None]
@@ -165,10 +173,11 @@ def _forests(comparison: Comparison, metric: str, floor: float | None) -> list[D
         ends = [0.0]
         for pair in pairs:
             if (pair.right == "base") is is_base:
-                ends += [100 * end for end in (pair.ci95 or (pair.delta or 0.0,))] + [100 * pair.margin, -100 * pair.margin]
+                widest = 100 * max(pair.margin, pair.noise_floor)
+                ends += [100 * end for end in (pair.ci95 or (pair.delta or 0.0,))] + [widest, -widest]
         room = 0.06 * (max(ends) - min(ends)) or 1.0
         spans[is_base] = (min(ends) - room, max(ends) + room)
-    return [figures.forest([p for p in pairs if p.right == right], right, metric, floor, spans[right == "base"]) for right in references]
+    return [figures.forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"]) for right in references]
 
 
 def _environment(*, escape: bool) -> Environment:
@@ -189,7 +198,7 @@ def _environment(*, escape: bool) -> Environment:
         "megabytes": verdict.megabytes,
         "label": verdict.variant_label,
     }
-    environment.globals |= {"table": views.table, "views": views}
+    environment.globals |= {"table": views.table, "views": views, "origins": provenance_views}
     return environment
 
 

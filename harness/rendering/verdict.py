@@ -23,6 +23,13 @@ METRIC_LABELS = {
 VARIANT_LABELS = {"base": "Base", "adapter": "Adapter", "merged_16bit": "Merged 16-bit", "merged_4bit": "Merged 4-bit"}
 BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
 PRIMARY = ("exact_match_normalized", "exact_match", "token_f1", "rougeL")
+GATE_WORDS = {
+    "pass": "Passed",
+    "improvement": "Improved",
+    "inconclusive": "Inconclusive",
+    "regression": "Regression",
+    "incomparable": "Incomparable",
+}
 FLIPPED: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "tied": "tied", "undecided": "undecided"}
 
 

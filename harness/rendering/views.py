@@ -49,15 +49,18 @@ BREAKDOWNS = {
 WORDS = {
     "left": "Format",
     "right": "Against",
+    "variant": "Variant",
+    "how": "What was changed",
+    "n": "Answers",
+    "flip_rate": "Of them changed",
     "identical": "Same text",
     "token_agreement": "Token agreement",
+    "positions": "Positions",
+    "top1_agreement": "Top-1 agreement",
     "mean_kl": "Mean KL",
     "p99_kl": "99% KL",
-    "top1_agreement": "Top-1 agreement",
-    "flip_rate": "Answers that changed",
-    "n": "n",
-    "what": "What was changed",
 }
+"""Keys of the comparison's free-form rows, in the order of their columns."""
 NONE = "\u2013"
 EMPTY_CELL: dict[str, Any] = {"text": NONE, "sort": None, "low": None, "high": None, "mark": "", "title": "", "unscored": 0}
 
@@ -91,9 +94,10 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
     """`columns` and `rows`: variants and baselines x metrics and costs. A cell has the keys of EMPTY_CELL."""
     metrics = metrics_of(comparison)
     marks = {metric: best_and_ties(comparison, metric) for metric in metrics}
+    notes = {metric: _shared_n(comparison, metric) for metric in metrics}
     rows = []
     for variant, result in comparison.variants.items():
-        cells = [_metric_cell(variant, result.metrics.get(metric), *marks[metric]) for metric in metrics]
+        cells = [_metric_cell(variant, result.metrics.get(metric), *marks[metric], told=notes[metric]) for metric in metrics]
         for cost, (_, show) in COSTS.items():
             value = getattr(result.cost, cost)
             cells.append(EMPTY_CELL if value is None else EMPTY_CELL | {"text": show(value), "sort": value})
@@ -102,26 +106,34 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
         cells = [EMPTY_CELL | {"text": f"{100 * values[m]:.1f}", "sort": values[m]} if m in values else EMPTY_CELL for m in metrics]
         cells += [EMPTY_CELL] * len(COSTS)
         rows.append({"name": name, "label": BASELINE_LABELS.get(name, name), "note": "no model", "baseline": True, "cells": cells})
-    columns = [{"label": metric_label(metric), "metric": True, "key": metric} for metric in metrics]
-    columns += [{"label": label, "metric": False, "key": cost} for cost, (label, _) in COSTS.items()]
+    columns = [{"label": metric_label(metric), "metric": True, "key": metric, "note": notes[metric]} for metric in metrics]
+    columns += [{"label": label, "metric": False, "key": cost, "note": ""} for cost, (label, _) in COSTS.items()]
     return {"columns": columns, "rows": rows, "marked": any(best for best, _ in marks.values())}
 
 
-def _metric_cell(variant: str, measured: MetricValue | None, best: str | None, ties: set[str]) -> dict[str, Any]:
+def _shared_n(comparison: Comparison, metric: str) -> str:
+    """How many questions the metric was scored on, if that is not all of them and the same for every variant."""
+    counts = {(m.n, m.n_unscored) for result in comparison.variants.values() if (m := result.metrics.get(metric))}
+    n, n_unscored = next(iter(counts)) if len(counts) == 1 else (0, 0)
+    return f"n = {n:,}" if n and n_unscored else ""
+
+
+def _metric_cell(variant: str, measured: MetricValue | None, best: str | None, ties: set[str], *, told: str) -> dict[str, Any]:
+    """One number with its interval; `told`: what the column's heading already says of the unscored questions."""
     if measured is None:
         return EMPTY_CELL
-    unscored = measured.n_unscored
+    unscored = 0 if told else measured.n_unscored
     if measured.value is None:
         return EMPTY_CELL | {"text": "unscored", "unscored": unscored}
     low, high = measured.ci95 or (None, None)
-    told = f"95% CI {percent(low)} to {percent(high)}" if measured.ci95 else "no interval"
+    interval = f"95% CI {percent(low)} to {percent(high)}" if measured.ci95 else "no interval"
     return {
         "text": f"{100 * measured.value:.1f}",
         "sort": measured.value,
         "low": low,
         "high": high,
         "mark": "best" if variant == best else "tied" if variant in ties else "",
-        "title": f"{percent(measured.value)}, {told}, n = {measured.n:,}",
+        "title": f"{percent(measured.value)}, {interval}, n = {measured.n:,}",
         "unscored": unscored,
     }
 
@@ -199,13 +211,10 @@ def _rate(value: object) -> float | None:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of free form as `columns` and `rows` of text: every key that any row has, in the order of first appearance."""
-    rows = list(rows)
+    """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
+    rows, known = list(rows), list(WORDS)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    # A file's keys are sorted; names come before numbers all the same.
-    keys.sort(
-        key=lambda key: (key not in ("left", "right", "variant", "what"), all(isinstance(row.get(key), int | float | None) for row in rows))
-    )
+    keys.sort(key=lambda key: known.index(key) if key in known else len(known))
     return {
         "columns": [WORDS.get(key, key.replace("_", " ").capitalize()) for key in keys],
         "numeric": [all(isinstance(row.get(key), int | float | None) for row in rows) for key in keys],
@@ -263,40 +272,3 @@ def breakdowns(comparison: Comparison) -> list[dict[str, Any]]:
             {"by": by, "title": title, "metric": metric_label(metric or ""), "variants": [variant_label(v) for v in variants], "rows": rows}
         )
     return found
-
-
-# ---------------------------------------------------------------------------------------------- provenance and method
-
-
-def signatures(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each metric's signature and interval method; several signatures of one metric are a warning."""
-    found = []
-    for metric in metrics_of(comparison):
-        values = [result.metrics[metric] for result in comparison.variants.values() if metric in result.metrics]
-        marks, methods = sorted({value.signature for value in values}), sorted({value.interval for value in values if value.interval})
-        found.append({"metric": metric_label(metric), "signatures": marks, "intervals": methods})
-    return found
-
-
-def provenance(value: Mapping[str, Any], short: int = 8) -> dict[str, Any]:
-    """`facts`: rows to show; `folded`: (title, rows) of the long parts, the config among them."""
-    facts, folded = [], []
-    for key, inner in value.items():
-        rows = flatten({key: inner})
-        if key == "config" or len(rows) > short:
-            folded.append((key, [(name.removeprefix(f"{key}."), text) for name, text in rows]))
-        elif key != "command":
-            facts += rows
-    return {"facts": facts, "folded": folded}
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as (dotted key, text) rows."""
-    rows = []
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, Mapping) and inner:
-            rows += flatten(inner, f"{name}.")
-        else:
-            rows.append((name, NONE if inner is None else str(inner)))
-    return rows

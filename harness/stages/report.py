@@ -5,21 +5,24 @@ Reads everything below `runs/<run>` and `reports/<run>/comparison.json`; writes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness import store
 from harness.config import Config
+from harness.errors import ArtifactError
 from harness.records import (
     Comparison,
     ExportManifest,
     HistoryPoint,
     Pair,
     Prediction,
+    PredictionManifest,
     Question,
     Record,
     Score,
+    ScoreManifest,
     SplitManifest,
     TrainManifest,
 )
@@ -29,16 +32,7 @@ from harness.rendering.views import Inputs
 from harness.store import RunFolder
 
 R = TypeVar("R", bound=Record)
-SOURCES = (
-    "stages/report.py",
-    "rendering/render.py",
-    "rendering/views.py",
-    "rendering/answer_views.py",
-    "rendering/verdict.py",
-    "rendering/figures.py",
-    "rendering/plotting.py",
-    "records.py",
-)
+SOURCES = ("stages/report.py", "rendering", "records")
 
 
 def run(
@@ -47,6 +41,7 @@ def run(
     *,
     others: Sequence[RunFolder] = (),
     tested: Sequence[Pair] = (),
+    refused: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     force: bool = False,
 ) -> Path:
@@ -57,6 +52,7 @@ def run(
         config: shown as provenance where the comparison carries none.
         others: further runs, laid over this one's curves and put beside its numbers.
         tested: the pairs across these runs, named `run/variant`; a difference without one is shown as not tested.
+        refused: why one of the further runs must not be compared with this one.
         progress: told what is being done.
         force: write even if nothing changed.
 
@@ -64,9 +60,9 @@ def run(
         ArtifactError: comparison.json is missing, or any file is damaged.
         StorageError: the report cannot be written.
     """
-    settings = config.model_dump(mode="json")
+    settings, refused = config.model_dump(mode="json"), dict(refused or {})
     fingerprint = store.sha256_json(
-        [settings, [_contents(folder) for folder in (run, *others)], [pair.model_dump() for pair in tested], _code()]
+        [settings, [_contents(folder) for folder in (run, *others)], [pair.model_dump() for pair in tested], refused, _code()]
     )
     report_json = run.reports / "report.json"
     if not force and run.report_md.exists() and report_json.exists() and _written(run.report_html) == fingerprint:
@@ -74,7 +70,7 @@ def run(
         return run.report_html
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
-    page = render.html(inputs, [read(other) for other in others], tested, settings, fingerprint)
+    page = render.html(inputs, [read(other) for other in others], tested, refused, settings, fingerprint)
     store.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
     store.write_text(run.report_md, render.markdown(inputs))
     store.write_text(run.report_html, page)
@@ -88,6 +84,13 @@ def read(run: RunFolder) -> Inputs:
     comparison = comparison.model_copy(
         update={"variants": {variant: comparison.variants[variant] for variant in variant_order(comparison)}}
     )
+    split, train = _manifest(run.split_json, SplitManifest), _manifest(run.train_json, TrainManifest)
+    _check(run.heldout_jsonl, split and split.heldout_sha256, "split")
+    _check(run.history_jsonl, train and train.history_sha256, "train --force")
+    for variant in comparison.variants:
+        (answers, asked), (scores, scored) = run.prediction(variant), run.score(variant)
+        _check(answers, (found := _manifest(asked, PredictionManifest)) and found.lines_sha256, "predict")
+        _check(scores, (found := _manifest(scored, ScoreManifest)) and found.lines_sha256, "score")
     gate = run.reports / "gate.json"
     return Inputs(
         comparison=comparison,
@@ -95,11 +98,23 @@ def read(run: RunFolder) -> Inputs:
         predictions={variant: _lines(run.prediction(variant)[0], Prediction) for variant in comparison.variants},
         scores={variant: _lines(run.score(variant)[0], Score) for variant in comparison.variants},
         history=_lines(run.history_jsonl, HistoryPoint),
-        split=_manifest(run.split_json, SplitManifest),
-        train=_manifest(run.train_json, TrainManifest),
+        split=split,
+        train=train,
         export=_manifest(run.export_json, ExportManifest),
-        gate=store.read_json(gate) if gate.exists() else None,
+        gate=_told(gate) if gate.exists() else None,
     )
+
+
+def _check(path: Path, sha256: str | None, command: str) -> None:
+    if sha256 and path.exists():
+        store.check_written(path, sha256, command)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    value = store.read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError("is damaged (not an object)", "run harness gate again", file=path)
+    return value
 
 
 def _lines(path: Path, kind: type[R]) -> list[R]:

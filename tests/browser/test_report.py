@@ -140,6 +140,44 @@ def test_fits_every_width(view, small, width):
     assert not outside
 
 
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_words_in_tables_are_not_broken_into_letters(view, small, width):
+    page = view(small, viewport={"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach((node) => (node.open = true))")
+    thin = page.evaluate(
+        """() => [...document.querySelectorAll('.scroll tbody :is(th, td):not(.number)')].filter((cell) => cell.getBoundingClientRect().width < 100)
+            .map((cell) => cell.outerHTML.slice(0, 90))"""
+    )
+    assert not thin
+
+
+def test_labels_stay_in_a_narrow_figure(view, small):
+    page = view(small, viewport={"width": 360, "height": 900})
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('.plot :is(.textpoint, .annotation) text')].filter((text) => {
+            const canvas = text.closest('.canvas').getBoundingClientRect(), box = text.getBoundingClientRect();
+            return box.left < canvas.left - 1 || box.right > canvas.right + 1;
+        }).map((text) => text.textContent)"""
+    )
+    assert not outside
+    words = "[...document.querySelectorAll('[data-figure=\"forest-base\"] .annotation-text')].map((text) => text.textContent).join(' ')"
+    assert "better" not in page.evaluate(words)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_timeout(500)
+    assert "better" in page.evaluate(words)
+
+
+def test_the_commands_are_copied(view, small):
+    page = view(small, permissions=["clipboard-read", "clipboard-write"])
+    page.click("text=Copy")
+    page.wait_for_selector("[data-copy]:text('Copied')")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.text_content("#commands") and copied.splitlines()[-1] == "harness report --run demo --config tiny"
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.click("[data-copy]")
+    assert page.inner_text("[data-copy]") == "Selected" and page.evaluate("getSelection().toString().trim()") == copied.strip()
+
+
 def test_theme_follows_the_system_and_can_be_chosen(view, small):
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = view(small, color_scheme="dark")

@@ -50,6 +50,25 @@
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   }
 
+  // ------------------------------------------------------------------------------------------------------------- copy
+
+  function startCopying() {
+    for (const button of document.querySelectorAll("[data-copy]")) {
+      button.hidden = false;
+      button.addEventListener("click", async () => {
+        const source = find(button.dataset.copy);
+        try {
+          await navigator.clipboard.writeText(source.textContent);
+          button.textContent = "Copied";
+        } catch {
+          getSelection().selectAllChildren(source); // no clipboard for this page: selected, it can be copied by hand
+          button.textContent = "Selected";
+        }
+        setTimeout(() => (button.textContent = "Copy"), 2000);
+      });
+    }
+  }
+
   // ---------------------------------------------------------------------------------------------------------- sorting
 
   function startSorting() {
@@ -104,14 +123,28 @@
 
   const specOf = (figure) => specs[`${figure.dataset.figure}/${figure.dataset.metric}`] ?? specs[figure.dataset.figure];
 
+  /** `base` with `change` laid over it: objects go key by key, figures' lists of traces one by one, all else is replaced. */
+  function overlay(base, change) {
+    const result = Array.isArray(base) ? [...base] : { ...base };
+    for (const [key, value] of Object.entries(change)) {
+      const deeper = value && typeof value === "object" && (!Array.isArray(value) || key === "data") && key in base;
+      result[key] = deeper ? overlay(base[key], value) : value;
+    }
+    return result;
+  }
+
+  const NARROW = 400; // pixels of a figure
+
   function draw(figure, width) {
-    const spec = specOf(figure);
+    let spec = specOf(figure);
     const canvas = figure.querySelector(".canvas");
     if (!spec || !window.Plotly) return;
     canvas.setAttribute("aria-label", spec.description);
     canvas.style.height = `${spec.height}px`;
+    width ??= canvas.clientWidth;
+    if (spec.narrow && width < NARROW) spec = overlay(spec, spec.narrow);
     const { data, layout } = coloured(spec);
-    window.Plotly.react(canvas, data, { ...layout, height: spec.height, width: width ?? canvas.clientWidth }, { displayModeBar: false, scrollZoom: false });
+    window.Plotly.react(canvas, data, { ...layout, height: spec.height, width }, { displayModeBar: false, scrollZoom: false });
     drawn.add(figure);
   }
 
@@ -489,6 +522,7 @@
 
   startTheme();
   startSorting();
+  startCopying();
   startFigures();
   // The data blocks stand behind this script.
   document.addEventListener("DOMContentLoaded", startAnswers);
