@@ -5,7 +5,8 @@ A run and a baseline are the same record (`snapshot` makes it, rounding included
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 from harness import store
 from harness.analysis.resampling import Floats
 from harness.config import Config
-from harness.errors import ArtifactError, ConfigError
-from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score, ScoreManifest
+from harness.errors import ArtifactError, ConfigError, IncomparableError
+from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Interval, Question, Score, ScoreManifest
 from harness.rendering.verdict import percent, points
 from harness.store import RunFolder
 
@@ -35,7 +36,7 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
         ArtifactError: scores or comparison are missing, damaged, or not of each other; ConfigError: a gated metric was not scored.
     """
     comparison = store.read_record(run.comparison_json, Comparison)
-    questions = store.read_records(run.heldout_jsonl, Question)
+    questions = store.read_split(run)[1]
     if not questions:
         raise ArtifactError("holds no question", "hold out more with data.heldout, and run the stages again", file=run.heldout_jsonl)
     manifests = {variant: _manifest(run, variant, comparison) for variant in comparison.variants}
@@ -71,6 +72,37 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
     )
 
 
+def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:
+    """The same baseline, knowing what further trainings of its recipe, with other seeds, scored.
+
+    Raises:
+        IncomparableError: they were not asked and scored alike; ArtifactError: two are one training.
+    """
+    trained: dict[str, str] = {}
+    for run in (first, *others):
+        if unlike := list(differs(first, run, first.variants, first.metrics)):
+            raise IncomparableError(f"runs {first.run} and {run.run} differ: {unlike[0]}", "name runs of one recipe and one split")
+        weights = store.sha256_json({v: value.weights_sha256 for v, value in run.variants.items() if v in first.variants})
+        if weights in trained:
+            raise ArtifactError(f"runs {trained[weights]} and {run.run} are one training", "train each with a train.seed of its own")
+        trained[weights] = run.run
+
+    def means(variant: str) -> dict[str, list[float]]:
+        found = {metric: [other.variants[variant].means[metric] for other in others] for metric in first.metrics}
+        return {metric: [mean for mean in values if mean is not None] for metric, values in found.items()}
+
+    variants = {variant: value.model_copy(update={"trainings": means(variant)}) for variant, value in first.variants.items()}
+    return first.model_copy(update={"variants": variants})
+
+
+def luck(baseline: Baseline, variant: str, metric: str) -> Interval:
+    """How far below (<= 0) and above (>= 0) the baseline's own mean its further trainings came out; zeros without any."""
+    value = baseline.variants[variant]
+    own = value.means[metric]
+    apart = [] if own is None else [mean - own for mean in value.trainings.get(metric, [])]
+    return (min([0.0, *apart]), max([0.0, *apart]))
+
+
 def of_variants(baseline: Baseline, variants: Collection[str]) -> Baseline:
     """The same baseline with only these variants."""
     kept = {variant: value for variant, value in baseline.variants.items() if variant in variants}
@@ -98,6 +130,9 @@ def read(path: Path) -> Baseline:
     variants = {frozenset(question.scores) for question in found.questions}
     if not found.questions or scored != {len(found.metrics)} or variants != {frozenset(found.variants)}:
         raise ArtifactError("is damaged (questions, variants and scores do not fit together)", mend, file=path)
+    twice = next((id_ for id_, count in Counter(question.id for question in found.questions).items() if count > 1), None)
+    if twice is not None:
+        raise ArtifactError(f"is damaged (question {twice[:80]!r} stands twice)", mend, file=path)
     return found
 
 
@@ -138,7 +173,7 @@ def save(path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[s
 
 def _text(baseline: Baseline) -> str:
     """Canonical JSON with a line for each question: small, and a commit shows which questions changed."""
-    head = baseline.model_dump(mode="json", exclude={"questions"})
+    head = {key: value for key, value in store.sealed(baseline).items() if key != "questions"}
     lines = ",\n".join(f"  {store.dumps(question)}" for question in baseline.questions)
     return store.dumps(head, indent=1).removesuffix("\n}") + f',\n "questions": [\n{lines}\n ]\n}}\n'
 
@@ -215,6 +250,8 @@ def describe(baseline: Baseline) -> list[str]:
     for variant, value in baseline.variants.items():
         means = ", ".join(f"{metric} {'unscored' if mean is None else f'{mean:.3f}'}" for metric, mean in value.means.items())
         lines.append(f"{variant} ({value.backend}, weights {value.weights_sha256[:12]}): {means}")
+        for metric, others in value.trainings.items():
+            lines.append(f"  {metric} of further trainings: {', '.join(f'{mean:.3f}' for mean in others)}")
     return lines
 
 

@@ -5,7 +5,7 @@ from scored_run import CONFIG, make, predict, questions
 
 from harness import baseline
 from harness.config import Config
-from harness.errors import ArtifactError, ConfigError
+from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.stages import compare, score
 
 SEVEN = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
@@ -117,6 +117,30 @@ def test_nothing_scored_is_no_baseline(tmp_path):
     with pytest.raises(ArtifactError, match="no variant to gate"):
         saved(tmp_path / "b.json", scored(tmp_path, {"base": right}, "s"))
     assert not (tmp_path / "b.json").exists()
+
+
+def test_further_trainings_are_kept_by_their_means_and_told(tmp_path):
+    first, second, third = (
+        baseline.snapshot(scored(tmp_path, {"base": half, "adapter": answer}, name, weights_sha256=name), CONFIG)
+        for name, answer in (("a", right), ("b", half), ("c", right))
+    )
+    path = tmp_path / "b.json"
+    baseline.save(path, baseline.with_trainings(first, [second, third]), CONFIG, confirm=never)
+    read = baseline.read(path)
+    assert read.variants["adapter"].trainings["exact_match_normalized"] == [0.5, 1.0]
+    assert baseline.luck(read, "adapter", "exact_match_normalized") == (-0.5, 0.0)
+    assert baseline.luck(first, "adapter", "exact_match_normalized") == (0.0, 0.0)
+    assert "exact_match_normalized of further trainings: 0.500, 1.000" in "\n".join(baseline.describe(read))
+    assert baseline.column(read, "adapter", "exact_match_normalized").mean() == 1, "the scores are those of the first"
+
+
+def test_a_training_is_further_only_if_it_is_another_asked_alike(tmp_path):
+    first = baseline.snapshot(scored(tmp_path, {"adapter": right}, "a", weights_sha256="a"), CONFIG)
+    with pytest.raises(ArtifactError, match="runs a and a are one training"):
+        baseline.with_trainings(first, [first])
+    other = baseline.snapshot(scored(tmp_path, {"adapter": right}, "b", weights_sha256="b", prompts_sha256="0"), CONFIG)
+    with pytest.raises(IncomparableError, match="runs a and b differ: prompts"):
+        baseline.with_trainings(first, [other])
 
 
 # -------------------------------------------------------------------------------------------------------- damaged files

@@ -1,4 +1,4 @@
-"""The gate: a table of its verdicts, its outputs, and how often it errs by simulation. Simulations are seeded: they pass or fail for good."""
+"""The gate: a table of its verdicts, its outputs, and how often it errs by simulation (benchmarks/gate_power.py), seeded: it passes or fails for good."""
 
 import json
 import os
@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from scored_run import CONFIG, COST, GENERATION, make, questions
 from typer.testing import CliRunner
 
+from benchmarks.gate_power import share_failed
 from harness import baseline, cli, store
-from harness.analysis.noninferiority import Column, family_p, judge, outcomes
+from harness.analysis.noninferiority import family_p, judge
 from harness.analysis.resampling import Totals
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.records import GateCheck, GateExample, GateResult
+from harness.records import Comparison, GateCheck, GateExample, GateResult
 from harness.rendering import gate_outputs
 from harness.stages import compare, gate, score
 
 MANY = questions(n_groups=95, size=3)
 FAILED = {"finish_reason": "error", "error": "out of memory"}
-NO_COSTS = {"size_ratio": {}, "fidelity": {}}
+NO_COSTS = {"size_ratio": {}, "fidelity": {}, "divergence": {}}
 
 
 def config(**changes):
@@ -37,7 +38,7 @@ def right(question):
 
 
 def wrong(question):
-    return "something else"
+    return f"something else {question.id}"
 
 
 def untuned(question):
@@ -104,6 +105,20 @@ def test_a_format_breaches_its_limit_only_surely():
     assert judge(-0.03, (-0.049, -0.011), 0.001, margin=0.05, tolerated=0.05) == "pass"
 
 
+@pytest.mark.parametrize(
+    "delta, lowest, highest, verdict",
+    [
+        (-0.05, -0.04, 0.0, "inconclusive"),  # another seed lost nearly as much: luck
+        (-0.061, -0.04, 0.0, "regression"),  # more than the margin below the lowest
+        (-0.05, 0.0, 0.04, "regression"),  # others came out better: no excuse
+        (0.05, 0.0, 0.06, "pass"),  # a lucky seed is no improvement
+        (0.05, -0.04, 0.04, "improvement"),
+    ],
+)
+def test_a_difference_that_other_seeds_make_too_is_no_verdict(delta, lowest, highest, verdict):
+    assert judge(delta, (delta - 0.03, delta + 0.03), 0.001, margin=0.02, luck=(lowest, highest)) == verdict
+
+
 @given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1), st.floats(0, 0.2))
 def test_more_is_never_judged_worse(delta, below, above, p, margin):
     order = ["regression", "inconclusive", "pass", "improvement"]
@@ -152,6 +167,20 @@ def test_another_metric_or_variant_cannot_hide_a_loss(tmp_path):
     assert found["baseline/adapter/rougeL"].verdict == "improvement"
     assert found["baseline/gguf_f16/exact_match_normalized"].verdict == "regression"
     assert "gguf_f16" in result.reason
+
+
+def test_a_loss_no_worse_than_that_of_other_seeds_is_told_and_does_not_fail(tmp_path):
+    trainings = {"good": right, "second": right_but(6), "third": right_but(30)}
+    runs = {name: scored(tmp_path, name, {"adapter": answer}, weights_sha256=name) for name, answer in trainings.items()}
+    first, *others = (baseline.snapshot(run, config()) for run in runs.values())
+    path = tmp_path / "baseline.json"
+    for known, verdict, exit_code in (([], "regression", 1), (others, "inconclusive", 0)):
+        baseline.save(path, baseline.with_trainings(first, known), config(), confirm=lambda _: True)
+        result = gate.run(scored(tmp_path, "new", {"adapter": right_but(6, "no")}), config(), baseline_file=path)
+        assert (result.verdict, result.exit_code) == (verdict, exit_code)
+    assert "other seeds -16 to 0" in result.reason
+    far = gate.run(scored(tmp_path, "new", {"adapter": right_but(4)}), config(), baseline_file=path)
+    assert (far.verdict, far.exit_code) == ("regression", 1)
 
 
 def test_what_changed_stands_in_the_result(tmp_path):
@@ -254,6 +283,24 @@ def test_costs_are_ratios_to_the_base(tmp_path, cost, settings, verdict):
     assert result.verdict == verdict
 
 
+@pytest.mark.parametrize("left, right_", [("gguf_q8_0", "merged_16bit"), ("merged_16bit", "gguf_q8_0")])
+def test_a_format_that_thinks_otherwise_fails_before_its_scores_fall(tmp_path, left, right_):
+    answers = {"merged_16bit": right, "gguf_q8_0": right}
+    run = scored(tmp_path, "new", answers)
+    path, measured = tmp_path / "baseline.json", {"left": left, "right": right_, "mean_kl": 0.03}
+    settings = config(divergence={"gguf_q8_0": 0.03, "gguf_f16": 0.0001})
+    baseline.save(path, baseline.snapshot(run, settings), settings, confirm=lambda _: True)
+    assert gate.run(run, settings, baseline_file=path).notes == [
+        "the divergence of gguf_q8_0 was not measured (predict.fidelity_questions), and was not checked"
+    ]
+    comparison = store.read_record(run.comparison_json, Comparison)
+    store.write_json(run.comparison_json, comparison.model_copy(update={"fidelity": [measured]}))
+    assert gate.run(run, settings, baseline_file=path).verdict == "pass", "on the limit"
+    result = gate.run(run, config(divergence={"gguf_q8_0": 0.029}), baseline_file=path)
+    assert result.verdict == "regression"
+    assert "mean divergence from merged_16bit 0.03 nats, at most 0.029 nats wanted" in result.reason
+
+
 @pytest.mark.parametrize(
     "answer, code, verdict",
     [
@@ -352,6 +399,8 @@ def test_the_verbs(tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert "\n::error title=quality gate" in invoke("gate", "--run", "poor", *few).output
     assert "exact_match_normalized: 100% -> 80%" in invoke("baseline", "diff", "--run", "poor", *few).output
+    twin = invoke("baseline", "save", "poor", "--run", "poor", *few)
+    assert twin.exit_code == 2 and "runs poor and poor are one training" in twin.output
     refused = invoke("baseline", "save", "--run", "poor", *few)
     assert refused.exit_code == 2 and "run good" in invoke("baseline", "show").output
     assert invoke("baseline", "save", "--run", "poor", "--force", *few).exit_code == 0
@@ -393,45 +442,6 @@ def test_family_p_is_that_of_one_column_alone_and_no_smaller_with_more():
     unlike = family_p(Totals.of(np.hstack([one, rng.normal(0, 1, (60, 6))]), np.arange(60)), flips=4000, seed=1)[0]
     assert unlike > alone
     assert family_p(Totals.of(np.zeros((9, 2)), np.arange(9)), flips=100, seed=0).tolist() == [1, 1]
-
-
-def simulated(rng, loss, *, n=280, churn=0.15, only=None):
-    """Before and after of six variants on exact match and two graded scores.
-
-    Groups of 1 to 12 questions (mean 3) with their own chance of a right answer (mean 0.65). A retrained model answers `churn` of the groups anew; a loss
-    forgets some groups more than others; formats flip up to 4% of the answers on their own.
-
-    Args:
-        loss: expected loss of exact match.
-        only: the one variant that loses; None: all.
-    """
-    sizes = []
-    while sum(sizes) < n:
-        sizes.append(min(int(rng.geometric(1 / 3)), 12, n - sum(sizes)))
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    level = rng.beta(1.3, 0.7, len(sizes))[groups]
-    old = rng.random(n) < level
-    new = np.where((rng.random(len(sizes)) < churn)[groups], rng.random(n) < level, old)
-    share = loss / 0.65
-    forgotten = rng.random(n) < (rng.beta(1.5 * share, 1.5 * (1 - share), len(sizes))[groups] if loss else 0)
-    columns = []
-    for variant, flips in enumerate((0, 0.005, 0.01, 0.02, 0.03, 0.04)):
-        lost = forgotten if only in (None, variant) else np.zeros(n, bool)
-        before, after = (np.where(rng.random(n) < flips, rng.random(n) < 0.65, side) for side in (old, new & ~lost))
-        columns.append(Column(before.astype(float), after.astype(float), 0.02))
-        for partial in (0.35, 0.4):
-            kept, other = partial * rng.random(n), partial * rng.random(n)
-            graded = np.where(before, 1.0, kept), np.where(after, 1.0, np.where(before, other, kept))
-            columns.append(Column(*graded, 0.02))
-    return columns, groups
-
-
-def share_failed(runs, loss, **setting):
-    failed = 0
-    for seed in range(runs):
-        columns, groups = simulated(np.random.default_rng([seed, 1]), loss, **setting)
-        failed += any(o.verdict == "regression" for o in outcomes(columns, groups, resamples=400, seed=seed))
-    return failed / runs
 
 
 def test_harmless_changes_fail_at_most_one_time_in_twenty():

@@ -1,4 +1,4 @@
-"""The workflow of the pull request: valid by the code host's schema, and each of its steps run as a script."""
+"""The workflow of the pull request: valid by the code host's schema, and each of its steps run as a script, those of make as a plan."""
 
 import os
 import re
@@ -14,7 +14,13 @@ WORKFLOW = ROOT / ".github" / "workflows" / "quality.yml"
 PARSED = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
 STEPS = [(name, job["env"], step) for name, job in PARSED["jobs"].items() for step in job["steps"]]
 SCRIPTS = [(name, env, step["run"]) for name, env, step in STEPS if "run" in step]
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+MADE = [step for step in SCRIPTS if step[2].startswith("make ")]
+OTHERS = [step for step in SCRIPTS if step not in MADE]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def job_config(job):
+    return PARSED["jobs"][job]["env"]["CONFIG"]
 
 
 def test_the_workflow_fits_the_schema():
@@ -23,23 +29,51 @@ def test_the_workflow_fits_the_schema():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("job, env, script", SCRIPTS, ids=[f"{job}: {script}" for job, _, script in SCRIPTS])
-def test_each_step_runs_as_a_script(tmp_path, job, env, script):
-    """With a `make` that notes what it is asked for: the targets themselves are the pipeline's tests."""
-    noted, summary, tools = tmp_path / "noted", tmp_path / "summary", tmp_path / "bin"
-    tools.mkdir()
-    (tools / "make").write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
-    (tools / "make").chmod(0o755)
-    gate_md = tmp_path / "reports" / env["CONFIG"] / "gate.md"
+def run(script, env, **settings):
+    """A step as the runner runs it. Inputs are what was typed in; make plans and starts nothing: what it plans are the pipeline's tests."""
+    typed = {"qa": "data/constitution_qa.json", "baseline": "reports/baseline.json"}
+    given = {key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: typed[found[1]], str(value)) for key, value in env.items()}
+    whole = {**os.environ, **given, "MAKEFLAGS": "n", **settings.pop("environment", {})}
+    return subprocess.run(["bash", "-e", "-c", script], env=whole, capture_output=True, text=True, timeout=60, **settings)
+
+
+@pytest.mark.parametrize("job, env, script", MADE, ids=[f"{job}: {script}" for job, _, script in MADE])
+def test_each_make_step_plans_its_stage(tmp_path, job, env, script):
+    for name in ("Makefile", "harness", "data", "pyproject.toml", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = run(script, env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    planned = re.findall(r"^(?:@?code=0; )?\.venv/bin/harness (\w+) --run (\S+) --config (\S+)(.*)", done.stdout, re.MULTILINE)
+    verbs = ["split", "train", "export", "predict", "score", "compare", "report", "gate"]
+    target = script.split()[-1]
+    assert [verb for verb, *_ in planned if verb != "gate"] == verbs[: {"setup": 0, "train": 2, "eval": 7, "gate": 7}[target]]
+    assert ("harness gate" in done.stdout) == (target == "gate")
+    assert {(name, config) for _, name, config, _ in planned} <= {(job_config(job), job_config(job))}
+    if "QA" in env:
+        assert all("--qa data/constitution_qa.json" in options for *_, options in planned)
+    assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+@pytest.mark.parametrize("job, env, script", OTHERS, ids=[f"{job}: {script[:20]}" for job, _, script in OTHERS])
+def test_each_other_step_runs_as_a_script(tmp_path, job, env, script):
+    summary, gate_md = tmp_path / "summary", tmp_path / "reports" / env["CONFIG"] / "gate.md"
+    environment = {"GITHUB_STEP_SUMMARY": str(summary)}
+    assert run(script, env, cwd=tmp_path, environment=environment).returncode == 0
+    assert summary.read_text() == "The gate did not come to a verdict.\n", "a set-up that failed leaves no gate.md"
+    summary.unlink()
     gate_md.parent.mkdir(parents=True)
     gate_md.write_text("## Quality gate: Passed\n")
-    settings = {**env, "PATH": f"{tools}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": str(summary)}
-    subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=settings, check=True, timeout=30)
-    if "make" in script:
-        asked = noted.read_text().split()
-        assert asked and set(asked) <= TARGETS
-    else:
-        assert summary.read_text() == gate_md.read_text()
+    assert run(script, env, cwd=tmp_path, environment=environment).returncode == 0
+    assert summary.read_text() == gate_md.read_text()
+
+
+def test_the_projects_own_ci_runs_the_same_gate():
+    commands = [line for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() if line.startswith("make ")]
+    assert commands == ["make lint test", "make gate"]
+    assert "CONFIG ?= tiny\n" in MAKEFILE and "BASELINE ?= reports/baseline.json\n" in MAKEFILE, (
+        "its defaults are those of the pull request"
+    )
+    assert (ROOT / "reports" / "baseline.json").exists()
 
 
 @pytest.mark.parametrize("job", PARSED["jobs"])

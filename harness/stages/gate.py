@@ -7,10 +7,12 @@ Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the exam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import baseline, store
+from harness.analysis import limits
+from harness.analysis.fidelity import REFERENCE
 from harness.analysis.noninferiority import Column, Outcome, outcomes
 from harness.config import Config, Gate
 from harness.errors import IncomparableError
@@ -22,20 +24,16 @@ from harness.records import (
     GateKind,
     GateResult,
     GateVerdict,
+    Interval,
     Prediction,
-    Question,
-    VariantResult,
 )
 from harness.rendering import gate_outputs
 from harness.rendering.verdict import percent, points, variant_order
 from harness.store import RunFolder
 
-REFERENCE = "merged_16bit"
 EXAMPLES = 5
 EXIT_CODES: dict[GateVerdict, int] = {"pass": 0, "improvement": 0, "inconclusive": 0, "regression": 1, "incomparable": 3}
 STRICT_EXIT_CODE = 4
-COUNTED = {"runaway": "length", "unscored": "error"}
-"""Alarms that compare raises from a limit of its own only: the gate counts their finish reasons itself."""
 
 
 def run(
@@ -67,7 +65,7 @@ def run(
     gated = config.gate.variants or sorted(old.variants, key=lambda variant: order.index(variant) if variant in order else len(order))
     progress(f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}")
     unlike = list(baseline.differs(old, new, gated, config.gate.metrics))
-    checks = [] if unlike else [*_differences(old, new, gated, config), *_limits(comparison, gated, config.gate)]
+    checks = [] if unlike else [*_differences(old, new, gated, config), *limits.checks(comparison, gated, config.gate)]
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
@@ -83,7 +81,7 @@ def run(
         differs=unlike,
         changes=baseline.changes(old, new),
         examples=_examples(run, old, new, checks),
-        notes=_notes(new, gated, config.gate),
+        notes=_notes(new, gated, config.gate, comparison),
         seconds=round(time.monotonic() - began, 2),
     )
     store.write_text(run.gate_md, gate_outputs.markdown(result))
@@ -126,13 +124,14 @@ def _differences(old: Baseline, new: Baseline, gated: list[str], config: Config,
     columns = []
     for kind, variant, metric, limit in specs:
         against = baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, REFERENCE, metric)
-        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated=limit if kind == "fidelity" else 0.0))
+        tolerated, luck = (0.0, baseline.luck(old, variant, metric)) if kind == "baseline" else (limit, (0.0, 0.0))
+        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated, luck))
     groups = [question.group for question in new.questions]
     found = outcomes(columns, groups, resamples=config.compare.resamples, seed=config.compare.seed)
-    return [_difference(*spec, outcome) for spec, outcome in zip(specs, found, strict=True)]
+    return [_difference(*spec, outcome, column.luck) for spec, outcome, column in zip(specs, found, columns, strict=True)]
 
 
-def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome) -> GateCheck:
+def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome, luck: Interval) -> GateCheck:
     verdict = outcome.verdict
     if kind == "fidelity" and verdict == "improvement":
         verdict = "pass"
@@ -146,6 +145,7 @@ def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome
         message = (
             f"{percent(outcome.before)} -> {percent(outcome.after)}, {_signed(outcome.delta)} points against {against} ({interval}),"
             f" tolerated {points(limit, sign=False)}, n = {outcome.n}"
+            + (f", other seeds {_signed(luck[0])} to {_signed(luck[1])}" if any(luck) else "")
         )
     return GateCheck(
         kind=kind,
@@ -164,61 +164,6 @@ def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome
     )
 
 
-def _limits(comparison: Comparison, gated: list[str], gate: Gate) -> Iterator[GateCheck]:
-    """Floors, costs and alarms: figures of this run alone, held against fixed limits without rounding."""
-    variants = comparison.variants
-    for variant in gated:
-        for metric, floor in gate.floors.items():
-            value = variants[variant].metrics[metric].value
-            yield _limit("floor", variant, metric, value, floor, at_least=True, unknown="regression")
-    base = variants.get("base")
-    for variant, limit in gate.size_ratio.items():
-        if variant in variants:
-            yield _limit("size", variant, None, _ratio(variants[variant], base, "size_bytes"), limit)
-    for variant, limit in gate.speed_ratio.items():
-        if variant in variants:
-            yield _limit("speed", variant, None, _ratio(variants[variant], base, "tokens_per_second"), limit, at_least=True)
-    raised = {(alarm.variant, alarm.code): alarm.value for alarm in comparison.alarms}
-    for variant in gated:
-        finish = variants[variant].finish
-        answers = sum(finish.values())
-        for code, limit in gate.alarms.items():
-            share = raised.get((variant, code), 0.0)
-            if code in COUNTED:
-                share = finish.get(COUNTED[code], 0) / answers if answers else None
-            yield _limit("alarm", variant, code, share, limit, unknown="regression")
-
-
-def _limit(
-    kind: GateKind, variant: str, what: str | None, value: float | None, limit: float, *, at_least: bool = False, unknown: GateVerdict = "inconclusive"
-) -> GateCheck:  # fmt: skip
-    kept = value is not None and (value >= limit if at_least else value <= limit)
-    is_ratio = kind in ("size", "speed")
-    factor, unit = (1, "") if is_ratio else (100, "%")
-    shown = "unknown"
-    if value is not None:
-        # As many digits as it takes to see the limit broken: 94.996% is not 95%.
-        digits = next((d for d in range(4, 17) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 4)
-        shown = f"{factor * value:.{digits}g}{unit}"
-    what_is = f"{'size' if kind == 'size' else 'tokens per second'} relative to base" if is_ratio else what or kind
-    return GateCheck(
-        kind=kind,
-        name="/".join(filter(None, (kind, variant, what))),
-        variant=variant,
-        metric=what if kind == "floor" else None,
-        verdict="pass" if kept else unknown if value is None else "regression",
-        message=f"{what_is} {shown}, {'at least' if at_least else 'at most'} {factor * limit:.6g}{unit} wanted",
-        limit=limit,
-        value=value,
-    )
-
-
-def _ratio(variant: VariantResult, base: VariantResult | None, cost: str) -> float | None:
-    """None where either was not measured, or base is 0."""
-    value, whole = getattr(variant.cost, cost), getattr(base.cost, cost) if base else None
-    return value / whole if value is not None and whole else None
-
-
 # --------------------------------------------------------------------------------------------------------- in words
 
 
@@ -233,18 +178,21 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
     rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
     what = {
         "regression": "worse than allowed",
-        "inconclusive": "too few questions to exclude a loss of the margin",
+        "inconclusive": "whether it lost more than the margin cannot be told",
         "improvement": "better than the baseline",
     }[verdict]
     return f"{worst.name}: {what}: {worst.message}{rest}."
 
 
-def _notes(new: Baseline, gated: list[str], gate: Gate) -> list[str]:
+def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) -> list[str]:
     """What was not checked, and might have been expected to be."""
     notes = [f"{variant} is not in the baseline and was not gated" for variant in new.variants if variant not in (*gated, "base")]
     unheld = [variant for variant in gate.fidelity if variant in new.variants]
     if unheld and REFERENCE not in new.variants:
         notes.append(f"{REFERENCE} was not answered, so the fidelity of {', '.join(unheld)} was not checked")
+    unmeasured = [variant for variant in gate.divergence if variant in new.variants and limits.divergence(comparison, variant) is None]
+    if unmeasured:
+        notes.append(f"the divergence of {', '.join(unmeasured)} was not measured (predict.fidelity_questions), and was not checked")
     return notes
 
 
@@ -275,7 +223,7 @@ def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateChe
     before = baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, REFERENCE, metric)
     after = baseline.column(new, variant, metric)
     losses = sorted((change, i) for i, change in enumerate((after - before).tolist()) if change < 0)[:EXAMPLES]
-    questions = store.read_records(run.heldout_jsonl, Question)
+    _, questions = store.read_split(run)
     wanted = {questions[i].id for _, i in losses}
     texts = {p.id: p.text for p in store.iter_records(run.prediction(variant)[0], Prediction) if p.id in wanted}
     return [

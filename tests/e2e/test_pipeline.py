@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.test_security import CANARIES
+
 PROJECT = Path(__file__).parents[2]
 SHORT = ["train.max_steps=40", "train.eval_rows=16", "train.eval_every=20", "data.heldout=80", "predict.max_new_tokens=48"]
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def harness(folder: Path, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"WANDB_API_KEY": "canary-wandb-key", "WANDB_MODE": "offline", "HF_TOKEN": "hf_canarytoken"}
+    environment = os.environ | CANARIES | {"WANDB_MODE": "offline"}
     settings = [word for setting in SHORT for word in ("--set", setting)]
     return subprocess.run(
         [sys.executable, "-m", "harness", verb, *settings, *arguments], cwd=folder, env=environment, capture_output=True, text=True
@@ -112,8 +114,7 @@ def test_a_damaged_artifact_is_named_and_never_asked(folder: Path) -> None:
 def test_no_secret_is_written_anywhere(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            data = path.read_bytes()
-            assert b"canary-wandb-key" not in data and b"hf_canarytoken" not in data, path
+            assert b"canary" not in path.read_bytes().lower(), path
 
 
 def test_the_report_is_one_file_with_the_numbers(folder: Path) -> None:
