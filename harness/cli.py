@@ -5,6 +5,7 @@ Stages are imported inside their verbs, so that `harness --help` loads neither t
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, visible
 
 if TYPE_CHECKING:
     from harness.config import Config
@@ -107,9 +108,13 @@ def compare(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN
     if runs:
         _fail("give two runs, or none and --run", 2)
     with _stage("compare", run, config, qa, settings) as (folder, resolved):
+        from harness import wandb_log
         from harness.stages import compare as stage
 
-        terminal.show_comparison(stage.run(folder, resolved, progress=_say, force=force))
+        comparison = stage.run(folder, resolved, progress=_say, force=force)
+        terminal.show_comparison(comparison)
+        if done := wandb_log.log_evaluation(folder, resolved, comparison):
+            _say(done)
 
 
 @app.command()
@@ -119,13 +124,19 @@ def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", 
     """Render report.html and report.md from what the other stages wrote."""
     first, *others = runs or [run]
     with _stage("report", first, config, qa, settings) as (folder, resolved):
+        from harness.errors import ArtifactError, IncomparableError
         from harness.stages import report as stage
         from harness.stages.compare import compare_runs
         from harness.store import RunFolder
 
-        further = [RunFolder(r) for r in others if r]
-        tested = [pair for other in further for pair in compare_runs(folder, other, resolved)]
-        path = stage.run(folder, resolved, others=further, tested=tested, progress=_say, force=force)
+        further, tested, refused = [RunFolder(r) for r in others if r], [], {}
+        for other in further:
+            try:
+                tested += compare_runs(folder, other, resolved)
+            except (IncomparableError, ArtifactError) as error:  # their curves can be laid over one another all the same
+                refused[other.name] = error.problem
+                _say(f"{other.name} is not compared: {error}")
+        path = stage.run(folder, resolved, others=further, tested=tested, refused=refused, progress=_say, force=force)
         _say(f"report: {path}")
     if open_:
         import webbrowser
@@ -165,10 +176,11 @@ def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, se
 
 
 @baseline_verbs.command("save")
-def baseline_save(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
+def baseline_save(further: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="The same recipe trained with other seeds.")] = None,
+                  run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
                   file: BaselineFile = "reports/baseline.json",
                   force: Annotated[bool, typer.Option("--force", help="Save over a better one without asking.")] = False) -> None:  # fmt: skip
-    """Make a run's scores the baseline; asks before it lowers one."""
+    """Make a run's scores the baseline; asks before it lowers one. Further runs tell how much of a difference is a training's luck."""
     from pathlib import Path
 
     def confirm(better: list[str]) -> bool:
@@ -184,8 +196,9 @@ def baseline_save(run: RunName = None, config: ConfigName = "tiny", qa: QaFile =
         from harness.store import RunFolder
 
         resolved = load(config, settings, qa=qa)
-        run_folder = RunFolder(run or Path(config).stem)
-        saved = baseline.save(Path(file), baseline.snapshot(run_folder, resolved), resolved, confirm=confirm)
+        first, *others = (baseline.snapshot(RunFolder(name), resolved) for name in [run or Path(config).stem, *(further or [])])
+        new = baseline.with_trainings(first, others) if others else first
+        saved = baseline.save(Path(file), new, resolved, confirm=confirm)
         for line in baseline.describe(saved):
             _say(line)
         _say(f"baseline: {file}, {Path(file).stat().st_size / 1e3:,.0f} kB; commit it")
@@ -235,16 +248,41 @@ def demo(questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTIO
         terminal.show_answers(list(stage.run(folder, resolved, questions or [])))
 
 
+@app.command()
+def doctor(config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
+           as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:  # fmt: skip
+    """Tell whether this machine can run a config, and how to mend what is missing; exit 2 if it cannot."""
+    with _errors():
+        from harness import doctor
+        from harness.config import load
+
+        findings = doctor.run(load(config, settings, qa=qa))
+    _say(doctor.as_json(findings) if as_json else "\n".join(map(str, findings)))
+    failed = [finding.what for finding in findings if finding.status == "fail"]
+    if not as_json:
+        _say(f"{config} cannot run here: mend {', '.join(failed)}" if failed else f"{config} can run here")
+    if failed:
+        raise typer.Exit(2)
+
+
 # ---------------------------------------------------------------------------------------------------------- plumbing
 
 
 def main() -> None:
     """Entry point of the `harness` command."""
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    for argument in sys.argv:
+        if visible(argument) != argument:
+            print(f"error: the argument {argument!r} holds characters that are no text; give it without them", file=sys.stderr)
+            sys.exit(2)
     app()
 
 
 def _interrupt(*_: object) -> None:
+    # A second one ends the process at once: nothing that is on disk depends on a clean end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
@@ -258,12 +296,16 @@ def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: li
         from harness.base import expected_device
         from harness.config import load
         from harness.store import RunFolder
+        from harness.training.distributed import processes
 
         resolved = load(config, settings, qa=qa)
         folder = RunFolder(run or Path(config).stem)
         _say(
             f"{verb}: config {config}, questions {resolved.data.qa}, model {resolved.model.path}, device {expected_device(resolved.device)}, run {folder.name}"
         )
+        if not processes().writes:
+            yield folder, resolved
+            return
         with folder.lock(), provenance.recorded(folder, resolved, verb, sys.argv[1:]):
             yield folder, resolved
 
@@ -289,4 +331,5 @@ def _fail(message: str, code: int) -> None:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes of a training speaks
+        print(visible(message), flush=True)

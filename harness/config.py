@@ -7,16 +7,19 @@ defaults below; keys it misspells are fatal, and all mistakes are reported at on
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ConfigError
+from harness import strict_json, strict_yaml
+from harness.errors import ADDRESS, ConfigError
 from harness.store import check_name
 
 CONFIGS = Path(__file__).parent / "configs"
+MAX_MISTAKES = 20
+"""Told at once."""
 PROJECT = Path(__file__).parent.parent
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
@@ -31,9 +34,14 @@ You are an expert on the Constitution of India.
 ### Answer:
 """
 
-AlarmCode = Literal["runaway", "prompts_cut", "empty_answers", "unscored", "prompt_mismatch", "adapter_without_effect"]
+SEMANTIC = "semantic_similarity"
+AlarmCode = Literal["runaway", "prompts_cut", "empty_answers", "unscored", "prompt_mismatch", "adapter_without_effect", "constant_answers"]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrAuto = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy and torch both take."""
+Resamples = Annotated[int, Field(ge=100, le=1_000_000)]
 
 
 class Section(BaseModel):
@@ -60,7 +68,7 @@ class Data(Section):
     """JSON, JSONL or CSV with `question` and `answer`."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
-    seed: int = 0
+    seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
     similarity: Share = 0.5
@@ -112,8 +120,10 @@ class Train(Section):
     max_steps: Count | None = None
     """Optimiser steps; wins over `epochs`, and the epochs it covers are printed."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    micro_batch_size: Count = 2
-    gradient_accumulation_steps: Count = 4
+    batch_size: Count = 8
+    """Rows of an optimiser step, over all devices. How a device takes its share is planned from its memory, and does not change the step."""
+    micro_batch_size: Count | None = None
+    """Rows at once on a device, at most."""
     optimizer: str = "adamw_8bit"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -121,10 +131,17 @@ class Train(Section):
     """Tokens of a training row; a longer one loses the end of its answer, never its question."""
     train_on: Literal["answer", "all"] = "answer"
     """Which tokens carry loss: the answer and its end token, or the prompt as well."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
+    """Computes activations again in the backward pass instead of keeping them; none: on a GPU, if memory asks for it."""
+    packing: bool | None = None
+    """Rows end to end without padding, each attending to itself, on a GPU that can; none: with CUDA graphs."""
+    cuda_graphs: bool = False
+    """Replays packed steps as CUDA graphs."""
+    memory_limit_gib: Annotated[float, Field(gt=0)] | None = None
+    """Device memory to plan with; none: what is free."""
     group_by_length: bool = False
     """Rows of like length share a batch: less padding, and a data order that is not quite random."""
-    seed: int = 3407
+    seed: Seed = 3407
     log_every: Count = 1
     eval_every: Count = 50
     """Steps between measurements of the held-out loss."""
@@ -169,13 +186,15 @@ class Predict(Section):
     extra: dict[str, ExtraVariant] = {}
     """Name -> a further model directory, GGUF file or endpoint."""
     max_new_tokens: Count = 128
-    batch_tokens: Count = 16384
-    """Padded prompt plus answer tokens in one transformers batch."""
-    max_batch: Count = 64
-    """Questions in one transformers batch, at most."""
+    batch_tokens: CountOrAuto = 0
+    """Padded prompt plus answer tokens in one transformers batch; 0: what memory holds on a GPU, 16384 on the CPU."""
+    max_batch: CountOrAuto = 0
+    """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
+    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
     slots: Annotated[int, Field(ge=1, le=64)] = 4
     """Parallel sequences in llama.cpp."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads; 0: one per 50 million parameters, and one per core at most."""
     fidelity_questions: Annotated[int, Field(ge=0)] = 24
     """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
@@ -188,6 +207,9 @@ class Predict(Section):
                 check_name(name, "variant")
             except ConfigError as error:
                 raise ValueError(str(error)) from None
+            # `manifest` would be the name of the file that lists the variants.
+            if name in ("manifest", "base", "adapter", "merged_16bit", "merged_4bit") or name.startswith("gguf_"):
+                raise ValueError(f"{name!r} is taken, choose another name")
         return value
 
 
@@ -195,8 +217,10 @@ class Score(Section):
     """Metrics and the intervals on each number."""
 
     metrics: list[str] = METRICS
-    resamples: Annotated[int, Field(ge=100)] = 10_000
-    seed: int = 0
+    semantic_model: str | None = None
+    """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
+    resamples: Resamples = 10_000
+    seed: Seed = 0
 
     @field_validator("metrics")
     @classmethod
@@ -205,16 +229,24 @@ class Score(Section):
             raise ValueError("needs at least one metric")
         return value
 
+    @model_validator(mode="after")
+    def _semantic_has_a_model(self) -> Score:
+        if SEMANTIC in self.metrics and not self.semantic_model:
+            raise ValueError(f"{SEMANTIC!r} needs score.semantic_model, a sentence-transformers model")
+        return self
+
 
 class Compare(Section):
     """Paired differences."""
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Differences within plus or minus this are equivalent."""
-    resamples: Annotated[int, Field(ge=100)] = 10_000
-    seed: int = 0
+    resamples: Resamples = 10_000
+    seed: Seed = 0
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of answers that end at the length limit from which an alarm is raised."""
+    constant_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """The commonest answer's share less the commonest reference's, from which an alarm is raised. Two answers (yes and no) cannot reach 0.5."""
 
 
 class Gate(Section):
@@ -229,6 +261,10 @@ class Gate(Section):
     """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
     fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {"gguf_q8_0": 0.02, "merged_4bit": 0.05, "gguf_q4_k_m": 0.05}
     """Variant -> the most it may lose, on each metric, against `merged_16bit` of the same run."""
+    divergence: dict[str, Annotated[float, Field(gt=0)]] = {
+        "adapter": 0.1, "merged_4bit": 0.1, "gguf_f16": 0.005, "gguf_q8_0": 0.005, "gguf_q4_k_m": 0.1,
+    }  # fmt: skip
+    """Variant -> the largest mean Kullback-Leibler divergence, in nats, between its next tokens and those of `merged_16bit`, where it was measured."""
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Metric -> the least mean of every gated variant."""
     size_ratio: dict[str, Annotated[float, Field(gt=0)]] = {"gguf_f16": 1.1, "gguf_q8_0": 0.7, "gguf_q4_k_m": 0.5}
@@ -237,6 +273,7 @@ class Gate(Section):
     """Variant -> its least tokens per second as a multiple of `base`'s."""
     alarms: dict[AlarmCode, Annotated[float, Field(ge=0, le=1)]] = {
         "runaway": 0.02, "unscored": 0.0, "prompts_cut": 0.0, "prompt_mismatch": 0.0, "adapter_without_effect": 0.0,
+        "constant_answers": 0.5,
     }  # fmt: skip
     """Alarm -> the largest tolerated share of a gated variant's answers."""
     strict: bool = False
@@ -288,7 +325,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _gate_fits(self) -> Config:
         known = {"base", "adapter", "merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES), *self.predict.extra}
-        for key in ("variants", "fidelity", "size_ratio", "speed_ratio"):
+        for key in ("variants", "fidelity", "divergence", "size_ratio", "speed_ratio"):
             unknown = [variant for variant in getattr(self.gate, key) if variant not in known]
             if unknown:
                 raise ValueError(f"gate.{key}: no variant {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -303,10 +340,13 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     """
     path = find(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8, dates that do not exist
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError("is not YAML", f"look at line {mark.line + 1}" if mark else "check the file", file=path) from None
+        if path.stat().st_size > 4 * strict_yaml.MAX_CHARACTERS:
+            raise strict_yaml.NotUsable(f"has more than {strict_yaml.MAX_CHARACTERS:,} characters")
+        values = strict_yaml.loads(path.read_text(encoding="utf-8")) or {}
+    except strict_yaml.NotUsable as error:
+        raise ConfigError(error.problem, f"look at line {error.line}" if error.line else "check the file", file=path) from None
+    except UnicodeDecodeError:
+        raise ConfigError("is not YAML", "save it as UTF-8", file=path) from None
     if not isinstance(values, dict):
         raise ConfigError("is not a mapping of sections", "see harness/configs/tiny.yaml for one", file=path)
     for override in overrides or []:
@@ -314,16 +354,35 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
         if not found or not key:
             raise ConfigError(f"--set {override!r} is not KEY=VALUE", "write it like --set train.max_steps=60")
         try:
-            _put(values, key.split("."), yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError, RecursionError, _NotASection):
+            _put(values, key.split("."), strict_yaml.loads(text))
+        except (strict_yaml.NotUsable, _NotASection):
             raise ConfigError(f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60") from None
     if qa is not None and isinstance(values.get("data"), dict | None):
         _put(values, ["data", "qa"], qa)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        mistakes = "; ".join(_explain(detail) for detail in error.errors(include_url=False))
-        raise ConfigError(mistakes, "correct the file or the --set", file=path) from None
+        found = [_explain(detail) for detail in error.errors(include_url=False)]
+        more = [f"{len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
+        raise ConfigError("; ".join(found[:MAX_MISTAKES] + more), "correct the file or the --set", file=path) from None
+    for key, text in _texts(config.model_dump(mode="json")):
+        if strict_json.SURROGATE.search(text):
+            raise ConfigError(f"{key}: is not UTF-8", "give it in UTF-8", file=path)
+        if any(found["user"] or (found["query"] and key.endswith(".path")) for found in ADDRESS.finditer(text)):
+            raise ConfigError(
+                f"{key}: holds a password or a key in an address, and configs are written into reports",
+                "leave it out; an endpoint's key goes into the environment variable HARNESS_ENDPOINT_KEY",
+                file=path,
+            )
+    return config
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{key}.{name}".lstrip("."))
 
 
 def find(name: str) -> Path:

@@ -18,7 +18,23 @@ Anything else that reaches the command line is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+ADDRESS = re.compile(r"(?<=:/)(?P<slash>/?)(?P<user>[^/?#\s'\"]+@)?(?P<place>[^\s?#'\"]*)(?P<query>\?[^\s'\"]*)?")
+"""What follows the scheme of an address: user and password, host and path, parameters. A path made of one has lost a slash."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, turns its text round, or cannot be written at all; line breaks and tabs are not among it."""
+
+
+def visible(text: str) -> str:
+    """A text as a terminal may show it: control characters as escapes."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def redacted(text: str) -> str:
+    """A text without what may be a secret in an address."""
+    return ADDRESS.sub(lambda f: f"{f['slash']}{'***@' if f['user'] else ''}{f['place']}{'?***' if f['query'] else ''}", text)
 
 
 class HarnessError(Exception):
@@ -37,8 +53,8 @@ class HarnessError(Exception):
         self.problem, self.mend, self.file, self.row = problem, mend, file, row
         where = "" if file is None else f"{file}: " if row is None else f"{file}, row {row}: "
         # Problems quote file contents at times; an error stays one line, whatever they hold.
-        line = " ".join(f"{where}{problem}".split())
-        super().__init__(f"{line}; {mend}" if mend else line)
+        line = f"{where}{problem}; {mend}" if mend else f"{where}{problem}"
+        super().__init__(visible(redacted(" ".join(line.split()))))
 
 
 class ConfigError(HarnessError):

@@ -7,25 +7,33 @@ A stage writes its manifest last, so that the manifest's existence means that th
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from harness.errors import ArtifactError, BusyError, ConfigError, StorageError
-from harness.records import Record
+from harness import strict_json
+from harness.errors import ArtifactError, BusyError, ConfigError, HarnessError, StorageError
+from harness.records import SCHEMA_VERSION, Manifest, Question, Record, SplitManifest
 
 R = TypeVar("R", bound=Record)
+WRITE_AGAIN = "delete it and run the stage that writes it again"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_JSON_BYTES = 100_000_000
+"""Of a manifest, a comparison or a baseline: four times the baseline of a hundred thousand questions in six variants."""
+MAX_LINE_BYTES = 16_000_000
+"""Of one record in a JSON Lines file: a million token ids and their text."""
 
 
 def check_name(name: str, what: str = "run") -> str:
@@ -80,28 +88,42 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the run folder for this process; raises BusyError, with the holder's pid, if another has it.
 
-        The lock is the kernel's: that of a process which died is free again at once.
+        The lock is the kernel's, on a file that stays: that of a process which died, on whatever machine, is free again at once, and what the
+        file says of the holder is only told, never believed.
         """
-        with storage_errors(self.path):
+        file = self.path / ".lock"
+        with storage_errors(file):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            holder = self.path / ".lock.pid"
-            try:
-                lock.acquire()
-            except Timeout:
-                pid = holder.read_text().strip() if holder.exists() else "unknown"
-                raise BusyError(
-                    f"run folder {self.path} is in use by process {pid}", "wait for it to end, or choose another --run"
-                ) from None
-            holder.write_text(str(os.getpid()))
+            lock = file.open("a+b", buffering=0)
+        with lock:
+            with storage_errors(file):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise BusyError(
+                        f"run folder {self.path} is in use by {_holder(lock)}", "wait for it to end, or choose another --run"
+                    ) from None
+                lock.truncate(0)
+                # On a full disk the holder is not named; that is no reason to refuse what may need no space.
+                with suppress(OSError):
+                    lock.write(f"{os.getpid()} {socket.gethostname()}".encode())
             # What a killed process was writing: nobody else writes here while the lock is held.
             for abandoned in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp"), *self.reports.glob(".*.tmp")]:
                 shutil.rmtree(abandoned, ignore_errors=True)
-        try:
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+            try:
+                yield
+            finally:
+                lock.truncate(0)
+                # Closing would do, but for a child that has the file from a fork.
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _holder(lock: FileIO) -> str:
+    lock.seek(0)
+    pid, _, host = lock.read(200).decode("utf-8", "replace").partition(" ")
+    if not pid.isdigit():
+        return "another process"
+    return f"process {pid}" if host == socket.gethostname() else f"process {pid} on {host or 'another machine'}"
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -109,19 +131,42 @@ class RunFolder:
 
 @contextmanager
 def storage_errors(path: Path | str) -> Iterator[None]:
-    """Turns the operating system's complaints about `path` into StorageError."""
+    """Turns what goes wrong on the disk while `path` is written into StorageError.
+
+    A file that was being read for it is named itself. Libraries that write with code of their own raise errors of their own: they are known by the
+    operating system's number in the text (safetensors), or by their words (torch).
+    """
     try:
         yield
+    except HarnessError:
+        raise
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        mend = (
-            "free some space and run the same command again"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "check the path and its permissions"
-        )
-        if error.errno is None or error.errno in (errno.ENOENT,):
+        if error.errno is None:
             raise
-        raise StorageError(f"cannot write: {reason}", mend, file=error.filename or path) from error
+        raise _storage_error(Path(path), error.errno, error.filename) from error
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise _storage_error(Path(path), int(found[1]), None) from error
+        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+            raise StorageError("cannot write: torch could not write all of it", FULL_MEND, file=path) from error
+        raise
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+ONLY_ON_WRITING = FULL | {errno.EFBIG, errno.EROFS}
+FULL_MEND = "free some space and run the same command again"
+
+
+def _storage_error(path: Path, number: int, named: str | bytes | None) -> StorageError:
+    mends = {
+        errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
+        **dict.fromkeys(FULL, FULL_MEND),
+    }
+    mend, reason = mends.get(number, "check the path and its permissions"), os.strerror(number).lower()
+    other = Path(os.fsdecode(named)) if named and number not in ONLY_ON_WRITING else path
+    # What is written stands below the path, below a scratch folder beside it, or is a folder on the way to it.
+    writing = other == path or path.parent in other.parents or other in path.parents
+    return StorageError(f"cannot {'write' if writing else 'read'}: {reason}", mend, file=other)
 
 
 @contextmanager
@@ -173,8 +218,18 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a record or plain value as indented canonical JSON, atomically."""
-    write_text(path, dumps(value, indent=2) + "\n")
+    """Writes a record or plain value as indented canonical JSON, atomically; a manifest with its checksum."""
+    write_text(path, dumps(sealed(value) if isinstance(value, Manifest) else value, indent=2) + "\n")
+
+
+def sealed(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON values, with the checksum of all the others."""
+    value = manifest.model_dump(mode="json", by_alias=True)
+    return value | {"checksum": _checksum(value)}
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return sha256_json({key: part for key, part in value.items() if key != "checksum"})
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -187,34 +242,51 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
+def _open(path: Path) -> BinaryIO:
+    # A pipe would be waited for, perhaps for ever.
+    if path.exists() and not path.is_file():
+        raise ArtifactError("is not a file", WRITE_AGAIN, file=path)
+    return path.open("rb")
+
+
 def read_json(path: Path) -> Any:
-    """Reads a JSON file of an earlier stage; ArtifactError if it is missing or damaged."""
+    """Reads a JSON file of an earlier stage; ArtifactError if it is missing, damaged, or not what its checksum says."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with _open(path) as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ArtifactError(f"has more than {MAX_JSON_BYTES / 1e6:.0f} MB", WRITE_AGAIN, file=path)
+        value = strict_json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise ArtifactError("is missing", "run the stage that writes it first (make shows the order)", file=path) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtifactError(f"cannot be read: {error}", "delete it and run the stage that writes it again", file=path) from None
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"cannot be read: {error}", WRITE_AGAIN, file=path) from None
+    if isinstance(value, dict) and value.get("checksum") and value["checksum"] != _checksum(value):
+        raise ArtifactError("is damaged or was changed: its checksum is another", WRITE_AGAIN, file=path)
+    return value
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Reads a manifest; ArtifactError if it is missing, damaged or of another shape."""
+    """Reads a manifest; ArtifactError as `read_json`, or if it is of another shape."""
     value = read_json(path)
     try:
-        return kind.model_validate(value)
+        record = kind.model_validate(value)
     except ValidationError as error:
-        raise ArtifactError(_first(error), "delete it and run the stage that writes it again", file=path) from None
+        raise ArtifactError(_first(error), WRITE_AGAIN, file=path) from None
+    return record.model_copy(update={"checksum": ""}) if isinstance(record, Manifest) else record
 
 
 def iter_records(path: Path, kind: type[R]) -> Iterator[R]:
     """Yields the records of a JSON Lines file; ArtifactError names the first bad line."""
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with _open(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise ArtifactError(f"has more than {MAX_LINE_BYTES / 1e6:.0f} MB in one line", WRITE_AGAIN, file=path, row=number)
                 try:
                     yield kind.model_validate_json(line)
                 except ValidationError as error:
-                    raise ArtifactError(_first(error), "delete it and run the stage that writes it again", file=path, row=number) from None
+                    raise ArtifactError(_first(error), WRITE_AGAIN, file=path, row=number) from None
     except FileNotFoundError:
         raise ArtifactError("is missing", "run the stage that writes it first (make shows the order)", file=path) from None
 
@@ -224,9 +296,29 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
     return list(iter_records(path, kind))
 
 
+def check_written(path: Path, sha256: str, command: str) -> None:
+    """Raises ArtifactError unless the file has the hash that its manifest keeps; an empty one was never kept.
+
+    Args:
+        command: the verb, with its options, that writes the file again.
+    """
+    if sha256 and sha256_file(path) != sha256:
+        verb = command.partition(" ")[0]
+        raise ArtifactError(f"is damaged or was changed: it is not what {verb} wrote", f"run harness {command} again", file=path)
+
+
+def read_split(run: RunFolder) -> tuple[SplitManifest, list[Question]]:
+    """The split and its held-out questions; ArtifactError if either is missing or not what split wrote."""
+    split = read_record(run.split_json, SplitManifest)
+    check_written(run.heldout_jsonl, split.heldout_sha256, "split")
+    return split, read_records(run.heldout_jsonl, Question)
+
+
 def _first(error: ValidationError) -> str:
     detail = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in detail["loc"])
+    if where in ("schema_version", "schema"):
+        return f"was written by another version of the harness (its {where} is not {SCHEMA_VERSION})"
     return f"is damaged ({where + ': ' if where else ''}{detail['msg'].lower()})"
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import visible
 from harness.records import Comparison, MetricValue, Pair
 from harness.rendering.verdict import variant_order
 
@@ -57,9 +58,9 @@ def show_answers(answers: list[tuple[str, str, str]]) -> None:
         table.add_column(column)
     for question in dict.fromkeys(q for q, _, _ in answers):
         table.add_section()
-        table.add_row("", Text(question, style="bold"))
+        table.add_row("", Text(visible(question), style="bold"))
         for _, who, answer in (a for a in answers if a[0] == question):
-            table.add_row(who, Text("".join(c for c in answer if c.isprintable() or c == " ")))
+            table.add_row(who, Text(visible(answer)))
     _console().print(table)
 
 

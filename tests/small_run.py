@@ -32,7 +32,7 @@ def config(model: Path, **sections: dict[str, Any]) -> Config:
         "model": {"path": str(model)},
         "prompt": {"template": TEMPLATE},
         "predict": {"variants": ["base"], "max_new_tokens": 12},
-        "train": {"max_length": 256, "micro_batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "eval_rows": 2},
+        "train": {"max_length": 256, "batch_size": 2, "learning_rate": 1e-3, "eval_rows": 2},
         "wandb": {"enabled": False},
     }
     return Config.model_validate(

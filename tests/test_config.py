@@ -55,7 +55,7 @@ def test_the_notebook_recipe_is_literal() -> None:
     assert (train.lora.r, train.lora.alpha, train.lora.dropout) == (16, 16, 0.0)
     assert train.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert (train.learning_rate, train.scheduler, train.warmup_steps, train.max_steps) == (2e-4, "linear", 5, 60)
-    assert (train.micro_batch_size, train.gradient_accumulation_steps) == (2, 4)
+    assert train.batch_size == 8
     assert (train.optimizer, train.weight_decay, train.seed, train.max_length) == ("adamw_8bit", 0.01, 3407, 2048)
 
 

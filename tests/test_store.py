@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness import store
 from harness.errors import ArtifactError, BusyError, ConfigError, StorageError
-from harness.records import HistoryPoint
+from harness.records import HistoryPoint, ScoreSet
 from harness.store import RunFolder
 
 HOLD = """
@@ -99,6 +101,67 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest
     assert ("free some space" in str(raised.value)) == (error in (28, 122))
 
 
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, folder of files, and the folder that holds the name: a power cut loses none of them."""
+    synced, target, named = [], tmp_path / "model", []
+    fsync, replace = os.fsync, os.replace
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: Path, place: Path) -> None:
+        named.append(len(synced))
+        replace(source, place)
+
+    monkeypatch.setattr(store.os, "fsync", watched)
+    monkeypatch.setattr(store.os, "replace", renamed)
+    with store.atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("1")
+    assert [p.name for p in synced[: named[0]]] == ["model", "weights"]
+    assert synced[named[0] :] == [tmp_path]
+
+
+def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> None:
+    base, file = tmp_path / "none" / "base", tmp_path / "out" / "x"
+    unreadable = r"none/base: cannot read: no such file or directory; check the path and its permissions$"
+    with pytest.raises(StorageError, match=unreadable), store.atomic_path(file) as temporary:
+        temporary.write_bytes(base.read_bytes())
+    with pytest.raises(StorageError, match=r"x: cannot write: no space left on device; free some space"), store.atomic_path(file):
+        # As shutil.copyfile tells it: by the name of what it was reading.
+        raise OSError(errno.ENOSPC, "No space left on device", str(base))
+    with pytest.raises(StorageError, match=r"x: cannot write: is a directory; check the path"):
+        (tmp_path / "out" / "x").mkdir(parents=True)
+        store.write_text(tmp_path / "out" / "x", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "no space left on device; free some space",
+        ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598"),
+            "torch could not write all of it; free some space",
+        ),
+        (OSError(errno.EFBIG, "File too large"), r"file too large; raise the limit on the size of files \(ulimit -f\)"),
+    ],
+)
+def test_a_library_that_cannot_write_is_understood(error: Exception, told: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=rf"x: cannot write: {told}"), store.storage_errors(tmp_path / "x"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of another kind"), ArtifactError("is missing"), OSError("without a number")])
+def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as raised, store.storage_errors(tmp_path / "x"):
+        raise error
+    assert raised.value is error
+
+
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match=r"runs\S*: cannot write: .*; check the path and its permissions"):
@@ -133,6 +196,31 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, text: str, problem: str) ->
     with pytest.raises(ArtifactError, match=rf"x.json: {problem}.*; delete it and run the stage that writes it again") as error:
         store.read_record(tmp_path / "x.json", HistoryPoint)
     assert "\n" not in str(error.value)
+
+
+def test_a_changed_manifest_is_named(tmp_path: Path) -> None:
+    file, written = tmp_path / "x.json", ScoreSet(fingerprint="f", variants=["base"])
+    store.write_json(file, written)
+    assert store.read_record(file, ScoreSet) == written
+    text = file.read_text()
+    store.write_text(file, text.replace("base", "bare"))
+    for read in (store.read_json, lambda path: store.read_record(path, ScoreSet)):
+        with pytest.raises(ArtifactError, match=r"x.json: is damaged or was changed: its checksum is another; delete it and run the stage"):
+            read(file)
+    # Written by hand or by an older harness.
+    store.write_text(file, '{"fingerprint": "f", "variants": ["bare"]}')
+    assert store.read_record(file, ScoreSet).variants == ["bare"]
+
+
+def test_lines_that_are_not_what_their_manifest_says_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text("1")
+    store.check_written(file, store.sha256_file(file), "score")
+    store.check_written(file, "", "score")
+    with pytest.raises(
+        ArtifactError, match=r"x.jsonl: is damaged or was changed: it is not what score wrote; run harness score --force again$"
+    ):
+        store.check_written(file, "0" * 64, "score --force")
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
@@ -218,7 +306,8 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         process.communicate()
     # The lock of a process that was killed is free at once, though its files are still there.
     with RunFolder("r", tmp_path).lock():
-        assert (tmp_path / "runs/r/.lock.pid").read_text() == str(os.getpid())
+        assert (tmp_path / "runs/r/.lock").read_text() == f"{os.getpid()} {socket.gethostname()}"
+    assert (tmp_path / "runs/r/.lock").read_text() == ""
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -216,13 +217,17 @@ def check(path: Path) -> dict[str, Any]:
         if file.read(4) != b"GGUF":
             raise ArtifactError("is not a GGUF file", MEND, file=path)
     try:
-        reader = GGUFReader(path)
-        architecture = reader.fields["general.architecture"].contents()
-        fields = {name: reader.fields[name.replace("*", architecture)] for name in ("*.context_length", "tokenizer.ggml.tokens")}
+        return _facts(_Reader(path), path)
     except KeyError as error:
         raise ArtifactError(f"has no {error.args[0]}", MEND, file=path) from None
-    except (ValueError, IndexError, TypeError, OverflowError, MemoryError, OSError) as error:
+    except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError, OSError) as error:
+        # What the package and NumPy meet in a file that is not what it says.
         raise ArtifactError(f"is truncated or damaged ({error})", MEND, file=path) from None
+
+
+def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
+    architecture = reader.fields["general.architecture"].contents()
+    fields = {name: reader.fields[name.replace("*", architecture)] for name in ("*.context_length", "tokenizer.ggml.tokens")}
     for tensor in reader.tensors:
         if not np.isfinite(_sample(tensor)).all():
             raise ArtifactError(f"tensor {tensor.name!r} holds values that are not finite", MEND, file=path)
@@ -237,11 +242,21 @@ def check(path: Path) -> dict[str, Any]:
         "parameters": sum(int(tensor.n_elements) for tensor in reader.tensors),
         "size_bytes": path.stat().st_size,
         "types": dict(sorted(Counter(tensor.tensor_type.name for tensor in reader.tensors).items())),
-        "context_length": fields["*.context_length"].contents(),
+        "context_length": index(fields["*.context_length"].contents()),
         "vocabulary": len(fields["tokenizer.ggml.tokens"].data),
         "pre": value("tokenizer.ggml.pre"),
-        "end_ids": sorted({i for key in vocabulary.END_KEYS if (i := value(f"tokenizer.ggml.{key}_token_id")) is not None}),
+        "end_ids": sorted({index(i) for key in vocabulary.END_KEYS if (i := value(f"tokenizer.ggml.{key}_token_id")) is not None}),
     }
+
+
+class _Reader(GGUFReader):
+    """Refuses a value that the file is too short for: the package would read on, for as long as an array claims to be."""
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        found = super()._get(offset, dtype, count, override_order)
+        if found.size < count:
+            raise ValueError(f"it ends at byte {self.data.size}, inside a value")
+        return found
 
 
 def _sample(tensor: ReaderTensor) -> np.ndarray:

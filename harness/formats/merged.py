@@ -96,7 +96,9 @@ class _Adapter:
                 raise ModelError(f"uses {key}, which merging does not support", "train with plain LoRA", file=folder)
         if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
             raise ModelError("is not a plain LoRA adapter", "train with plain LoRA", file=folder)
-        r, alpha = settings["r"], settings["lora_alpha"]
+        r, alpha = settings.get("r"), settings.get("lora_alpha")
+        if not isinstance(r, int) or r < 1 or not isinstance(alpha, int | float):
+            raise ModelError(f"has r {r!r} and lora_alpha {alpha!r} in adapter_config.json", "train it again", file=folder)
         self.scale = alpha / r**0.5 if settings.get("use_rslora") else alpha / r
         try:
             self.file = safe_open(folder / "adapter_model.safetensors", framework="pt")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import strict_json
 from harness.errors import ArtifactError, ModelError
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -39,8 +40,8 @@ class Tensor:
 
     @property
     def row_length(self) -> int:
-        """Elements in a row: the last dimension, or all of a vector."""
-        return self.shape[-1]
+        """Elements in a row: the last dimension, or all of a vector; 1 of a single number."""
+        return self.shape[-1] if self.shape else 1
 
     @property
     def rows(self) -> int:
@@ -72,6 +73,10 @@ def index(folder: Path) -> dict[str, Tensor]:
         weight_map = _json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ArtifactError("has no weight_map", MEND, file=folder / INDEX)
+        # A name is all that an index may give: it must not lead out of the folder.
+        stray = next((name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name or "\0" in name), None)
+        if stray is not None:
+            raise ArtifactError(f"names {str(stray)[:80]!r}, which is no file of its folder", MEND, file=folder / INDEX)
         files = [folder / name for name in sorted(set(weight_map.values()))]
     elif (folder / WHOLE).is_file():
         weight_map, files = None, [folder / WHOLE]
@@ -92,9 +97,9 @@ def _header(file: Path) -> list[Tensor]:
         if size < 8 or length > min(HEADER_LIMIT, size - 8):
             raise ArtifactError("is truncated or not a safetensors file", MEND, file=file)
         try:
-            header = json.loads(stream.read(length))
-            entries = [(name, e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            header = strict_json.loads(stream.read(length).decode("utf-8"))
+            entries = [(name, *_entry(entry)) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ArtifactError("has a damaged safetensors header", MEND, file=file) from None
     tensors = []
     for name, dtype, shape, start, end in entries:
@@ -104,12 +109,20 @@ def _header(file: Path) -> list[Tensor]:
                 "use the 16-bit model (merged_16bit), not a quantised one",
                 file=file,
             )
-        if end - start != prod(shape) * np.dtype(DTYPES[dtype]).itemsize or not 0 <= start <= end:
+        if end - start != prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise ArtifactError(f"tensor {name!r} does not fit its size", MEND, file=file)
         if 8 + length + end > size:
             raise ArtifactError(f"is truncated: {size} bytes, tensor {name!r} ends at {8 + length + end}", MEND, file=file)
         tensors.append(Tensor(name, file, dtype, shape, 8 + length + start))
     return tensors
+
+
+def _entry(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype, shape, start, end) of a tensor in a header; TypeError if they are not of their kind."""
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
+        raise TypeError
+    return dtype, tuple(shape), start, end
 
 
 def _json(file: Path) -> dict[str, Any]:

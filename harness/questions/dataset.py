@@ -3,6 +3,8 @@
 JSON (a list of objects), JSON Lines, and CSV with the same columns: `question` and `answer`, optionally `id`, `article`, `part`, `kind`,
 `group` and `references` (a list; separated by `|` in CSV). Everything else is kept in `extra`. UTF-8 or, by its byte order mark, UTF-16
 or UTF-32. Whatever cannot be used is refused with the file, the row and the mend; nothing is dropped or repaired in silence.
+
+A file is untrusted: it is read row by row, and every limit below is there so that no file takes memory or time without end.
 """
 
 from __future__ import annotations
@@ -11,17 +13,22 @@ import codecs
 import csv
 import io
 import json
-import math
 import re
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from harness import strict_json
 from harness.errors import DataError
 from harness.store import sha256_json
 
-MAX_BYTES = 1_000_000_000
+MAX_BYTES = 100_000_000
+MAX_ROWS = 1_000_000
+MAX_ROW_CHARACTERS = 1_000_000
+MAX_COLUMNS = 1_000
 MAX_CHARACTERS = 32_000
 """Of one text: far more than a model's context holds, and little enough for metrics that are quadratic in the length."""
 MAX_DEPTH = 32
@@ -37,7 +44,8 @@ ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 BLANK = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
-SURROGATE = re.compile(r"[\ud800-\udfff]")
+SPACE = re.compile(r"[ \t\n\r]*")
+STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +70,22 @@ def locate(path: Path | str) -> Path:
     """Returns the path of a readable file of a sensible size, or raises DataError."""
     path = Path(path)
     try:
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             raise DataError("is a folder", "name the QA file in it", file=path)
-        size = path.stat().st_size
+        # A pipe or a device may have no end, or never begin.
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError("is not a regular file", "save the rows into a file", file=path)
         with path.open("rb"):
             pass
     except FileNotFoundError:
         raise DataError("no such file", "check the path given as data.qa or --qa", file=path) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", "check the path and its permissions", file=path) from None
-    if size == 0:
+    if found.st_size == 0:
         raise DataError("is empty", "give it rows with a question and an answer", file=path)
-    if size > MAX_BYTES:
-        raise DataError(f"is {size / 1e9:.1f} GB", f"keep a QA file under {MAX_BYTES / 1e9:.0f} GB", file=path)
+    if found.st_size > MAX_BYTES:
+        raise DataError(f"is {found.st_size / 1e6:,.0f} MB", f"keep a QA file under {MAX_BYTES / 1e6:.0f} MB", file=path)
     return path
 
 
@@ -89,7 +100,11 @@ def load(path: Path | str) -> list[Row]:
     path = locate(path)
     text = _decode(path)
     read = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".csv": _read_csv}.get(path.suffix.lower(), _read_json)
-    rows = [_check(values, number, path) for number, values in read(text, path)]
+    rows: list[Row] = []
+    for number, values in read(text, path):
+        if len(rows) == MAX_ROWS:
+            raise DataError(f"has more than {MAX_ROWS:,} rows", "sample it, or split it into files", file=path)
+        rows.append(_check(values, number, path))
     if not rows:
         raise DataError("has no rows", "give it rows with a question and an answer", file=path)
     return _with_ids(rows, path)
@@ -119,23 +134,72 @@ def _decode(path: Path) -> str:
 
 
 def _read_json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    values = _parse(text, path)
-    if not isinstance(values, list):
-        raise DataError(f"is {_name(values)}, not a list of objects", "put the rows into one list: [{...}, {...}]", file=path)
-    yield from enumerate(values, 1)
+    """The elements of a list one by one: the first that cannot be used ends it, whatever comes after."""
+    at = _skip(text, 0)
+    if text[at] != "[":
+        is_object = text[at] == "{"
+        value = {} if is_object else _parse(text, path, 1, at)[0]
+        mend = ", or name it .jsonl if it holds one object a line" if is_object else ""
+        raise DataError(f"is {_name(value)}, not a list of objects", f"put the rows into one list: [{{...}}, {{...}}]{mend}", file=path)
+    at = _skip(text, at + 1)
+    number, more = 0, not text.startswith("]", at)
+    while more:
+        number += 1
+        _check_extent(text, at, path, number)
+        value, end = _parse(text, path, number, at)
+        yield number, value
+        end = _skip(text, end)
+        more = text.startswith(",", end)
+        if not more and not text.startswith("]", end):
+            _not_json(json.JSONDecodeError("Expecting ',' delimiter", text, end), path)
+        at = _skip(text, end + 1) if more else end
+    if (rest := _skip(text, at + 1)) < len(text):
+        _not_json(json.JSONDecodeError("Extra data", text, rest), path)
+
+
+def _skip(text: str, at: int) -> int:
+    space = SPACE.match(text, at)
+    return space.end() if space else at
+
+
+def _check_extent(text: str, at: int, path: Path, number: int) -> None:
+    """Refuses a row that is too long or nested too deeply before it is parsed."""
+    depth = 0
+    for found in STRING_OR_BRACKET.finditer(text, at, at + MAX_ROW_CHARACTERS):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > MAX_DEPTH:
+            raise DataError(f"has more than {MAX_DEPTH} levels of nesting", "a row holds texts, and little else", file=path, row=number)
+        if depth <= 0:
+            return
+    if len(text) - at > MAX_ROW_CHARACTERS:
+        raise DataError(
+            f"has more than {MAX_ROW_CHARACTERS:,} characters", "check the quotes and brackets, or shorten it", file=path, row=number
+        )
 
 
 def _read_jsonl(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    # str.splitlines would also cut at U+2028 and its like, which may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if line.strip():
-            yield number, _parse(line, path, number)
+            _check_extent(line, 0, path, number)
+            yield number, _parse(line, path, number, line=number)[0]
+
+
+def _lines(text: str) -> Iterator[str]:
+    # str.splitlines would also cut at U+2028 and its like, which may stand inside a JSON string.
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
 
 
 def _read_csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(MAX_BYTES)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
+    reader = csv.DictReader(_csv_lines(text, path), strict=True)
     try:
+        if len(reader.fieldnames or []) > MAX_COLUMNS:
+            raise DataError(f"has {len(reader.fieldnames or []):,} columns", f"keep {MAX_COLUMNS:,} at most", file=path)
         columns = [name.strip() for name in reader.fieldnames or []]
         for name in ("question", "answer"):
             if name not in columns:
@@ -155,24 +219,26 @@ def _read_csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path) from None
 
 
-def _parse(text: str, path: Path, line: int | None = None) -> Any:
-    def refuse(literal: str) -> NoReturn:
-        raise ValueError(f"{literal} is not a number that JSON knows")
+def _csv_lines(text: str, path: Path) -> Iterator[str]:
+    for number, line in enumerate(io.StringIO(text, newline=""), 1):
+        if len(line) > MAX_ROW_CHARACTERS:
+            raise DataError(f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path)
+        yield line
 
-    def number(literal: str) -> float:
-        value = float(literal)
-        return value if math.isfinite(value) else refuse(literal[:40])
 
+def _parse(text: str, path: Path, number: int, at: int = 0, *, line: int | None = None) -> tuple[Any, int]:
+    """(value, where it ends) of the JSON at a position; of all the text, if it is a `line` of a file."""
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=number)
+        return strict_json.DECODER.raw_decode(text, at) if line is None else (strict_json.DECODER.decode(text), len(text))
     except json.JSONDecodeError as error:
-        lines = error.msg == "Extra data" and line is None and text.lstrip().startswith("{")
-        mend = "name it .jsonl if it holds one object a line" if lines else "correct it there"
-        raise DataError(f"is not JSON: {error.msg.lower()} (line {line or error.lineno}, column {error.colno})", mend, file=path) from None
+        _not_json(error, path, line)
     except ValueError as error:
-        raise DataError(f"is not usable JSON: {error}", "correct that number", file=path, row=line) from None
-    except RecursionError:
-        raise DataError("is nested too deeply", "a row holds texts, and little else", file=path, row=line) from None
+        raise DataError(f"is not usable JSON: {error}", "correct that", file=path, row=number) from None
+
+
+def _not_json(error: json.JSONDecodeError, path: Path, line: int | None = None) -> NoReturn:
+    where = f"line {line or error.lineno}, column {error.colno}"
+    raise DataError(f"is not JSON: {error.msg.lower()} ({where})", "correct it there", file=path) from None
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -186,7 +252,10 @@ def _check(values: Any, number: int, path: Path) -> Row:
 
     if not isinstance(values, dict):
         fail(f"is {_name(values)}, not an object", 'write it as {"question": ..., "answer": ...}')
-    _check_depth_and_unicode(values, fail)
+    try:
+        strict_json.check(values, max_depth=MAX_DEPTH)
+    except ValueError as error:
+        fail(f"has {error}", "a row holds texts, and little else")
 
     def text(key: str) -> str:
         if key not in values:
@@ -202,6 +271,8 @@ def _check(values: Any, number: int, path: Path) -> Row:
     def checked(key: str, value: str) -> str:
         if len(value) > MAX_CHARACTERS:
             fail(f"{key} has {len(value):,} characters", f"keep it under {MAX_CHARACTERS:,}")
+        if "\0" in value:
+            fail(f"{key} contains a NUL character", "remove it: text has none")
         return value.strip()
 
     def label(key: str) -> str | None:
@@ -238,19 +309,6 @@ def _check(values: Any, number: int, path: Path) -> Row:
     )
 
 
-def _check_depth_and_unicode(values: dict[str, Any], fail: Any) -> None:
-    todo: list[tuple[Any, int]] = [(values, 0)]
-    while todo:
-        value, depth = todo.pop()
-        if isinstance(value, str) and SURROGATE.search(value):
-            fail("contains half of a surrogate pair, which is no character", "remove the \\ud800 to \\udfff escape")
-        elif isinstance(value, dict | list):
-            if depth == MAX_DEPTH:
-                fail(f"is nested more than {MAX_DEPTH} deep", "a row holds texts, and little else")
-            inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-            todo.extend((v, depth + 1) for v in inside)
-
-
 def _with_ids(rows: list[Row], path: Path) -> list[Row]:
     taken: dict[str, int] = {}
     for row in rows:
@@ -260,16 +318,15 @@ def _with_ids(rows: list[Row], path: Path) -> list[Row]:
             )
         if row.id:
             taken[row.id] = row.row
-    named = []
+    named, copies = [], Counter[str]()
     for row in rows:
         name = row.id
         if not name:
             # Question and answer twice over: the second is told from the first by their order.
-            stem, count = "q" + sha256_json([row.question, row.answer])[:16], 1
-            name = stem
-            while name in taken:
-                count += 1
-                name = f"{stem}-{count}"
+            stem = "q" + sha256_json([row.question, row.answer])[:16]
+            copies[stem] += 1
+            while (name := stem if copies[stem] == 1 else f"{stem}-{copies[stem]}") in taken:
+                copies[stem] += 1
             taken[name] = row.row
         named.append(replace(row, id=name))
     return named

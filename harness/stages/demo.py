@@ -25,7 +25,7 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
     """
     questions = [Question(id=f"asked-{i}", row=i, question=q, answer="-", group="asked") for i, q in enumerate(asked, 1)]
     if not questions:
-        questions = store.read_records(run.heldout_jsonl, Question)[:SHOWN]
+        questions = store.read_split(run)[1][:SHOWN]
         yield from ((q.question, "reference", q.answer) for q in questions)
     for job in jobs(run, config, "demo", questions, config.predict.variants):
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)

@@ -16,6 +16,8 @@ from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.store import RunFolder
 
 SOURCES = ("formats", "stages/export.py")
+UNFINISHED = "export.partial.json"
+"""The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 SHARE_OF_16BIT = {
     "merged_16bit": 1.05, "merged_4bit": 0.6, "gguf_f32": 2.1, "gguf_f16": 1.05, "gguf_q8_0": 0.6, "gguf_q6_k": 0.5,
     "gguf_q5_k_m": 0.45, "gguf_q5_0": 0.45, "gguf_q4_k_m": 0.4, "gguf_q4_0": 0.4,
@@ -49,10 +51,11 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
 
     if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
         gguf.check_supported(folder)
-    run.export_json.unlink(missing_ok=True)
     missing = [f for f in wanted if f not in kept]
     store.need_space(run.path, int(base.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000)
-    began = time.monotonic()
+    began, unfinished = time.monotonic(), run.path / UNFINISHED
+    if run.export_json.exists():
+        run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
     sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
@@ -61,8 +64,10 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         if name not in kept:
             kept[name] = _write(run, name, sources)
         artifacts[name] = kept[name]
+        store.write_json(unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began))
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
     store.write_json(run.export_json, manifest)
+    unfinished.unlink(missing_ok=True)
     return manifest
 
 
@@ -88,13 +93,14 @@ def _artifact(run: RunFolder, name: str, path: Path, seconds: float, checked: Ch
 
 
 def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
-    """Artifacts of the last export that are still what it wrote; none if anything that decides them changed."""
-    if not run.export_json.exists():
+    """Artifacts of the last export, finished or not, that are still what it wrote; none if anything that decides them changed."""
+    file = next((file for file in (run.export_json, run.path / UNFINISHED) if file.exists()), None)
+    if file is None:
         return {}
-    old = store.read_record(run.export_json, ExportManifest)
+    old = store.read_record(file, ExportManifest)
     if old.fingerprint != fingerprint:
         for name in old.artifacts:
-            if name != "adapter":
+            if name in formats.FORMATS:
                 path = run.artifact(name)
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return {}

@@ -103,6 +103,8 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
         run.split_json.unlink(missing_ok=True)
     store.write_jsonl(run.train_jsonl, (questions[at] for at in train))
     store.write_jsonl(run.heldout_jsonl, (questions[at] for at in heldout))
+    written = {"train_sha256": store.sha256_file(run.train_jsonl), "heldout_sha256": store.sha256_file(run.heldout_jsonl)}
+    manifest = manifest.model_copy(update=written)
     store.write_json(run.split_json, manifest)
     for warning in manifest.warnings:
         progress(f"split: warning: {warning}")
@@ -127,6 +129,8 @@ def _unchanged(run: store.RunFolder, fingerprint: str) -> SplitManifest | None:
         return None
     try:
         manifest = store.read_record(run.split_json, SplitManifest)
+        store.check_written(run.train_jsonl, manifest.train_sha256, "split")
+        store.check_written(run.heldout_jsonl, manifest.heldout_sha256, "split")
     except ArtifactError:
         return None
     return manifest if manifest.fingerprint == fingerprint else None

@@ -1,0 +1,55 @@
+"""What crosses a stage: one class per line or file, a docstring under each field.
+
+Every record is a pydantic model, so that a damaged or hand-edited file is found when it is read, not when it is used.
+Imports neither torch nor numpy.
+"""
+
+from harness.records.base import SCHEMA_VERSION, FinishReason, Fraction, Interval, Manifest, Name, Record, SchemaVersion, TokenId, Verdict
+from harness.records.comparison import Alarm, Breakdown, Comparison, Example, Pair, PairExamples, VariantResult
+from harness.records.gating import Baseline, BaselineQuestion, BaselineVariant, GateCheck, GateExample, GateKind, GateResult, GateVerdict
+from harness.records.prediction import Cost, Prediction, PredictionManifest, PredictionSet
+from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.split import Question, SplitManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Alarm",
+    "Artifact",
+    "Baseline",
+    "BaselineQuestion",
+    "BaselineVariant",
+    "Breakdown",
+    "Comparison",
+    "Cost",
+    "Example",
+    "ExportManifest",
+    "FinishReason",
+    "Fraction",
+    "GateCheck",
+    "GateExample",
+    "GateKind",
+    "GateResult",
+    "GateVerdict",
+    "HistoryPoint",
+    "Interval",
+    "Manifest",
+    "MetricValue",
+    "Name",
+    "Pair",
+    "PairExamples",
+    "Prediction",
+    "PredictionManifest",
+    "PredictionSet",
+    "Question",
+    "Record",
+    "SchemaVersion",
+    "Score",
+    "ScoreManifest",
+    "ScoreSet",
+    "SplitManifest",
+    "TokenId",
+    "TrainManifest",
+    "VariantResult",
+    "Verdict",
+]

@@ -1,0 +1,115 @@
+"""What compare writes: the whole result of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from harness.records.base import SCHEMA_VERSION, Interval, Manifest, Name, Record, SchemaVersion, Verdict
+from harness.records.prediction import Cost
+from harness.records.scoring import MetricValue
+
+
+class Pair(Record):
+    """Two variants on one metric, question by question: `delta` is left minus right."""
+
+    left: str
+    right: str
+    metric: str
+    delta: float | None
+    ci95: Interval | None
+    p: float | None
+    p_holm: float | None
+    verdict: Verdict
+    n: int
+    """Questions scored by both."""
+    margin: float
+    """Differences within plus or minus this are equivalent."""
+    noise_floor: float = 0.0
+    """The larger flip rate of the two sides (0 if it was not measured): a delta up to this is neither better nor worse."""
+    mde: float | None = None
+    """Minimum detectable effect at this n (80% power, 5% level)."""
+    p_mcnemar: float | None = None
+    """Exact McNemar test, for 0/1 metrics."""
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+
+
+class Example(Record):
+    """One question on which two variants differ: `delta` is left minus right."""
+
+    id: str
+    left: float
+    right: float
+    delta: float
+
+
+class PairExamples(Record):
+    """The questions on which a variant gains and loses most against another, the largest difference first."""
+
+    left: str
+    right: str
+    metric: str
+    wins: list[Example]
+    losses: list[Example]
+
+
+class Alarm(Record):
+    """Something that makes the numbers doubtful, told next to the verdict."""
+
+    code: str
+    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`."""
+    variant: str | None
+    message: str
+    value: float | None = None
+    limit: float | None = None
+
+
+class VariantResult(Record):
+    """One variant in comparison.json."""
+
+    metrics: dict[str, MetricValue]
+    cost: Cost
+    backend: str
+    finish: dict[str, int]
+    empty_answers: int = 0
+
+
+class Breakdown(Record):
+    """One variant's metric on one bucket of the questions."""
+
+    by: str
+    """`kind`, `part`, `answer_length`, `answer_type`, `similarity`."""
+    bucket: str
+    variant: str
+    metric: str
+    value: float | None
+    ci95: Interval | None
+    n: int
+
+
+class Comparison(Manifest):
+    """`reports/<run>/comparison.json`: the whole result, versioned and stable. Metrics are fractions in 0..1."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_: SchemaVersion = Field(default=SCHEMA_VERSION, alias="schema")
+    run: str
+    split_id: str
+    n: int
+    n_groups: int
+    variants: dict[Name, VariantResult]
+    pairs: list[Pair]
+    baselines: dict[str, dict[str, float]]
+    """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
+    examples: list[PairExamples] = []
+    """For each two variants that were tested and differ."""
+    alarms: list[Alarm] = []
+    breakdowns: list[Breakdown] = []
+    fidelity: list[dict[str, Any]] = []
+    """Step by step from the adapter to the smallest format; see docs."""
+    noise: dict[str, Any] = {}
+    """Variant -> `flip_rate`, `n`, `how` of a repeated subset."""
+    provenance: dict[str, Any]

@@ -1,0 +1,116 @@
+"""What the gate reads and writes: the committed baseline and the decision."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Record, SchemaVersion
+
+
+class BaselineQuestion(Record):
+    """One held-out question in a baseline."""
+
+    id: str
+    group: str
+    sha256: str
+    """First 16 hex digits, of question, answer and references."""
+    scores: dict[str, list[Fraction | None]]
+    """Variant -> its scores in the alphabetical order of `Baseline.metrics`, rounded; None: unscored."""
+
+
+class BaselineVariant(Record):
+    """One variant in a baseline."""
+
+    prediction_key: str
+    weights_sha256: str
+    backend: str
+    means: dict[str, float | None]
+    """Metric -> mean; None if nothing was scored."""
+    trainings: dict[str, list[float]] = {}
+    """Metric -> means of further trainings of the recipe, with other seeds: how much of a difference is a training's luck."""
+
+
+class Baseline(Manifest):
+    """`reports/baseline.json`: what a run scored, question by question, small enough to commit."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    run: str
+    saved: str
+    """UTC, ISO 8601; the only field that two saves of one run differ in."""
+    split_id: str
+    prompts_sha256: str
+    generation: dict[str, Any]
+    metrics: dict[str, str]
+    """Metric -> signature."""
+    variants: dict[Name, BaselineVariant]
+    config: dict[str, Any]
+    provenance: dict[str, dict[str, Any]]
+    """`git`, `packages`, `machine`, `seeds`, `split` of the run's own provenance."""
+    questions: list[BaselineQuestion]
+
+
+GateVerdict = Literal["pass", "improvement", "inconclusive", "regression", "incomparable"]
+GateKind = Literal["baseline", "fidelity", "floor", "size", "speed", "divergence", "alarm"]
+
+
+class GateCheck(Record):
+    """One thing that the gate looked at."""
+
+    kind: GateKind
+    name: str
+    """Unique in the gate: kind, variant and what was looked at."""
+    variant: str
+    metric: str | None = None
+    verdict: GateVerdict
+    message: str
+    """The numbers, in words."""
+    limit: float
+    """Margin, floor, ratio or share."""
+    value: float | None = None
+    """The run's mean, ratio or share."""
+    against: float | None = None
+    """The mean of the baseline, or of `merged_16bit`, on the questions that both scored."""
+    delta: float | None = None
+    ci95: Interval | None = None
+    p: float | None = None
+    """One-sided, of the difference being the one tolerated; corrected for all differences of the gate."""
+    n: int | None = None
+
+
+class GateExample(Record):
+    """A question on which the run lost most."""
+
+    id: str
+    variant: str
+    metric: str
+    before: float
+    after: float
+    question: str
+    expected: str
+    answer: str
+
+
+class GateResult(Manifest):
+    """`reports/<run>/gate.json`."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    run: str
+    verdict: GateVerdict
+    reason: str
+    """One sentence."""
+    mend: str = ""
+    """The command that renews or raises the baseline, if that is called for."""
+    exit_code: int
+    strict: bool
+    baseline: str
+    """The file."""
+    baseline_run: str
+    baseline_commit: str | None
+    checks: list[GateCheck]
+    differs: list[str] = []
+    """Incomparable: what must be equal and is not."""
+    changes: list[str] = []
+    """What else is not as it was: settings, packages, weights; where a loss may come from."""
+    examples: list[GateExample] = []
+    notes: list[str] = []
+    seconds: float

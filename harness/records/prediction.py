@@ -1,0 +1,87 @@
+"""What predict writes: answers, and everything that decided them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records.base import SCHEMA_VERSION, FinishReason, Manifest, Name, Record, SchemaVersion, TokenId
+
+
+class Prediction(Record):
+    """A line of `predictions/<variant>.jsonl`: one answer."""
+
+    id: str
+    prompt_hash: str
+    """sha256 of the prompt's token ids: equal across backends."""
+    prompt_ids: list[TokenId]
+    answer_ids: list[TokenId]
+    """Generated token ids, without the end token."""
+    text: str
+    finish_reason: FinishReason
+    prompt_cut: bool = False
+    """The prompt was longer than the context and was not asked in full."""
+    seconds: float
+    """Wall time of the batch or request divided by its questions."""
+    error: str | None = None
+    """Set when `finish_reason` is `error`: the answer is unscored, never 0."""
+
+
+class Cost(Record):
+    """What a variant took to answer the held-out questions."""
+
+    tokens_per_second: float | None
+    """Generated tokens over generation seconds (loading left out)."""
+    seconds: float
+    """Generation, loading left out."""
+    load_seconds: float
+    generated_tokens: int
+    peak_memory_bytes: int | None
+    """Peak resident memory of the answering process on the CPU; peak allocated device memory on a GPU."""
+    size_bytes: int
+    """Weights on disk that this variant needs."""
+
+
+class PredictionManifest(Manifest):
+    """`predictions/<variant>.json`, written last."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    variant: Name
+    key: str
+    """Hash of weights, tokenizer, prompts, generation parameters and backend version: equal keys, equal predictions."""
+    split_id: str
+    backend: str
+    backend_version: str
+    """As the loaded backend tells it."""
+    packages: dict[str, str] = {}
+    """Installed versions of the packages that decide its numbers."""
+    weights_sha256: str
+    tokenizer_sha256: str
+    prompts_sha256: str
+    """Over the prompt hashes of all questions, in order."""
+    lines_sha256: str = ""
+    """Of the file of answers beside this one: a damaged file is never scored."""
+    generation: dict[str, Any]
+    """Every parameter of generation that was sent, defaults included."""
+    execution: dict[str, Any] = {}
+    """What may differ without changing what is asked: batch size, slots, threads, device."""
+    n: int
+    finish: dict[str, int]
+    """Count of each finish reason."""
+    prompts_cut: int
+    cost: Cost
+    warnings: list[str] = []
+    measured: str = ""
+    """Hash of the questions and references that the two fields below were measured on; empty: not measured."""
+    logprobs_sha256: str = ""
+    """Of the file of log-probabilities beside this one."""
+    noise: dict[str, Any] = {}
+    """`flip_rate` (0..1), `n`, `how`: the share of a subset's texts that changed when it was answered in another batch size."""
+
+
+class PredictionSet(Manifest):
+    """`predictions/manifest.json`, written last: the variants that answered."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    """Over the variants' keys."""
+    variants: list[Name]

@@ -1,0 +1,65 @@
+"""What score writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Record, SchemaVersion
+from harness.records.prediction import Cost
+
+
+class Score(Record):
+    """A line of `scores/<variant>.jsonl`: one question's scores."""
+
+    id: str
+    group: str
+    scores: dict[str, Fraction | None]
+    """Metric -> 0..1; None: unscored."""
+    unscored: str | None = None
+    """Why there is no score."""
+
+
+class MetricValue(Record):
+    """One number with everything needed to trust it."""
+
+    value: float | None
+    """Mean over scored questions; None if none was scored."""
+    ci95: Interval | None
+    n: int
+    """Scored questions."""
+    n_unscored: int
+    signature: str
+    """Metric, version, normaliser, tokenizer, stemmer: unequal signatures are not compared."""
+    interval: str = ""
+    """The method of the interval."""
+
+
+class ScoreManifest(Manifest):
+    """`scores/<variant>.json`, written last."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    variant: Name
+    split_id: str
+    prediction_key: str
+    prompts_sha256: str
+    generation: dict[str, Any]
+    backend: str
+    lines_sha256: str
+    """Of the file of scores beside this one."""
+    n: int
+    n_groups: int
+    metrics: dict[str, MetricValue]
+    finish: dict[str, int]
+    empty_answers: int
+    prompts_cut: int
+    cost: Cost
+
+
+class ScoreSet(Manifest):
+    """`scores/manifest.json`, written last: the variants that were scored."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    """Over the variants' fingerprints."""
+    variants: list[Name]

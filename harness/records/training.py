@@ -1,0 +1,86 @@
+"""What train and export write."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from harness.records.base import SCHEMA_VERSION, Manifest, Name, Record, RelativePath, SchemaVersion
+
+
+class HistoryPoint(Record):
+    """A line of `history.jsonl`: what was logged at one optimiser step. Absent values were not measured then."""
+
+    step: int
+    epoch: float
+    seconds: float
+    """Since training began."""
+    loss: float | None = None
+    heldout_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens: int | None = None
+    """Tokens trained on so far, prompts included, padding not."""
+    tokens_per_second: float | None = None
+
+
+class TrainManifest(Manifest):
+    """`train.json`, written last."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    split_id: str
+    engine: Literal["unsloth", "peft"]
+    device: str
+    base: dict[str, Any]
+    """`path`, `weights_sha256`, `tokenizer_sha256`, `parameters`."""
+    adapter_sha256: str
+    trainable_parameters: int
+    trainable_share: float
+    steps: int
+    epochs: float
+    rows: int
+    rows_cut: int
+    """Rows whose answer was cut at the maximum length."""
+    rows_without_labels: int
+    """Rows with no labelled token: they teach nothing."""
+    labelled_token_share: float
+    tokens: int
+    final_loss: float | None
+    """Mean of the last twenty logged losses: one batch's says little."""
+    final_heldout_loss: float | None
+    history_sha256: str = ""
+    """Of history.jsonl as this training left it."""
+    wandb: dict[str, Any]
+    """`mode`, `run_id`, `url` (online runs), `error` (when W&B failed)."""
+    seconds: float
+    peak_memory_bytes: int
+    resumed_from: int = 0
+    """The step of the checkpoint that training went on from; 0: from the start."""
+    plan: dict[str, Any] = {}
+    """How devices took their rows of a step: `harness.training.plan.Plan`, and `devices`."""
+
+
+class Artifact(Record):
+    """One exported format, as written and checked."""
+
+    format: str
+    """`adapter`, `merged_16bit`, `merged_4bit`, `gguf_f16`, ..."""
+    path: RelativePath
+    """Relative to the run folder."""
+    sha256: str
+    """Of the file, or of the sorted list of (name, sha256) of a folder."""
+    size_bytes: int
+    """Of the weights on disk."""
+    tensors: int
+    seconds: float
+    checks: list[str]
+    """What was verified after writing, in words."""
+
+
+class ExportManifest(Manifest):
+    """`export.json`, written last."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    artifacts: dict[Name, Artifact]
+    seconds: float
