@@ -113,7 +113,13 @@ def run(name: str, seconds: int) -> None:
         corpus.mkdir()
         for i, seed in enumerate(seeds(name)):
             (corpus / str(i)).write_bytes(seed)
-        limits = [f"-max_total_time={seconds}", f"-timeout={SECONDS_AN_INPUT}", f"-rss_limit_mb={MEGABYTES}", "-max_len=4096", f"-artifact_prefix={scratch}/"]
+        limits = [
+            f"-max_total_time={seconds}",
+            f"-timeout={SECONDS_AN_INPUT}",
+            f"-rss_limit_mb={MEGABYTES}",
+            "-max_len=4096",
+            f"-artifact_prefix={scratch}/",
+        ]
         atheris.Setup([sys.argv[0], str(corpus), *limits, "-print_final_stats=1"], lambda data: feed(name, data, Path(scratch)))
         atheris.Fuzz()
 

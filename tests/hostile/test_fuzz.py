@@ -41,7 +41,7 @@ def test_a_broken_file_is_taken_or_refused_in_one_line(name: str, tmp_path_facto
     assert feed(name, seeds(name)[0], folder), "what mutation begins with is whole"
 
     @given(broken(name))
-    @settings(max_examples=100, deadline=5000, derandomize=True, database=None)
+    @settings(max_examples=60, deadline=5000, derandomize=True, database=None)
     def one(data: bytes) -> None:
         feed(name, data, folder)
 
@@ -69,7 +69,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
     folder = tmp_path_factory.mktemp("fuzz")
 
     @given(st.dictionaries(st.sampled_from([*whole, "x"]), values, min_size=1, max_size=3))
-    @settings(max_examples=150, deadline=5000, derandomize=True, database=None)
+    @settings(max_examples=100, deadline=5000, derandomize=True, database=None)
     def one(changes: dict[str, Any]) -> None:
         value = whole | changes
         taken = feed(name, json.dumps([value] if name == "qa.json" else value).encode(), folder)
@@ -82,7 +82,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
 
 
 @given(values)
-@settings(max_examples=200, derandomize=True, database=None)
+@settings(max_examples=100, derandomize=True, database=None)
 def test_strict_json_takes_what_can_be_written_and_nothing_else(value: Any) -> None:
     text = json.dumps(value)
     try:

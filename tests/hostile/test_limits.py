@@ -109,7 +109,7 @@ def test_is_refused_in_a_bounded_address_space(told: dict[str, str], name: str) 
 
 def test_what_is_taken_needs_so_many_times_its_size(tmp_path: Path) -> None:
     """Rows of empty lists are what Python's objects blow up most."""
-    row = json.dumps({"question": "Q?", "answer": "A", "x": [[]] * 300_000}, separators=(",", ":"))
+    row = json.dumps({"question": "Q?", "answer": "A", "x": [[]] * 100_000}, separators=(",", ":"))
     path = tmp_path / "qa.jsonl"
     path.write_text(row + "\n")
     assert read(("qa", path, 100 * len(row)), ("qa", path, 5 * len(row))) == ["taken", "out of memory"]
@@ -117,13 +117,13 @@ def test_what_is_taken_needs_so_many_times_its_size(tmp_path: Path) -> None:
 
 def test_equal_rows_are_named_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "qa.jsonl"
-    path.write_text('{"question": "Q?", "answer": "A"}\n' * 20_000)
+    path.write_text('{"question": "Q?", "answer": "A"}\n' * 5_000)
     began = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     rows = dataset.load(path)
-    assert len({row.id for row in rows}) == 20_000 and rows[-1].id.endswith("-20000")
+    assert len({row.id for row in rows}) == 5_000 and rows[-1].id.endswith("-5000")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - began < 3
-    monkeypatch.setattr(dataset, "MAX_ROWS", 19_999)
-    with pytest.raises(DataError, match="has more than 19,999 rows; sample it"):
+    monkeypatch.setattr(dataset, "MAX_ROWS", 4_999)
+    with pytest.raises(DataError, match="has more than 4,999 rows; sample it"):
         dataset.load(path)
 
 
