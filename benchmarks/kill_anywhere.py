@@ -76,6 +76,11 @@ class Kill:
     """Empty: everything was as in the undisturbed run."""
 
 
+def hear_interrupts() -> None:
+    """In a new process: a shell that started this one in the background has it, and all it starts, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Bench:
     """A folder in which the stages run.
 
@@ -100,7 +105,7 @@ class Bench:
         }
         return subprocess.Popen(
             [sys.executable, "-m", "harness", verb, *self.arguments], cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
+            text=True, start_new_session=True, preexec_fn=hear_interrupts,
         )  # fmt: skip
 
     def finish(self, verb: str) -> None:
@@ -226,10 +231,6 @@ def kill_once(
     problems += [f"{variant}: {lost} kept answers were asked again" for variant, lost in asked_again(bench.run, answers)]
     if stage == "report" and not bench.run.report_html.exists():
         problems.append("no report")
-    # torch keeps its cache of compiled kernels there.
-    rest = [p.name for p in (bench.folder / "tmp").iterdir() if not p.name.startswith("torchinductor_")]
-    if rest and how in ("SIGINT", "SIGTERM"):
-        problems.append(f"left {rest[0]} among the temporary files")
     shutil.rmtree(bench.folder / "tmp")
     (bench.folder / "tmp").mkdir()
     return Kill(stage, how, round(share, 3), found, "; ".join(problems))
@@ -237,6 +238,7 @@ def kill_once(
 
 def end(bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFolder], object], problems: list[str]) -> str:
     """Starts a stage and ends it, as `kill_once` does; returns what it had begun to write, and adds what went wrong to `problems`."""
+    earlier = _temporary(bench)
     process = bench.start(stage)
     if how in ("SIGINT", "SIGTERM"):
         # Until the first line Python itself is starting, and its own way of being interrupted applies.
@@ -262,6 +264,8 @@ def end(bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFol
         problems.append(f"{len(left)} processes are still there after {GONE_S:.0f} s")
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+    if how in ("SIGINT", "SIGTERM") and (rest := _temporary(bench) - earlier):
+        problems.append(f"left {min(rest)} among the temporary files")
     if bench.is_locked():
         problems.append("the run folder is still locked")
     if how in ("SIGINT", "SIGTERM") and process.returncode != 0:
@@ -269,6 +273,11 @@ def end(bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFol
         if process.returncode != 130 or len(lines) != 1 or "the same command goes on where it stopped" not in lines[-1]:
             problems.append(f"exit {process.returncode}, and on stderr: {errors.strip()[-1500:]!r}")
     return begun(bench.run)
+
+
+def _temporary(bench: Bench) -> set[str]:
+    # torch keeps its cache of compiled kernels there.
+    return {p.name for p in (bench.folder / "tmp").iterdir() if not p.name.startswith("torchinductor_")}
 
 
 def begun(run: RunFolder) -> str:

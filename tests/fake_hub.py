@@ -20,7 +20,7 @@ REFUSALS: dict[str, tuple[int, str | None]] = {
 
 
 @contextmanager
-def fake_hub(folder: Path, *, slow_seconds: float = 3.0) -> Iterator[tuple[str, list[str]]]:
+def fake_hub(folder: Path, *, slow_seconds: float = 10.0) -> Iterator[tuple[str, list[str]]]:
     """Serves `folder` as `good/model`, and as `quantised/model` with a config.json that says so; yields (URL, paths that were asked for)."""
     asked: list[str] = []
 

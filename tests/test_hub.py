@@ -61,7 +61,7 @@ class Hub:
 
 
 def ask(*names: str, home: Path, **environment: str) -> dict[str, str]:
-    settings = {**os.environ, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1", **environment}
+    settings = {**os.environ, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "4", "HF_HUB_DOWNLOAD_TIMEOUT": "4", **environment}
     done = subprocess.run([sys.executable, "-c", ASK, *names], capture_output=True, text=True, cwd=PROJECT, env=settings, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -438,6 +440,18 @@ def test_is_refused_with_one_line_and_nothing_half_written(folder: Path, name: s
     # A stage takes the old manifest away before it begins: better none than one of other answers.
     assert all(Path(path).name in ("manifest.json", "adapter.json", "gate.json", "gate.md", "junit.xml") for path in removed), removed
     assert {path: data for path, data in after.items() if before.get(path) != data} == {}
+
+
+@pytest.mark.parametrize("argument", ["a\udcff", "a\x1b[2J", "a\u202eb", "a\rb"])
+def test_an_argument_that_is_no_text_is_refused_before_any_verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argument: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["harness", "split", "--qa", argument])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and told.startswith("error: the argument 'a\\")
 
 
 def test_there_are_enough_of_them() -> None:

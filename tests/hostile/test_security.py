@@ -295,7 +295,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str
 
     folder = tmp_path_factory.mktemp("secrets")
     scored_run.make(folder, {"base": lambda _: "nothing", "adapter": lambda q: q.answer}, name="tiny")
-    environment = {**os.environ, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT), "HOME": str(folder)}
+    # wandb leaves the address of its service, and where tables go, in the environment of whoever used it before.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**inherited, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT), "HOME": str(folder)}
     verbs = [[*verb.split(), *(QUICK if verb != "baseline show" else [])] for verb in WORKS] + FAILS
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(verbs)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120

@@ -22,7 +22,7 @@ from tests.survival import chain
 
 Whole = tuple[RunFolder, Config]
 Stage = Callable[[RunFolder, Config], object]
-OFFSETS = 12
+OFFSETS = 8
 """Of each kind of damage to each file."""
 
 

@@ -121,9 +121,13 @@ def test_make_keeps_what_a_stage_wrote_when_it_is_interrupted(tmp_path: Path) ->
     (tmp_path / ".venv" / "ready").touch()
     manifest = tmp_path / "runs" / "tiny" / "split" / "split.json"
     command = ["make", "-o", ".venv/ready", "-o", "data/constitution_qa.json", "split"]
-    make = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    make = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=kill_anywhere.hear_interrupts,
+    )  # fmt: skip
     while make.poll() is None and not manifest.exists():
         time.sleep(0.01)
     os.killpg(make.pid, signal.SIGINT)
-    assert "Interrupt" in make.communicate()[1]
+    make.communicate()
+    assert make.returncode != 0
     assert manifest.exists()
