@@ -27,9 +27,8 @@ SIDES = {
     "ours": "this harness, as planned",
     "2gpus": "this harness, on two GPUs",
     "7gib": "this harness, planned for 7 GiB",
-    "graphs": "this harness, packed, CUDA graphs",
-    "graphs7": "this harness, packed, CUDA graphs, planned for 7 GiB",
-    "packed": "this harness, packed",
+    "packed": "this harness, packed, no CUDA graphs",
+    "padded": "this harness, rows side by side",
 }
 
 
@@ -37,7 +36,7 @@ def settings_of(side: str) -> dict[str, Any]:
     """Settings of the train section."""
     common = {"max_steps": 1, "optimizer": "adamw_8bit", "eval_rows": 0, "batch_size": 8, "seed": 3407, "max_length": 512}
     special: dict[str, dict[str, Any]] = {
-        "plain": {"engine": "peft"}, "7gib": {"memory_limit_gib": 7.0}, "graphs": {"cuda_graphs": True}, "graphs7": {"cuda_graphs": True, "memory_limit_gib": 7.0}, "packed": {"packing": True},
+        "plain": {"engine": "peft"}, "7gib": {"memory_limit_gib": 7.0}, "packed": {"cuda_graphs": False}, "padded": {"packing": False},
     }  # fmt: skip
     return common | special.get(side, {})
 
@@ -161,7 +160,7 @@ def main() -> None:
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        profile = options.profile and options.side == "ours"
+        profile = options.profile and options.side not in ("notebook", "plain")
         with contextlib.redirect_stdout(sys.stderr):
             found = train(options.side, options.model, options.qa, options.steps, profile)
         if os.environ.get("RANK", "0") == "0":
@@ -169,29 +168,20 @@ def main() -> None:
         return
     results = []
     for side in options.sides:
-        steps = options.steps if side not in ("notebook", "plain") else max(options.steps // 4, 10)
+        steps = options.steps if side not in ("notebook", "plain") else max(options.steps // 4, 12)
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if side == "2gpus" else []
-        command = [
-            sys.executable,
-            *several,
-            __file__,
-            "--side",
-            side,
-            "--model",
-            str(options.model),
-            "--qa",
-            str(options.qa),
-            "--steps",
-            str(steps),
-        ]
-        done = subprocess.run([*command, *(["--profile"] if options.profile else [])], capture_output=True, text=True)
+        asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(steps)]
+        command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{side}: failed\n{done.stderr[-3000:]}", flush=True)
             continue
-        kept = ("    profile", "      ", "out of memory", "steps cannot")
-        print("\n".join(line for line in done.stderr.splitlines() if line.startswith(kept) and "%|" not in line and "File" not in line))
-        results.append(json.loads(next(line for line in done.stdout.splitlines()[::-1] if line.startswith("{"))))
-        print(f"{SIDES[side]}: {results[-1]['seconds']:.3f} s/step; {results[-1]['plan']}", flush=True)
+        found = json.loads(next(line for line in done.stdout.splitlines()[::-1] if line.startswith("{")))
+        results.append(found)
+        told = ("    profile", "      ", "out of memory", "steps cannot")
+        print("\n".join(line for line in done.stderr.splitlines() if line.startswith(told) and "%|" not in line and "File" not in line))
+        print(f"{SIDES[side]}: {found['seconds']:.4f} s/step; {found['plan']}")
+        print("    losses " + " ".join(f"{loss:.4f}" for loss in found["losses"][:12]), flush=True)
     tell(results)
 
 
@@ -205,7 +195,7 @@ def tell(results: list[dict[str, Any]]) -> None:
         ratios = [f"{reference[side] / r['seconds']:.1f}x" if side in reference else "" for side in ("notebook", "plain")]
         apart = max(abs(a - b) / b for a, b in zip(r["losses"][:10], notebook["losses"][:10], strict=False))
         print(
-            f"| {SIDES[r['side']]} | {r['seconds']:.3f} ({r['spread'][0]:.3f} to {r['spread'][1]:.3f}) | {' | '.join(ratios)} "
+            f"| {SIDES[r['side']]} | {r['seconds']:.4f} ({r['spread'][0]:.3f} to {r['spread'][1]:.3f}) | {' | '.join(ratios)} "
             f"| {r['allocated'] / 2**30:.1f} | {r['taken'] / 2**30:.1f} | {apart:.2%} |"
         )
 

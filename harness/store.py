@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -347,7 +348,9 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:
     """Hex sha256 over the sorted (relative name, sha256) of the files below `folder` that `keep` accepts."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and keep(p))
-    return sha256_json([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter's lock
+        hashes = list(pool.map(sha256_file, files))
+    return sha256_json([[p.relative_to(folder).as_posix(), sha256] for p, sha256 in zip(files, hashes, strict=True)])
 
 
 def size_of(path: Path) -> int:

@@ -23,6 +23,7 @@ from harness.errors import DeviceError, TrainingError
 from harness.prompt import IGNORED
 from harness.records import HistoryPoint
 from harness.store import RunFolder
+from harness.training import packing
 from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
 from harness.training.rows import Rows, packed
@@ -39,9 +40,7 @@ CPU = torch.device("cpu")
 
 
 def plan_of(memory: float, **settings: Any) -> Plan:
-    return planning.make(
-        LLAMA3_8B, Train(**{"cuda_graphs": True} | settings), LENGTHS, 8, memory_bytes=int(memory * GIB), packing=True, graphs=True
-    )
+    return planning.make(LLAMA3_8B, Train(**settings), LENGTHS, 8, memory_bytes=int(memory * GIB), packing=True, graphs=True)
 
 
 def test_the_shape_counts_the_parameters_of_llama_3_8b() -> None:
@@ -70,6 +69,20 @@ def test_the_users_word_wins() -> None:
     assert not plan_of(139, packing=False).packed and not plan_of(139, packing=False).graphs
     assert not plan_of(139, cuda_graphs=False).graphs
     assert plan_of(139, memory_limit_gib=12).peak_bytes <= 12 * GIB
+
+
+@given(st.integers(1, 200_000))
+def test_filling_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
+    size = planning.filled(tokens)
+    assert tokens <= size <= max(tokens * 9 / 8 + 1, tokens + planning.BUCKET) and planning.filled(size) == size
+    assert len({planning.filled(n) for n in range(tokens, 2 * tokens)}) <= 17
+
+
+def test_what_modules_hold_by_themselves_is_found() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    table, listed = torch.ones(3), torch.zeros(4)
+    model[1].table, model[0].tables = table, [None, listed]
+    assert {id(t) for t in packing.held(model)} == {id(table), id(listed)}
 
 
 def test_too_little_memory_says_what_would_fit() -> None:

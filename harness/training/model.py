@@ -23,7 +23,7 @@ def load_model(folder: Path, settings: Train, device: str, processes: Processes 
     if settings.engine == "unsloth":
         # Without flash attention the padding-free layout of Unsloth runs attention row by row: see `harness.training.packing`.
         os.environ.setdefault("UNSLOTH_DISABLE_AUTO_PADDING_FREE", "1")
-        if settings.packing or settings.cuda_graphs:
+        if device == "cuda" and settings.packing is not False:
             # Compiled blocks would be compiled again for every step's lengths.
             os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"
         import unsloth  # noqa: F401  # before transformers, which it patches

@@ -74,6 +74,16 @@ def allow_long_sequences(model: Any) -> None:
             module._unsloth_allow_packed_overlength = True
 
 
+def held(model: Any) -> list[torch.Tensor]:
+    """Tensors that modules hold by themselves, outside of parameters and buffers: tables of rotary embeddings, above all.
+
+    A longer sequence makes Unsloth replace such a table; whoever captured the old one must keep it alive.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    values += [item for value in values if isinstance(value, list | tuple) for item in value]
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
 @contextmanager
 def attention_within_rows(spaces: list[dict[str, Any]], cu_seqlens: torch.Tensor, longest: int) -> Iterator[None]:
     """Replaces the attention of the model that these namespaces belong to.

@@ -16,7 +16,7 @@ from harness.errors import DeviceError
 
 GIB = 2**30
 BUCKET = 128
-"""Tokens: packed micro-batches are filled up to a multiple, so that few graphs serve all of them."""
+"""Tokens: packed micro-batches are filled up to a multiple of it, long ones of more: see `filled`."""
 RESERVE = 0.9
 """Share of the free memory that a plan may use; the rest is fragmentation."""
 WORK_BYTES = GIB // 4
@@ -117,6 +117,12 @@ def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: boo
     return resident_bytes(shape, settings) + tokens * shape.token_bytes(checkpointing=checkpointing) + logits + one_layer
 
 
+def filled(tokens: int) -> int:
+    """The size that a packed micro-batch is filled up to: by an eighth at most, so that few CUDA graphs serve all sizes."""
+    step = max(BUCKET, 1 << max(tokens.bit_length() - 4, 0))
+    return -(-tokens // step) * step
+
+
 def cut(lengths: Sequence[int], plan: Plan) -> list[list[int]]:
     """Rows, in their order, as micro-batches that keep the plan's limits."""
     groups: list[list[int]] = []
@@ -146,9 +152,9 @@ def make(
     """
     rows = min(rows, settings.micro_batch_size or rows)
     longest = sorted(lengths)[-rows:]
-    packed = packing and (settings.cuda_graphs if settings.packing is None else settings.packing)
+    packed = packing and settings.packing is not False
     most = sum(longest) if packed else longest[-1] * rows
-    graphs = graphs and packed and settings.cuda_graphs
+    graphs = graphs and packed and settings.cuda_graphs is not False
     if memory_bytes is None or shape is None:
         return Plan(rows, most, bool(settings.gradient_checkpointing), packed)
     room = min(memory_bytes * RESERVE, (settings.memory_limit_gib or float("inf")) * GIB)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from harness.errors import TrainingError
-from harness.training import packing, plan
-from harness.training.plan import BUCKET, Plan
+from harness.training import packing
+from harness.training.plan import BUCKET, Plan, cut, filled
 from harness.training.rows import Rows, packed, padded
 
 MODEL_INPUTS = ("input_ids", "labels", "position_ids", "attention_mask")
@@ -25,6 +25,8 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, torch.Tensor]
     loss: torch.Tensor
+    read: list[torch.Tensor]
+    """What the model's modules held at the capture: memory that the graph reads for as long as it lives."""
 
 
 class Stepper:
@@ -43,11 +45,13 @@ class Stepper:
         self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
         self.last: list[str] = []
         """Names of the rows of the last step."""
-        self._longest = -(-longest // BUCKET) * BUCKET
+        # The filling is a row too, of up to an eighth of all.
+        self._longest = max(filled(longest), filled(max(plan.tokens, longest)) // 8, BUCKET)
         self._spaces = packing.namespaces(model) if plan.packed else []
         if self._spaces:
             packing.allow_long_sequences(model)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._problem = ""
         self._pool = torch.cuda.graph_pool_handle() if plan.graphs else None
         self._items = torch.ones((), device=device)
         self._gradients = _Gradients(model) if device.type == "cuda" or world > 1 else None
@@ -82,47 +86,51 @@ class Stepper:
         if self._gradients is not None:
             self._gradients.clear()
         total = torch.zeros((), device=self.device)
-        for group in plan.cut(rows.lengths, self.plan):
+        for group in cut(rows.lengths, self.plan):
             total += self._micro_batch(compute_loss, model, rows.take(group), items)
         return total
 
     def _micro_batch(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
         if not self.plan.packed:
             return self._forward_backward(compute_loss, model, self._moved(padded(rows, self.pad_id)), items)
-        size = -(-sum(rows.lengths) // BUCKET) * BUCKET
+        size = filled(sum(rows.lengths))
         inputs = packed(rows, self.pad_id, size, max(self.plan.rows, len(rows.ids)))
         if not self.plan.graphs:
             return self._forward_backward(compute_loss, model, self._moved(inputs), items)
         self._items.copy_(torch.as_tensor(items, dtype=torch.float32), non_blocking=True)
         key = size, len(inputs["at"])
-        found = self._graphs.get(key)
-        if found is None:
-            # The first of a size runs as it is, which compiles its kernels; the next ones replay what is captured here.
+        if key not in self._graphs:
             moved = self._moved(inputs)
-            loss = self._forward_backward(compute_loss, model, moved, self._items)
-            self._capture(compute_loss, model, moved, key)
-            return loss
+            # The very first runs as it is, which compiles the kernels; so does one that cannot be captured before.
+            if not self._graphs or not self._capture(key, compute_loss, model, moved):
+                loss = self._forward_backward(compute_loss, model, moved, self._items)
+                if not self._capture(key, compute_loss, model, moved):
+                    self.plan = replace(self.plan, graphs=False)
+                    self.told(f"steps cannot be captured as CUDA graphs ({self._problem}): goes on without")
+                return loss
+        found = self._graphs[key]
         for name, tensor in inputs.items():
             found.inputs[name].copy_(tensor.pin_memory(), non_blocking=True)
         found.graph.replay()
         return found.loss
 
-    def _capture(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], key: tuple[int, int]) -> None:
+    def _capture(self, key: tuple[int, int], compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor]) -> bool:
         try:
             if not self._graphs:
                 # Some kernels are chosen otherwise while capturing: a first graph that is thrown away, with memory of its own, loads them.
                 self._record(compute_loss, model, inputs, pool=None)
             self._graphs[key] = self._record(compute_loss, model, inputs, pool=self._pool)
         except RuntimeError as error:
-            self.plan = replace(self.plan, graphs=False)
-            self.told(f"steps cannot be captured as CUDA graphs ({str(error).splitlines()[0]}): goes on without")
+            self._problem = str(error).splitlines()[0]
+            return False
+        return True
 
     def _record(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], *, pool: Any) -> _Graph:
         graph = torch.cuda.CUDAGraph()
         # Relaxed: loading a kernel's code is no part of the graph.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="relaxed"):
             loss = self._forward_backward(compute_loss, model, inputs, self._items)
-        return _Graph(graph, inputs, loss)
+        return _Graph(graph, inputs, loss, packing.held(model))
 
     def _forward_backward(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tensor:
         if not self._spaces:
