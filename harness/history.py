@@ -51,7 +51,10 @@ class HistoryCallback(TrainerCallback):
         loss, heldout = logs.get("loss"), logs.get("eval_loss")
         if loss is None and heldout is None:
             return
-        for what, value in (("loss", loss), ("gradient norm", logs.get("grad_norm")), ("held-out loss", heldout)):
+        norm = logs.get("grad_norm")
+        if args.fp16 and norm is not None and not math.isfinite(norm):
+            norm = None  # too large a scale of the loss: the step is left out, and the scale lowered
+        for what, value in (("loss", loss), ("gradient norm", norm), ("held-out loss", heldout)):
             if value is not None and not math.isfinite(value):
                 among = "" if what == "held-out loss" else self.blame()
                 raise TrainingError(
@@ -71,7 +74,7 @@ class HistoryCallback(TrainerCallback):
             loss=loss,
             heldout_loss=heldout,
             learning_rate=logs.get("learning_rate"),
-            grad_norm=logs.get("grad_norm"),
+            grad_norm=norm,
             tokens=round(self.tokens_per_epoch * epoch),
             tokens_per_second=None if rate is None else round(rate, 1),
         )

@@ -19,10 +19,11 @@ def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
     return HistoryCallback(path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, "progress": lambda _: None, **options})
 
 
-def tell(history: HistoryCallback, step: int, **logs: float) -> None:
+def tell(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: float) -> None:
+    arguments: Any = SimpleNamespace(fp16=fp16)
     state: Any = SimpleNamespace(global_step=step, epoch=step / 4)
-    nothing: Any = None
-    history.on_log(nothing, state, nothing, logs=logs)
+    control: Any = None
+    history.on_log(arguments, state, control, logs=logs)
 
 
 # ------------------------------------------------------------------------------------------------------------- points
@@ -83,3 +84,12 @@ def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs
     with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):
         tell(history, 7, **logs)
     assert [p.step for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
+
+
+def test_a_step_that_fp16_leaves_out_is_no_end(tmp_path: Path) -> None:
+    history = callback(tmp_path / "h.jsonl")
+    tell(history, 1, fp16=True, loss=2.0, grad_norm=float("inf"))
+    tell(history, 2, fp16=True, loss=1.5, grad_norm=0.5)
+    assert [(p.loss, p.grad_norm) for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [(2.0, None), (1.5, 0.5)]
+    with pytest.raises(TrainingError, match="loss is nan at step 3"):
+        tell(history, 3, fp16=True, loss=float("nan"), grad_norm=float("nan"))

@@ -140,12 +140,12 @@ def share(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
     return model(**inputs, use_cache=False, num_items_in_batch=items).loss
 
 
-def gradients(model: Any, plan: Plan, rows: Rows) -> tuple[float, torch.Tensor]:
+def gradients(model: Any, plan: Plan, rows: Rows, **options: Any) -> tuple[float, torch.Tensor]:
     """(loss, all gradients) of one step under a plan."""
     torch.set_grad_enabled(True)
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, told=lambda _: None)
+    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, told=lambda _: None, **options)
     loss = stepper.step(share, model, rows, items)
     return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -161,6 +161,15 @@ def test_a_step_is_the_same_however_it_is_cut(model: Any, plan: Plan) -> None:
     got, found = gradients(model, plan, rows)
     assert got == pytest.approx(loss, rel=1e-5)
     assert torch.linalg.norm(found - expected) / torch.linalg.norm(expected) < 1e-4
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_scaled_loss_scales_the_gradients_and_not_the_loss(model: Any, packed: bool) -> None:
+    """fp16: accelerate scales the loss before its backward pass, and divides the gradients before the optimiser's step."""
+    rows, plan = rows_of([12, 30, 7, 25]), Plan(2, 10_000, packed=packed)
+    loss, expected = gradients(model, plan, rows)
+    scaled, found = gradients(model, plan, rows, backward=lambda loss: (1024 * loss).backward())
+    assert scaled == pytest.approx(loss, rel=1e-6) and torch.allclose(found / 1024, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import ArtifactError, ModelError
 from harness.formats import Checked, Sources, tensors
@@ -19,6 +22,7 @@ from harness.formats.tensors import Tensor
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 Progress = Callable[[str], None]
 COPIED = (
     "config.json",
@@ -33,6 +37,8 @@ NF4 = {
     "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
     "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
 }  # fmt: skip
+AT_ONCE = 3
+"""Tensors in work: what is read and written leaves cores idle, and each takes memory."""
 BLOCK = 64
 """Weights that share a scale in NF4; bitsandbytes' default."""
 
@@ -78,7 +84,7 @@ def write_16bit(base: Path, adapter: Path, out: Path, progress: Progress = lambd
     for file in sorted({t.file for t in index.values()}):
         names = [name for name, t in index.items() if t.file == file]
         progress(f"merging {file.name}: {len(names)} tensors")
-        write_safetensors(out / file.name, ((name, lora.merge(index[name])) for name in names), len(names))
+        write_safetensors(out / file.name, zip(names, _ahead(lambda name: lora.merge(index[name]), names), strict=True), len(names))
     if (base / tensors.INDEX).exists():
         shutil.copyfile(base / tensors.INDEX, out / tensors.INDEX)
     return {"tensors": len(index), "merged": len(lora.targets)}
@@ -113,8 +119,7 @@ class _Adapter:
         """The tensor as the merged model has it, in its own dtype."""
         import torch
 
-        dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[tensor.dtype]
-        weight = torch.from_numpy(tensor.read()).reshape(tensor.shape)
+        merged = _as_is(tensor)
         if (key := self.targets.get(tensor.name)) is not None:
             a, b = (self.file.get_tensor(key.replace(".lora_A.", side)).float() for side in (".lora_A.", ".lora_B."))
             if (b.shape[0], a.shape[1]) != tuple(tensor.shape):
@@ -122,8 +127,7 @@ class _Adapter:
                 raise ModelError(
                     f"the adapter's {tensor.name} is {shape}", "merge it onto the base that it was trained on", file=tensor.file
                 )
-            weight += self.scale * (b @ a)
-        merged = weight.to(dtype)
+            merged = merged.float().add_(self.scale * (b @ a)).to(merged.dtype)
         if not torch.isfinite(merged).all():
             raise ModelError(f"merging {tensor.name} gave values that are no numbers", "look at the training's loss", file=tensor.file)
         return merged
@@ -149,12 +153,11 @@ def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> d
     config = tensors.read_json(model / "config.json", "config.json")
     (out / "config.json").write_text(json.dumps(config | {"quantization_config": NF4}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def stream() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in index.items():
-            yield from _quantised(tensor) if name in linear else [(name, _as_is(tensor))]
+    def packed(name: str) -> list[tuple[str, torch.Tensor]]:
+        return list(_quantised(index[name])) if name in linear else [(name, _as_is(index[name]))]
 
     progress(f"quantising {len(linear)} of {len(index)} tensors to NF4")
-    written = write_safetensors(out / tensors.WHOLE, stream(), len(index) * 6)
+    written = write_safetensors(out / tensors.WHOLE, chain.from_iterable(_ahead(packed, index)), len(index) * 6)
     return {"tensors": written, "quantised": len(linear & set(index))}
 
 
@@ -183,11 +186,26 @@ def _quantised(tensor: Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 def _as_is(tensor: Tensor) -> torch.Tensor:
     import torch
 
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[tensor.dtype]
-    return torch.from_numpy(tensor.read()).reshape(tensor.shape).to(dtype)
+    values = torch.from_numpy(tensor.raw()).reshape(tensor.shape)
+    return values.view(torch.bfloat16) if tensor.dtype == "BF16" else values
 
 
 # ------------------------------------------------------------------------------------------------------------- common
+
+
+def _ahead(work: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+    """`work` of each name, in order; the next few are worked on while one is written."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for name in names:
+                waiting.append(pool.submit(work, name))
+                if len(waiting) > AT_ONCE:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def copy_companions(source: Path, out: Path) -> None:

@@ -50,6 +50,11 @@ class Tensor:
 
     def read(self, first: int = 0, count: int | None = None) -> np.ndarray:
         """Rows `first` to `first + count` as float32, of shape (count, row_length)."""
+        raw = self.raw(first, count)
+        return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32) if self.dtype == "BF16" else raw.astype(np.float32, copy=False)
+
+    def raw(self, first: int = 0, count: int | None = None) -> np.ndarray:
+        """The same rows as they stand in the file; bfloat16, which NumPy lacks, as uint16."""
         count = self.rows - first if count is None else count
         dtype = np.dtype(DTYPES[self.dtype])
         elements = count * self.row_length
@@ -58,8 +63,7 @@ class Tensor:
             raw = np.fromfile(file, dtype=dtype, count=elements)
         if raw.size != elements:
             raise ArtifactError(f"ends inside tensor {self.name!r}", MEND, file=self.file)
-        values = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32) if self.dtype == "BF16" else raw.astype(np.float32, copy=False)
-        return values.reshape(count, self.row_length)
+        return raw.reshape(count, self.row_length)
 
 
 def index(folder: Path) -> dict[str, Tensor]:

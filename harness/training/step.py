@@ -37,12 +37,15 @@ class Stepper:
         longest: tokens of the longest row.
         told: gets a line when the plan changes.
         rank, world: this process and the number of them: each takes every `world`-th row.
+        backward: from a loss to gradients; scales the loss first where 16 bits are fp16.
     """
 
     def __init__(
-        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], rank: int = 0, world: int = 1
+        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], rank: int = 0, world: int = 1,
+        backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
     ):  # fmt: skip
         self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
+        self._backward = backward
         self.last: list[str] = []
         """Names of the rows of the last step."""
         # The filling is a row too, of up to an eighth of all.
@@ -136,12 +139,12 @@ class Stepper:
         if not self._spaces:
             known = {name: tensor for name, tensor in inputs.items() if name in MODEL_INPUTS}
             loss = compute_loss(model, known, items)
-            loss.backward()
+            self._backward(loss)
             return loss.detach()
         # Around the backward pass too: activations that are computed again must meet the same attention.
         with packing.attention_within_rows(self._spaces, inputs["cu_seqlens"], self._longest):
             loss = packing.loss(model, inputs, items)
-            loss.backward()
+            self._backward(loss)
         return loss.detach()
 
     def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

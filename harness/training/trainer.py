@@ -57,7 +57,8 @@ def make_trainer(
             if self.stepper is None:
                 longest = max(len(e.input_ids) for e in rows)
                 self.stepper = Stepper(
-                    model, plan, pad_id=pad_id, longest=longest, device=self.args.device, told=told, rank=processes.rank, world=processes.world
+                    model, plan, pad_id=pad_id, longest=longest, device=self.args.device, told=told, rank=processes.rank, world=processes.world,
+                    backward=self.accelerator.backward,
                 )  # fmt: skip
             return self.stepper.step(self._share, model, inputs["rows"], num_items_in_batch)
 
