@@ -30,6 +30,8 @@ SIDES = {
     "packed": "this harness, packed, no CUDA graphs",
     "padded": "this harness, rows side by side",
 }
+STOCK = ("notebook", "plain")
+"""Sides with TRL's own trainer."""
 
 
 def settings_of(side: str) -> dict[str, Any]:
@@ -42,13 +44,13 @@ def settings_of(side: str) -> dict[str, Any]:
 
 
 def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> dict[str, Any]:
-    """Trains `steps` steps; returns what was measured."""
+    """Trains `steps` steps, the slow sides the first quarter of them; returns what was measured."""
     from harness.base import quiet_libraries, read_config
     from harness.config import TEMPLATE, Train
     from harness.prompt import Prompter
     from harness.questions import dataset
     from harness.training import plan as planning
-    from harness.training.distributed import processes
+    from harness.training.distributed import agree, processes
     from harness.training.model import add_lora, device_memory, load_model
 
     quiet_libraries()
@@ -58,6 +60,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     if side == "notebook":
         os.environ.update(UNSLOTH_DISABLE_AUTO_PADDING_FREE="0", UNSLOTH_BLOCK_COMPILE="1")  # as Unsloth comes
     among = processes()
+    agree(None, among, cpu=False)
     model, tokenizer = load_model(model_path, settings, "cuda", among)
     loaded = time.monotonic() - loaded
 
@@ -67,7 +70,8 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     prompter = Prompter(tokenizer, TEMPLATE)
     questions = dataset.load(qa)
     rows = [prompter.example(q.question, q.answer, train_on="answer", max_length=settings.max_length, name=q.id) for q in questions]
-    stock = side in ("notebook", "plain")
+    stock = side in STOCK
+    stop = max(steps // 4, 12) if stock else steps
     if stock:
         plan: Any = "micro-batches of 2"
     else:
@@ -93,6 +97,10 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
                 torch.cuda.synchronize()
                 self.profiler = torch.profiler.profile(activities=list(torch.profiler.supported_activities()))
                 self.profiler.__enter__()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # A slow side ends early, on the schedule of all.
+            control.should_training_stop |= state.global_step >= stop
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in (logs or {}):
@@ -160,7 +168,7 @@ def main() -> None:
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        profile = options.profile and options.side not in ("notebook", "plain")
+        profile = options.profile and options.side not in STOCK
         with contextlib.redirect_stdout(sys.stderr):
             found = train(options.side, options.model, options.qa, options.steps, profile)
         if os.environ.get("RANK", "0") == "0":
@@ -168,9 +176,8 @@ def main() -> None:
         return
     results = []
     for side in options.sides:
-        steps = options.steps if side not in ("notebook", "plain") else max(options.steps // 4, 12)
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if side == "2gpus" else []
-        asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(steps)]
+        asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(options.steps)]
         command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
