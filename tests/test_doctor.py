@@ -246,6 +246,10 @@ def test_what_is_picked_is_told() -> None:
     assert new["picked: dtype"].value == "bfloat16 (compute capability 9.0; bf16 from 8.0)"
     assert old["picked: dtype"].value == "float16 (compute capability 7.5; bf16 from 8.0)"
     assert old["picked: attention"].status == "warn" and old["picked: attention"].mend == "run make setup GPU=1"
+    assert new["picked: training layout"].value == "rows end to end, CUDA graphs where activations are kept"
+    assert old["picked: training layout"].value == "rows side by side, padded"
+    padded = by_name(checks._picks(load("llama3-8b", ["train.packing=false"]), "cuda", [H200]))
+    assert padded["picked: training layout"].value == "rows side by side, padded"
     assert checks._picks(load("llama3-8b"), "cpu", []) == []
 
 

@@ -139,6 +139,10 @@ def _picks(config: Config, device: str, found: Sequence[dict[str, Any]]) -> list
     else:
         because = {"flash_attention_2": "flash-attn is installed", "xformers": "xformers is installed"}.get(attention, "PyTorch's own")
         findings.append(Finding("ok", "picked: attention", f"{attention} ({because})"))
+    if capability is not None:
+        packs = capability >= devices.AMPERE and config.train.engine == "unsloth" and config.train.packing is not False
+        graphs = ", CUDA graphs where activations are kept" if config.train.cuda_graphs is not False else ""
+        findings.append(Finding("ok", "picked: training layout", f"rows end to end{graphs}" if packs else "rows side by side, padded"))
     return findings
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from harness import devices
 from harness.prompt import IGNORED
 
 LOGIT_RULES = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale", "lm_head_multiplier", "logits_scaling")
@@ -42,7 +43,7 @@ def is_supported(model: Any) -> bool:
     """Whether rows of this model can be packed on this machine."""
     if any(getattr(model.config, rule, None) for rule in LOGIT_RULES):
         return False
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0) or not namespaces(model):
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < devices.AMPERE or not namespaces(model):
         return False
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return False
