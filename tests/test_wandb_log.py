@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -110,11 +110,11 @@ def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
 
     monkeypatch.setattr(wandb, "init", init)
     logged = log(tmp_path)
-    nothing: Any = None
+    arguments, control = SimpleNamespace(fp16=False), SimpleNamespace()
     history = HistoryCallback(tmp_path / "h.jsonl", logged, tokens_per_epoch=1, steps=2, progress=lambda _: None)
     for step in (1, 2):
         state: Any = SimpleNamespace(global_step=step, epoch=1.0)
-        history.on_log(nothing, state, nothing, logs={"loss": 1.0})
+        history.on_log(cast(Any, arguments), state, cast(Any, control), logs={"loss": 1.0})
     facts = logged.finish()
     assert facts["error"] == {"init": "CommError", "log": "RuntimeError", "finish": "TimeoutError"}[fail]
     assert SECRET not in json.dumps(facts) + (tmp_path / "h.jsonl").read_text() + caplog.text
