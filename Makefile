@@ -125,8 +125,8 @@ $(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/template
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
-test: .venv/ready-dev               ## the whole test suite
-	$(BIN)/python -m pytest
+test: .venv/ready-dev               ## the whole test suite, files side by side in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committed file
 	$(BIN)/ruff format --check .

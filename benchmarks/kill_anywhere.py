@@ -252,7 +252,9 @@ def end(bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFol
     while time.monotonic() < began + share * bench.durations[stage] and process.poll() is None and not when(bench.run):
         time.sleep(0.002)
     if process.poll() is not None:
-        process.communicate()
+        _, errors = process.communicate()
+        if process.returncode:
+            problems.append(f"ended by itself with {process.returncode}: {errors.strip()[-1500:]!r}")
         bench.durations[stage] = time.monotonic() - began
         return ENDED
     number = getattr(signal, how.partition("-")[0])

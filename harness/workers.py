@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from harness.jobs import Job
 
 Prompts = Sequence[Sequence[int]]
 SECONDS_TO_END = 60
+LONGEST_FOLDER = 70
+"""Bytes of a folder's name in which multiprocessing can make a folder with a socket."""
 
 
 class Here:
@@ -152,8 +155,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn") if job.execution.device == "cuda" else multiprocessing.get_context("forkserver")
         if job.execution.device != "cuda":
             context.set_forkserver_preload(["harness.backends.preload"])
-            with _deaf():
-                forkserver.ensure_running()
+            start_fork_server()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(job, theirs, place), daemon=True)
         if job.execution.device == "cuda":
@@ -240,6 +242,18 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def start_fork_server() -> None:
+    """Starts it if it does not run. Its socket needs a short name (108 bytes on Linux), which a long TMPDIR does not leave."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+        tempfile.tempdir = next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)), before)
+    try:
+        with _deaf():
+            forkserver.ensure_running()
+    finally:
+        tempfile.tempdir = before
 
 
 def _requests(pipe: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:

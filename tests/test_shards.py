@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -120,3 +122,12 @@ def test_an_interrupted_run_goes_on_in_its_own_batches(tiny_model: Path, tmp_pat
         pass
     found = predict.answer(automatic)
     assert (found.execution["batch_tokens"], found.execution["max_batch"]) == (8000, 3)
+
+
+def test_a_long_tmpdir_starts_the_workers_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    code = "from harness import workers; workers.start_fork_server(); import tempfile; print(tempfile.gettempdir())"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, str(folder)), done.stderr
+    assert not list(folder.iterdir())

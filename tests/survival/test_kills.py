@@ -85,7 +85,7 @@ def test_a_predict_that_is_ended_again_and_again_asks_no_question_twice(bench: B
     problems: list[str] = []
     kill_anywhere.end(bench, "predict", "SIGINT", 1.0, lambda _: True, problems)
     found = kill_anywhere.end(bench, "predict", "SIGKILL-alone", 1.0, answers("base", 2), problems)
-    assert "base.partial with" in found
+    assert "base.partial with" in found, problems
     kept = dict(kill_anywhere.journalled(bench.run))
     kill = kill_anywhere.kill_once(bench, whole[0], "predict", "SIGTERM", when=answers("gguf_q8_0", 2))
     assert (problems, kill.problem) == ([], "")
@@ -116,7 +116,7 @@ def test_make_keeps_what_a_stage_wrote_when_it_is_interrupted(tmp_path: Path) ->
         (tmp_path / name).symlink_to(kill_anywhere.PROJECT / name)
     stage = tmp_path / ".venv" / "bin" / "harness"
     stage.parent.mkdir(parents=True)
-    stage.write_text("#!/bin/sh\nmkdir -p runs/tiny/split\necho done > runs/tiny/split/split.json\nsleep 60\n")
+    stage.write_text("#!/bin/sh\nmkdir -p runs/tiny/split\necho done > runs/tiny/split/split.json\nsleep 5\n")
     stage.chmod(0o755)
     (tmp_path / ".venv" / "ready").touch()
     manifest = tmp_path / "runs" / "tiny" / "split" / "split.json"
