@@ -3,7 +3,8 @@
     python benchmarks/training_speed.py --model MODEL --qa QA.json [--steps 40] [--sides ours notebook plain 7gib] [--profile]
 
 Each side trains in a process of its own on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Told are the
-median of the steady steps, the peak of the device's memory (allocated, and taken with caches and graphs), and how far the losses of the first
+median of the steady steps, the device's memory (at the peak allocated, and taken with caches; in the end of the whole card, which CUDA and
+its graphs share), and how far the losses of the first
 steps lie from the notebook's.
 """
 
@@ -125,9 +126,10 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
         torch.cuda.synchronize()
         clock.profiler.__exit__(None, None, None)
         tell_profile(clock.profiler, 4)
+    free, total = torch.cuda.mem_get_info()
     return {
         "side": side, "plan": str(plan), "seconds": statistics.median(steady), "spread": [min(steady), max(steady)], "first": took[: len(took) // 3],
-        "allocated": torch.cuda.max_memory_allocated(), "taken": torch.cuda.max_memory_reserved(), "losses": clock.losses, "load_seconds": loaded,
+        "allocated": torch.cuda.max_memory_allocated(), "taken": torch.cuda.max_memory_reserved(), "card": total - free, "losses": clock.losses, "load_seconds": loaded,
     }  # fmt: skip
 
 
@@ -196,14 +198,16 @@ def tell(results: list[dict[str, Any]]) -> None:
     """The table, as Markdown."""
     reference = {r["side"]: r["seconds"] for r in results}
     notebook = next((r for r in results if r["side"] == "notebook"), results[0])
-    print("\n| side | s/step | against the notebook | against plain | peak GiB allocated | peak GiB taken | loss apart, first 10 steps |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "\n| side | s/step | against the notebook | against plain | peak GiB allocated | peak GiB taken | GiB of the card in the end | loss apart, first 10 steps |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for r in results:
         ratios = [f"{reference[side] / r['seconds']:.1f}x" if side in reference else "" for side in ("notebook", "plain")]
         apart = max(abs(a - b) / b for a, b in zip(r["losses"][:10], notebook["losses"][:10], strict=False))
         print(
             f"| {SIDES[r['side']]} | {r['seconds']:.4f} ({r['spread'][0]:.3f} to {r['spread'][1]:.3f}) | {' | '.join(ratios)} "
-            f"| {r['allocated'] / 2**30:.1f} | {r['taken'] / 2**30:.1f} | {apart:.2%} |"
+            f"| {r['allocated'] / 2**30:.1f} | {r['taken'] / 2**30:.1f} | {r['card'] / 2**30:.1f} | {apart:.2%} |"
         )
 
 
