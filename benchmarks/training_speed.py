@@ -3,9 +3,8 @@
     python benchmarks/training_speed.py --model MODEL --qa QA.json [--steps 40] [--sides ours notebook plain 7gib] [--profile]
 
 Each side trains in a process of its own on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Told are the
-median of the steady steps, the device's memory (at the peak allocated, and taken with caches; in the end of the whole card, which CUDA and
-its graphs share), and how far the losses of the first
-steps lie from the notebook's.
+median of the steady steps; the memory that PyTorch allocated at its peak, what it had taken by then, and what of the whole card is gone in the
+end, CUDA and its graphs included; and how far the losses of the first steps lie from the notebook's.
 """
 
 from __future__ import annotations
