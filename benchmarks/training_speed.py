@@ -180,7 +180,9 @@ def main() -> None:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if side == "2gpus" else []
         asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(options.steps)]
         command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # torchrun gives each process one thread unless told otherwise.
+        threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // 2, 1))} if several else {}
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
         if done.returncode:
             print(f"{side}: failed\n{done.stderr[-3000:]}", flush=True)
             continue

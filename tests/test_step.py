@@ -227,3 +227,14 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
 
     first, second = load_file(left), load_file(right)
     assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
+
+
+def test_make_gives_torchrun_what_its_parser_takes() -> None:
+    """torchrun has options that begin with --run too: it must not look for its own among those of the harness."""
+    from torch.distributed.run import parse_args
+
+    planned = subprocess.run(["make", "-n", "train", "GPUS=2", "RUN=two"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in planned.splitlines() if "torchrun" in line)
+    found = parse_args(line.partition("torchrun")[2].split())
+    assert (found.module, found.nproc_per_node, found.training_script) == (True, "2", "harness")
+    assert found.training_script_args[:3] == ["train", "--run", "two"]
