@@ -134,7 +134,7 @@ class Train(Section):
     gradient_checkpointing: bool | None = None
     """Computes activations again in the backward pass instead of keeping them; none: on a GPU, if memory asks for it."""
     packing: bool | None = None
-    """Rows end to end without padding, each attending to itself, none: on a GPU that can."""
+    """Rows end to end without padding, each attending to itself; none: on a GPU that can."""
     cuda_graphs: bool | None = None
     """Replays packed steps as CUDA graphs; none: where activations are kept."""
     memory_limit_gib: Annotated[float, Field(gt=0)] | None = None

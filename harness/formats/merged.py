@@ -1,6 +1,6 @@
 """Merged models: the adapter added onto the 16-bit base, written in 16 bits and, from that, in 4 (NF4).
 
-Both stream: one tensor is read, merged or quantised, and written before the next, so that memory does not grow with the model.
+Both stream: a few tensors are read, merged or quantised while one is written, so that memory does not grow with the model.
 Merging goes onto the original 16-bit weights, not onto the NF4 round trip that training saw: the report shows the difference.
 """
 
