@@ -117,6 +117,29 @@ def test_4_bits_are_those_of_quantising_on_loading(merged_16bit: Path, merged_4b
         assert torch.equal(found(ids).logits, expected(ids).logits)
 
 
+UNDER_WAY = """
+import sys
+from pathlib import Path
+from harness.formats import merged
+
+def begun(tensor, as_is=merged._as_is):
+    package = sys.modules.get("bitsandbytes")
+    print("whole" if package and not package.__spec__._initializing else "partial")
+    return as_is(tensor)
+
+merged._as_is = begun
+merged.write_4bit(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_bitsandbytes_is_whole_before_tensors_are_worked_on_side_by_side(merged_16bit: Path, tmp_path: Path) -> None:
+    """Imported by one of several threads, another finds its functions before its kernels are registered."""
+    command = [sys.executable, "-c", UNDER_WAY, str(merged_16bit), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {line for line in done.stdout.splitlines() if line in ("whole", "partial")} == {"whole"}
+
+
 def test_4_bits_are_smaller_and_near(merged_16bit: Path, merged_4bit: Path) -> None:
     sizes = [sum(f.stat().st_size for f in m.glob("*.safetensors")) for m in (merged_16bit, merged_4bit)]
     assert sizes[1] < 0.6 * sizes[0]

@@ -80,6 +80,8 @@ class Decoder:
         config = model.config.get_text_config(decoder=True)
         self.longest: int = getattr(config, "sliding_window", None) or 2**31
         """Tokens from which a sliding window would differ from full attention, which is what is computed here."""
+        self._side: Any = None
+        """Kept over releases: cuBLAS keeps a workspace for every stream that it was ever used on."""
         self.graph_problem = ""
         """Why steps are no longer captured, if they are not."""
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -104,7 +106,6 @@ class Decoder:
         """Frees the cache and the graphs."""
         self._states: dict[tuple[int, int], _State] = {}
         self._pool: Any = None
-        self._side: Any = None
         self._memory = Memory(self.model.config.get_text_config(decoder=True).num_hidden_layers)
 
     @torch.inference_mode()

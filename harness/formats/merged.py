@@ -146,6 +146,9 @@ def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> d
 
     Quantised are the linear layers that transformers would quantise on loading; embeddings, norms and the output layer stay 16-bit.
     """
+    # Whole before the threads: one of several that import it finds its functions while its kernels are not registered yet.
+    import bitsandbytes  # noqa: F401
+
     index = tensors.index(model)
     linear = _linear_weights(model)
     out.mkdir(parents=True)

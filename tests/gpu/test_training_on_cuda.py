@@ -1,4 +1,4 @@
-"""Training on a CUDA device: every plan takes the same steps."""
+"""Training on a CUDA device: every plan takes the same steps, in fp16 too and on two GPUs, and a killed training goes on."""
 
 from __future__ import annotations
 
@@ -75,6 +75,33 @@ def test_every_plan_takes_the_same_steps(tmp_path: Path) -> None:
         assert manifest.plan["packed"] == (name in ("packed", "graphs")) and manifest.plan["graphs"] == (name == "graphs"), name
     # The first graph must outlive longer steps, for which the rotary tables of this short model are made anew.
     assert found["graphs"][0] == pytest.approx(found["packed"][0], rel=5e-3)
+
+
+def test_fp16_scales_the_loss_and_takes_the_same_steps(tmp_path: Path) -> None:
+    """What cards without bf16 units compute in; the scaler leaves out steps until the scale has come down."""
+    settings = {"max_steps": 60, "eval_rows": 0}
+    with ThreadPoolExecutor(3) as pool:
+        bf16 = pool.submit(trained, *begun(tmp_path / "bf16", **settings))
+        run, command = begun(tmp_path / "fp16", **settings)
+        graphs = pool.submit(trained, run, [*command, "float16"])
+        other, command = begun(tmp_path / "eager", **settings, cuda_graphs=False)
+        eager = pool.submit(trained, other, [*command, "float16"])
+    expected, (losses, manifest) = bf16.result()[0], graphs.result()
+    assert manifest.plan["graphs"] and losses[0] == pytest.approx(expected[0], rel=2e-3)
+    assert losses == pytest.approx(eager.result()[0], rel=5e-2)
+    assert fmean(losses[-20:]) == pytest.approx(fmean(expected[-20:]), rel=0.1)
+
+
+def test_two_gpus_take_the_steps_of_one(tmp_path: Path) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one CUDA device")
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(trained, *begun(tmp_path / "one"))
+        run, (python, *script) = begun(tmp_path / "two")
+        two = pool.submit(trained, run, [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script])
+    losses, manifest = two.result()
+    assert manifest.plan["devices"] == 2 and losses[0] == pytest.approx(one.result()[0][0], rel=2e-3)
+    assert losses == pytest.approx(one.result()[0], rel=5e-2)
 
 
 def test_a_killed_training_goes_on_along_the_same_curve(tmp_path: Path) -> None:
