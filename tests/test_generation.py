@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,30 @@ def test_more_processes_than_gpus_are_refused(tiny_model: Path, monkeypatch: pyt
     assert _processes(config, "cpu", "transformers") == 3 and _processes(config, "cuda", "llamacpp") == 1
     with pytest.raises(DeviceError, match=r"predict.processes is 3, and there are 2 GPUs; set it to 0"):
         _processes(config, "cuda", "transformers")
+
+
+@pytest.mark.parametrize("end", ["release", "close", "out of memory"])
+def test_the_cache_is_freed_at_once(end: str, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that waits for the garbage collector is missing to the next, smaller batch, and to the next model."""
+
+    def out_of_memory(_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    model: Any = backends.find("transformers")(Source(EMBEDDED), Generation(4, (2,), 2), Execution("cpu", 1, 0))
+    gc.collect()
+    gc.disable()
+    try:
+        model.answer(asked[:4])
+        held = [weakref.ref(layer.keys) for layer in model.decoder._memory.layers]
+        assert all(ref() is not None for ref in held)
+        if end == "out of memory":
+            monkeypatch.setattr(model.decoder, "_step", out_of_memory)
+            assert model._within_memory(asked[:4]) is None
+        else:
+            model.decoder.release() if end == "release" else model.close()
+        assert all(ref() is None for ref in held)
+    finally:
+        gc.enable()
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

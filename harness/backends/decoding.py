@@ -86,6 +86,7 @@ class Decoder:
         """Why steps are no longer captured, if they are not."""
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         kernels.group_attention(model)
+        self._memory = Memory(config.num_hidden_layers)
         self.release()
 
     def fits(self, width: int) -> bool:
@@ -106,7 +107,7 @@ class Decoder:
         """Frees the cache and the graphs."""
         self._states: dict[tuple[int, int], _State] = {}
         self._pool: Any = None
-        self._memory = Memory(self.model.config.get_text_config(decoder=True).num_hidden_layers)
+        self._memory.reserve(0)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:

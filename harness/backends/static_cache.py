@@ -30,7 +30,10 @@ class Memory:
         self.reserve(0)
 
     def reserve(self, positions: int) -> None:
-        """Makes room for `positions` (rows times columns); what was there is gone."""
+        """Makes room for `positions` (rows times columns); what was there is gone, and its memory free at once.
+
+        A new `Memory` in its place would not free it: layers point back to theirs, and wait for the garbage collector.
+        """
         self.positions = positions
         self.state: Any = None
         self.layers = [Layer(self) for _ in range(self.count)]

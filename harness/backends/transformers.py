@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Sequence
@@ -96,9 +97,13 @@ class TransformersBackend:
 
     def close(self) -> None:
         """Frees the model."""
+        if self.decoder:
+            self.decoder.release()
         self.decoder = None
         del self.model
         if self.device == "cuda":
+            # A model placed by accelerate points to itself.
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _within_memory(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
