@@ -19,6 +19,9 @@ from harness.records import HistoryPoint
 from harness.store import dumps, storage_errors
 from harness.wandb_log import WandbLog
 
+MOST_LEFT_OUT = 24
+"""Steps in a row that fp16 may leave out: the loss's scale is 65,536 at first and halves each time, so by then it hides nothing."""
+
 
 class HistoryCallback(TrainerCallback):
     """Writes every log of the trainer to the history file and to W&B; stops a training whose loss is no number.
@@ -42,6 +45,7 @@ class HistoryCallback(TrainerCallback):
         self._began = time.monotonic() - (self.points[-1].seconds if self.points else 0.0)
         self._last = (resume_step, self.points[-1].seconds if self.points else 0.0)
         self._told = 0.0
+        self._left_out = 0
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
@@ -52,8 +56,10 @@ class HistoryCallback(TrainerCallback):
         if loss is None and heldout is None:
             return
         norm = logs.get("grad_norm")
-        if args.fp16 and norm is not None and not math.isfinite(norm):
-            norm = None  # too large a scale of the loss: the step is left out, and the scale lowered
+        if norm is not None:
+            self._left_out = 0 if math.isfinite(norm) else self._left_out + 1
+            if args.fp16 and 0 < self._left_out < MOST_LEFT_OUT:
+                norm = None  # too large a scale of the loss: the step is left out, and the scale lowered
         for what, value in (("loss", loss), ("gradient norm", norm), ("held-out loss", heldout)):
             if value is not None and not math.isfinite(value):
                 among = "" if what == "held-out loss" else self.blame()

@@ -10,7 +10,7 @@ import pytest
 
 from harness import store
 from harness.errors import TrainingError
-from harness.history import HistoryCallback
+from harness.history import MOST_LEFT_OUT, HistoryCallback
 from harness.records import HistoryPoint
 
 
@@ -93,3 +93,12 @@ def test_a_step_that_fp16_leaves_out_is_no_end(tmp_path: Path) -> None:
     assert [(p.loss, p.grad_norm) for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [(2.0, None), (1.5, 0.5)]
     with pytest.raises(TrainingError, match="loss is nan at step 3"):
         tell(history, 3, fp16=True, loss=float("nan"), grad_norm=float("nan"))
+
+
+def test_fp16_that_leaves_out_every_step_is_the_end(tmp_path: Path) -> None:
+    """With the loss no longer scaled up, an infinite gradient is one, and no later step would be taken."""
+    history = callback(tmp_path / "h.jsonl")
+    for step in range(1, 2 * MOST_LEFT_OUT):
+        tell(history, step, fp16=True, loss=2.0, grad_norm=1.0 if step == MOST_LEFT_OUT else float("inf"))
+    with pytest.raises(TrainingError, match=f"gradient norm is nan at step {2 * MOST_LEFT_OUT}"):
+        tell(history, 2 * MOST_LEFT_OUT, fp16=True, loss=2.0, grad_norm=float("nan"))
