@@ -171,6 +171,10 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
     assert "Runs side by side" in page and "two, held-out" in page
     text = " ".join(Outline(page).text)
     assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), "the pair is turned round: two minus one"
+    lines = one.report_md.read_text().splitlines()
+    head = lines.index("**Runs side by side**") + 2
+    assert re.fullmatch(r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2])
+    assert len({line.count("|") for line in lines[head : lines.index("", head)]}) == 1
     edit(two, split_id="another")
     assert "not comparable: other questions" in report.run(one, Config(), others=[two]).read_text()
 

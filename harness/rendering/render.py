@@ -86,12 +86,13 @@ def html(
     )
 
 
-def markdown(inputs: Inputs) -> str:
-    """The short form; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
+def markdown(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> str:
+    """The short form, of what `html` takes; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
     template = _environment(escape=False).get_template("report.md.j2")
+    runs = answer_views.runs_table(inputs, others, tested, refused)
     for limit in (10, 5, 3, 1, 0):
         lists = answer_views.regression_lists(inputs, limit) if limit else []
-        text = template.render(c=inputs.comparison, inputs=inputs, regressions=lists, **_shared(inputs))
+        text = template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
         if len(text) < MAX_MARKDOWN:
             return text
     return text[: MAX_MARKDOWN - 100].rpartition("\n")[0] + "\n\nCut: the whole report is in report.html.\n"

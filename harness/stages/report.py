@@ -70,9 +70,10 @@ def run(
         return run.report_html
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
-    page = render.html(inputs, [read(other) for other in others], tested, refused, settings, fingerprint)
+    further = [read(other) for other in others]
+    page = render.html(inputs, further, tested, refused, settings, fingerprint)
     store.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
-    store.write_text(run.report_md, render.markdown(inputs))
+    store.write_text(run.report_md, render.markdown(inputs, further, tested, refused))
     store.write_text(run.report_html, page)
     progress(f"wrote {run.report_html} ({len(page.encode()) / 1e6:.1f} MB)")
     return run.report_html
