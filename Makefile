@@ -126,8 +126,8 @@ $(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/template
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
-test: .venv/ready-dev               ## the whole test suite, files side by side in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the whole test suite, files side by side in two processes; GPU=1: the GPU's
+	$(BIN)/python -m pytest $(if $(GPU),-m gpu tests/gpu,-n 2 --dist loadfile --no-loadscope-reorder)
 
 lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committed file
 	$(BIN)/ruff format --check .
