@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from harness import devices
 from harness.config import load
@@ -12,8 +13,6 @@ pytestmark = pytest.mark.gpu
 
 
 def test_the_card_is_described_and_nf4_works_on_it() -> None:
-    import torch
-
     told = probes.probe("torch", "cuda")
     assert told.problem == "" and told.facts["nf4_device"] == "cuda" and told.facts["nf4"] == ""
     driver, *cards = checks._device(load("llama3-8b"), told, checks.driver_version())
@@ -23,7 +22,5 @@ def test_the_card_is_described_and_nf4_works_on_it() -> None:
 
 
 def test_the_dtype_is_the_cards_own() -> None:
-    import torch
-
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert devices.compute_dtype("cuda") is (torch.bfloat16 if native else torch.float16)

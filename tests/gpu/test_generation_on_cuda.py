@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness import backends
 from harness.backends import Execution, Generation, Source
@@ -17,10 +18,6 @@ from harness.prompt import Prompter, load_tokenizer
 from tests import small_run
 
 pytestmark = pytest.mark.gpu
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device", allow_module_level=True)
 
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
 NEW = 48

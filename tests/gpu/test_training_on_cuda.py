@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 
 from harness import store
 from harness.config import PROJECT, Config
@@ -21,10 +22,6 @@ from harness.training.checkpoints import is_readable
 from tests import small_run
 
 pytestmark = pytest.mark.gpu
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device", allow_module_level=True)
 
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
 STEPS = 24
