@@ -56,7 +56,7 @@ def first_tokens(run: RunFolder, config_name: str, settings: list[str]) -> None:
     generation = Generation(TOKENS, ends := stop_ids(tokenizer, None), ends[0])
     exported = store.read_record(run.export_json, ExportManifest).artifacts
     expected: list[list[int]] = []
-    for name in sorted(set(exported) - {"adapter"}, key=lambda name: name != "merged_16bit"):
+    for name in sorted(set(exported) - {"adapter"}, key=lambda name: (name != "merged_16bit", name)):
         gguf = name.startswith("gguf_")
         execution = Execution("cpu" if gguf else device, config.predict.threads, 0)
         model = backends.find("llamacpp" if gguf else "transformers")(Source(run.path / exported[name].path), generation, execution)
