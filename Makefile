@@ -14,7 +14,6 @@ SET    ?=
 ASK    ?=
 GPU    ?=
 GPUS   ?=
-THREADS = $$(( ($$(nproc) + $(GPUS) - 1) / $(GPUS) ))# of each of its processes: torchrun gives them one
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
@@ -107,7 +106,7 @@ $(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) $(wild
 	$(HARNESS) split $(OPTIONS)
 
 $(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) $(wildcard harness/training/*.py) harness/prompt.py harness/history.py harness/stages/train.py
-	$(if $(GPUS),OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(BIN)/torchrun --standalone --nproc-per-node $(GPUS) -m -- harness,$(HARNESS)) train $(OPTIONS)
+	$(if $(GPUS),$(BIN)/python -m harness.training.launch $(GPUS),$(HARNESS)) train $(OPTIONS)
 
 $(R)/export.json: $(R)/train.json $(wildcard harness/formats/*.py) harness/stages/export.py
 	$(HARNESS) export $(OPTIONS)

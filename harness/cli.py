@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -326,6 +327,12 @@ def _errors() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
+    from harness.training.distributed import processes
+
+    if not processes().writes:
+        # The writer most likely says the same, upon which this process is ended.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(2)
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,7 +24,7 @@ from harness.errors import DeviceError, TrainingError
 from harness.prompt import IGNORED
 from harness.records import HistoryPoint
 from harness.store import RunFolder
-from harness.training import packing
+from harness.training import launch, packing
 from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
 from harness.training.rows import Rows, packed
@@ -229,12 +230,19 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
     assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
 
 
-def test_make_gives_torchrun_what_its_parser_takes() -> None:
-    """torchrun has options that begin with --run too: it must not look for its own among those of the harness."""
-    from torch.distributed.run import parse_args
-
+def test_several_processes_end_as_one_does(tmp_path: Path) -> None:
+    """One line and exit code 2: torchrun has a traceback for whatever goes wrong, and every process an error."""
+    command = [sys.executable, "-m", "harness.training.launch", "2", "train", "--run", "two"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: runs/two/split/split.json: is missing; .*\n", done.stderr)
     planned = subprocess.run(["make", "-n", "train", "GPUS=2", "RUN=two"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    line = next(line for line in planned.splitlines() if "torchrun" in line)
-    found = parse_args(line.partition("torchrun")[2].split())
-    assert (found.module, found.nproc_per_node, found.training_script) == (True, "2", "harness")
-    assert found.training_script_args[:3] == ["train", "--run", "two"]
+    assert " ".join(command[1:]) in planned
+
+
+@pytest.mark.parametrize("count", ["two", "0", ""])
+def test_no_number_of_processes_is_refused(count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["launch", count, "train"])
+    with pytest.raises(SystemExit) as ended:
+        launch.main()
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {count!r} is no number of processes; give 1 or more\n"

@@ -1,0 +1,35 @@
+"""`python -m harness.training.launch N train ...`: the verb in N processes by torchrun, ending as the verb ends, without a traceback of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def main() -> None:
+    """Runs `harness` with the arguments behind the first, which is the number of processes, on this host."""
+    count, *arguments = sys.argv[1:]
+    if not count.isdecimal() or int(count) == 0:
+        print(f"error: {count!r} is no number of processes; give 1 or more", file=sys.stderr)
+        sys.exit(2)
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # torchrun gives each process one thread unless told otherwise.
+    os.environ.setdefault("OMP_NUM_THREADS", str(-(-(os.cpu_count() or 1) // int(count))))
+    # What went wrong is told by the process that it went wrong in.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").disabled = True
+    try:
+        # "--": some of its options begin like the harness's.
+        run.main(["--standalone", "--nproc-per-node", count, "-m", "--", "harness", *arguments])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        sys.exit(code if code > 0 else 128 - code)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+
+
+if __name__ == "__main__":
+    main()
