@@ -39,6 +39,10 @@ Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothin
 BaselineFile = Annotated[str, typer.Option("--baseline", metavar="FILE", help="What the gate compares with; meant to be committed.")]
 
 
+INTERRUPTED = 130
+"""Exit code, as shells have it: 128 and SIGINT's number."""
+
+
 @app.command()
 def split(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
           heldout: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")] = None) -> None:  # fmt: skip
@@ -319,7 +323,7 @@ def _errors() -> Iterator[None]:
     except HarnessError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except OSError as error:
         if error.errno is None:
             raise
@@ -330,6 +334,8 @@ def _fail(message: str, code: int) -> None:
     from harness.training.distributed import processes
 
     if not processes().writes:
+        if code == INTERRUPTED:
+            raise typer.Exit(code)
         # The writer most likely says the same, upon which this process is ended.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2)

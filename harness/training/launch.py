@@ -20,7 +20,8 @@ def main() -> None:
     # torchrun gives each process one thread unless told otherwise.
     os.environ.setdefault("OMP_NUM_THREADS", str(-(-(os.cpu_count() or 1) // int(count))))
     # What went wrong is told by the process that it went wrong in.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").disabled = True
+    for name in ("multiprocessing.api", "agent.server.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").disabled = True
     try:
         # "--": some of its options begin like the harness's.
         run.main(["--standalone", "--nproc-per-node", count, "-m", "--", "harness", *arguments])
