@@ -186,6 +186,24 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 
 
+def test_several_processes_go_on_from_a_checkpoint(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another number of processes than wrote it; one of those was killed while it wrote its random state."""
+    whole, settings, _, _ = finished
+    run = small_run.split(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        interrupt_at(patched, 5)
+        train.run(run, settings)
+    (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"torn")
+    (tmp_path / "config.json").write_text(settings.model_dump_json())
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROJECT / "tests" / "train_once.py")]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, str(tmp_path), run.name], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert store.read_record(run.train_json, TrainManifest).resumed_from == 4
+    mine, theirs = ([(p.step, p.loss or p.heldout_loss) for p in points(r)] for r in (run, whole))
+    assert mine == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in theirs]
+
+
 def test_checkpoints_of_another_config_are_not_gone_on_from(
     finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

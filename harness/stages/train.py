@@ -22,7 +22,7 @@ from harness.prompt import IGNORED, Example, Prompter, tokenizer_sha256
 from harness.records import Question, SplitManifest, TrainManifest
 from harness.store import RunFolder
 from harness.training import plan as planning
-from harness.training.checkpoints import is_readable, saving
+from harness.training.checkpoints import is_readable, remove_torn_states, saving
 from harness.training.distributed import Processes, agree, processes
 from harness.training.model import add_lora, device_memory, load_model, parameters, peak_memory
 from harness.training.plan import Plan
@@ -198,6 +198,7 @@ class _Training:
             return None
         for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
             if is_readable(newest):
+                remove_torn_states(newest)
                 self.progress(f"going on from {newest.name}")
                 return newest
             self.progress(f"passing over {newest.name}, which is damaged")

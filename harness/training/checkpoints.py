@@ -5,7 +5,6 @@ An unsealed checkpoint is one whose writing was interrupted; a sealed one whose 
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from harness.errors import ArtifactError
 SEAL = "sha256.json"
 UNREAD = "training_args.bin"
 """Written by the trainer and never read."""
+RANDOM_STATES = "rng_state_*.pth"
+"""Each process of several writes its own, perhaps after the first has sealed the rest."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -26,18 +27,30 @@ def seal(checkpoint: Path) -> None:
 
 def is_readable(checkpoint: Path) -> bool:
     """Whether a checkpoint is the one that was sealed, and its torch files hold tensors and plain values: no code in them is run."""
-    import torch
-    from transformers.trainer_pt_utils import safe_globals
-
     try:
         hashes = store.read_json(checkpoint / SEAL)
         if not hashes or {name: store.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
             return False
+    except (ArtifactError, OSError):
+        return False
+    return all(_is_loadable(checkpoint / name) for name in hashes if name.endswith((".pt", ".pth", ".bin")))
+
+
+def remove_torn_states(checkpoint: Path) -> None:
+    """Removes the random states that a kill left half written: without its own, a process goes on with the seed's."""
+    for file in checkpoint.glob(RANDOM_STATES):
+        if not _is_loadable(file):
+            file.unlink()
+
+
+def _is_loadable(file: Path) -> bool:
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
         with safe_globals():
-            for name in hashes:
-                if name.endswith((".pt", ".pth", ".bin")):
-                    torch.load(checkpoint / name, map_location="cpu", weights_only=True)
-    except (ArtifactError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # what an unpickler raises on bytes that are no pickle has no end
         return False
     return True
 
@@ -56,6 +69,5 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def _names(checkpoint: Path) -> list[str]:
-    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name not in (SEAL, UNREAD)]
-    # Each process of a training keeps its random state itself, perhaps after the first has sealed the rest.
-    return sorted(p.relative_to(checkpoint).as_posix() for p in files if not p.name.startswith("rng_state_"))
+    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name not in (SEAL, UNREAD) and not p.match(RANDOM_STATES)]
+    return sorted(p.relative_to(checkpoint).as_posix() for p in files)

@@ -100,6 +100,9 @@ def make_trainer(
         train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_num_workers=0,
     )  # fmt: skip
+    if device == "cpu" and processes.world > 1:
+        # Accelerate numbers it, and torch.load, which brings a checkpoint's states to the trainer's device, knows no numbered CPU.
+        arguments.__dict__["_setup_devices"] = torch.device("cpu")
     trainer = StepTrainer(
         model=model,
         processing_class=tokenizer,
