@@ -148,6 +148,29 @@ def test_unchanged_inputs_do_nothing(finished: Any) -> None:
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path, tmp_path: Path, rows_at_once: int) -> None:
+    """Whatever the batches: a mean of batches' means would change with the plan, and with the number of GPUs."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run, tokenizer = small_run.split(tmp_path), load_tokenizer(tiny_model)
+    settings = config(tiny_model, max_steps=1, eval_every=1, eval_rows=8, batch_size=3, micro_batch_size=rows_at_once, load_in_4bit=False)
+    found = train.run(run, settings).final_heldout_loss
+    base_model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model: Any = PeftModel.from_pretrained(base_model, run.adapter)
+    asked = train.sample(store.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
+    rows = train.encode(asked, Prompter(tokenizer, settings.prompt.template), settings.train)
+    assert len({sum(label != IGNORED for label in row.labels) for row in rows}) > 1 and len(rows) > rows_at_once
+    summed = 0.0
+    for row in rows:
+        with torch.no_grad():
+            logits = model(torch.tensor([row.input_ids])).logits[0, :-1]
+        summed += float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), ignore_index=IGNORED, reduction="sum"))
+    assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
+
+
 # --------------------------------------------------------------------------------------------------------- going on
 
 
