@@ -72,8 +72,10 @@ def make_trainer(
             summed, count = 0.0, 0
             for inputs in self.get_eval_dataloader():
                 if labelled := int((inputs["labels"][:, 1:] != IGNORED).sum()):
-                    loss: Any = self.prediction_step(model, inputs, prediction_loss_only=True)[0]
-                    summed, count = summed + float(loss) * labelled, count + labelled
+                    inputs = self._prepare_inputs(inputs)
+                    with torch.no_grad(), self.compute_loss_context_manager():
+                        mean = self._share(model, inputs, torch.tensor(labelled, device=self.args.device))
+                    summed, count = summed + float(mean) * labelled, count + labelled
             metrics = {"eval_loss": summed / count} if count else {}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
