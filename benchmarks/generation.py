@@ -256,7 +256,7 @@ def arguments() -> argparse.Namespace:
         "--batches", type=lambda text: [int(n) for n in text.split(",") if n], default=[32, 128, 400], help="of model.generate"
     )
     parser.add_argument(
-        "--lm-eval-batches", type=lambda text: [n for n in text.split(",") if n], default=["1", "64"], help="numbers, or auto"
+        "--lm-eval-batches", type=lambda text: [n for n in text.split(",") if n], default=["1", "64", "400"], help="numbers, or auto"
     )
     parser.add_argument("--quick", action="store_true", help="the embedded model on the CPU, few questions")
     options = parser.parse_args()

@@ -240,9 +240,14 @@ def test_several_processes_end_as_one_does(tmp_path: Path) -> None:
     assert " ".join(command[1:]) in planned
 
 
-@pytest.mark.parametrize("count", ["two", "0", ""])
-def test_no_number_of_processes_is_refused(count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["launch", count, "train"])
+@pytest.mark.parametrize("arguments", [["two", "train"], ["0", "train"], [""], []])
+def test_no_number_of_processes_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
     with pytest.raises(SystemExit) as ended:
         launch.main()
-    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {count!r} is no number of processes; give 1 or more\n"
+    assert (
+        ended.value.code == 2
+        and capsys.readouterr().err == f"error: {(arguments or [''])[0]!r} is no number of processes; give 1 or more\n"
+    )

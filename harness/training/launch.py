@@ -9,7 +9,7 @@ import sys
 
 def main() -> None:
     """Runs `harness` with the arguments behind the first, which is the number of processes, on this host."""
-    count, *arguments = sys.argv[1:]
+    count, *arguments = sys.argv[1:] or [""]
     if not count.isdecimal() or int(count) == 0:
         print(f"error: {count!r} is no number of processes; give 1 or more", file=sys.stderr)
         sys.exit(2)
