@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import HarnessError, visible
+from harness.errors import HarnessError, is_interrupt, visible
 
 if TYPE_CHECKING:
     from harness.config import Config
@@ -320,14 +320,14 @@ def _errors() -> Iterator[None]:
     """Turns the errors a user can mend into one line and an exit code; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except HarnessError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        _fail(f"{error.filename or 'the system'}: {error.strerror}; check the path, its permissions and the free space", 2)
+    except (Exception, KeyboardInterrupt) as error:
+        if is_interrupt(error):
+            _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        if isinstance(error, HarnessError):
+            _fail(str(error), error.exit_code)
+        if isinstance(error, OSError) and error.errno is not None:
+            _fail(f"{error.filename or 'the system'}: {error.strerror}; check the path, its permissions and the free space", 2)
+        raise
 
 
 def _fail(message: str, code: int) -> None:

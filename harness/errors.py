@@ -37,6 +37,16 @@ def redacted(text: str) -> str:
     return ADDRESS.sub(lambda f: f"{f['slash']}{'***@' if f['user'] else ''}{f['place']}{'?***' if f['query'] else ''}", text)
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is an interrupt, or came up while one was on its way out.
+
+    Clean-up that was itself interrupted raises errors of its own: shutil.rmtree of Python 3.11 closes a descriptor twice.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 class HarnessError(Exception):
     """One line that says what is wrong, and one clause that says how to mend it.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import __version__
 from harness.config import Config
-from harness.errors import ArtifactError, StorageError
+from harness.errors import ArtifactError, StorageError, is_interrupt
 from harness.store import RunFolder, read_json, write_json
 
 PACKAGES = (
@@ -46,7 +46,7 @@ def recorded(run: RunFolder, config: Config, verb: str, arguments: list[str]) ->
     except BaseException as error:
         # What went wrong is what must be told: that a full disk has no room for this note either is no news.
         with suppress(StorageError):
-            ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            ended("interrupted" if is_interrupt(error) else "failed")
         raise
     ended("done")
 

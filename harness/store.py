@@ -31,6 +31,8 @@ from harness.records import SCHEMA_VERSION, Manifest, Question, Record, SplitMan
 R = TypeVar("R", bound=Record)
 WRITE_AGAIN = "delete it and run the stage that writes it again"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+REPLACED = "replaced"
+"""In a scratch folder, where the folder that is being replaced stands."""
 MAX_JSON_BYTES = 100_000_000
 """Of a manifest, a comparison or a baseline: four times the baseline of a hundred thousand questions in six variants."""
 MAX_LINE_BYTES = 16_000_000
@@ -110,7 +112,7 @@ class RunFolder:
                     lock.write(f"{os.getpid()} {socket.gethostname()}".encode())
             # What a killed process was writing: nobody else writes here while the lock is held.
             for abandoned in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp"), *self.reports.glob(".*.tmp")]:
-                shutil.rmtree(abandoned, ignore_errors=True)
+                _clear(abandoned)
             try:
                 yield
             finally:
@@ -174,7 +176,8 @@ def _storage_error(path: Path, number: int, named: str | bytes | None) -> Storag
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (create a file or a folder there); renames it into place on success.
 
-    A folder that stands at `path` is replaced. On any error the temporary is removed and `path` is as it was.
+    A folder that stands at `path` is replaced. On any error the temporary is removed and `path` is as it was; after a kill, once the run folder's
+    lock is taken again.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,17 +187,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
                 _sync(file)
-            if replaced := path.is_dir() and temporary.is_dir():
-                path.rename(scratch / "replaced")
-            try:
-                os.replace(temporary, path)
-            except BaseException:
-                if replaced:
-                    (scratch / "replaced").rename(path)
-                raise
+            if path.is_dir() and temporary.is_dir():
+                (scratch / REPLACED).mkdir()
+                path.rename(scratch / REPLACED / path.name)
+            os.replace(temporary, path)
             _sync(path.parent)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _clear(scratch)
+
+
+def _clear(scratch: Path) -> None:
+    """Removes a scratch folder of `atomic_path`; the folder that was to be replaced goes back if no other came in its place."""
+    for old in scratch.glob(f"{REPLACED}/*"):
+        if not (scratch.parent / old.name).exists():
+            old.rename(scratch.parent / old.name)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

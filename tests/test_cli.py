@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -132,9 +133,16 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(result.exception, ZeroDivisionError) and "error: " not in result.stderr
 
 
-def test_an_interruption_is_told_and_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "left_by_clean_up", [None, OSError(errno.EBADF, "Bad file descriptor"), errors.StorageError("cannot write"), ValueError()]
+)
+def test_an_interruption_is_told_and_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, left_by_clean_up: Exception | None) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if left_by_clean_up:
+                raise left_by_clean_up
 
     monkeypatch.setattr(split_stage, "run", interrupt)
     assert error_of(run("split", "--qa", "qa.json"), 130) == "interrupted; the same command goes on where it stopped"
