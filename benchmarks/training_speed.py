@@ -180,9 +180,10 @@ def main() -> None:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if side == "2gpus" else []
         asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(options.steps)]
         command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
-        # torchrun gives each process one thread unless told otherwise.
-        threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // 2, 1))} if several else {}
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+        # torchrun gives each process one thread unless told otherwise; TRL refuses to train with several GPUs in sight of one process.
+        threads, gpu = str(max((os.cpu_count() or 2) // 2, 1)), os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+        own = {"OMP_NUM_THREADS": threads} if several else {"CUDA_VISIBLE_DEVICES": gpu}
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
         if done.returncode:
             print(f"{side}: failed\n{done.stderr[-3000:]}", flush=True)
             continue

@@ -171,6 +171,16 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path,
     assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
 
 
+def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
+    """Dropout is on again behind it."""
+    losses = []
+    for every in (2, STEPS):
+        run = small_run.split(tmp_path / str(every))
+        train.run(run, config(tiny_model, eval_every=every, lora={"dropout": 0.5}))
+        losses.append([p.loss for p in points(run) if p.loss is not None])
+    assert losses[0] == losses[1]
+
+
 # --------------------------------------------------------------------------------------------------------- going on
 
 

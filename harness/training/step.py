@@ -10,6 +10,7 @@ import torch
 
 from harness.errors import TrainingError
 from harness.training import packing
+from harness.training.flat import Flat
 from harness.training.plan import BUCKET, Plan, cut, filled
 from harness.training.rows import Rows, packed, padded
 
@@ -36,13 +37,14 @@ class Stepper:
         plan: how to cut them; tightened when the device runs out of memory.
         longest: tokens of the longest row.
         told: gets a line when the plan changes.
+        flat: the trainable parameters and their gradients; graphs and several processes need it.
         rank, world: this process and the number of them: each takes every `world`-th row.
         backward: from a loss to gradients; scales the loss first where 16 bits are fp16.
     """
 
     def __init__(
-        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], rank: int = 0, world: int = 1,
-        backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], flat: Flat | None = None,
+        rank: int = 0, world: int = 1, backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
     ):  # fmt: skip
         self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
         self._backward = backward
@@ -57,11 +59,10 @@ class Stepper:
         self._problem = ""
         self._pool = torch.cuda.graph_pool_handle() if plan.graphs else None
         self._items = torch.ones((), device=device)
-        self._gradients = _Gradients(model) if device.type == "cuda" or world > 1 else None
+        self._flat = flat
         if world > 1:
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    torch.distributed.broadcast(parameter.data, 0)
+            assert flat is not None
+            torch.distributed.broadcast(flat.weights, 0)
 
     def step(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
         """Loss of the whole step, a scalar on the device without gradient.
@@ -80,14 +81,14 @@ class Stepper:
             # Outside of the handler, whose traceback would keep the activations alive.
             self._tighten()
         if self.world > 1:
-            assert self._gradients is not None
-            torch.distributed.all_reduce(self._gradients.flat)
+            assert self._flat is not None
+            torch.distributed.all_reduce(self._flat.gradients)
             torch.distributed.all_reduce(loss)
         return loss
 
     def _try(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
-        if self._gradients is not None:
-            self._gradients.clear()
+        if self._flat is not None:
+            self._flat.clear()
         total = torch.zeros((), device=self.device)
         for group in cut(rows.lengths, self.plan):
             total += self._micro_batch(compute_loss, model, rows.take(group), items)
@@ -159,19 +160,3 @@ class Stepper:
         torch.cuda.empty_cache()
         self.plan = replace(self.plan, rows=max(self.plan.rows // 2, 1), tokens=max(self.plan.tokens // 2, 1), graphs=False, peak_bytes=0)
         self.told(f"out of memory: goes on from the same step with {self.plan}")
-
-
-class _Gradients:
-    """The trainable parameters' gradients as views of one tensor: cleared, summed over devices, and held in place for graphs."""
-
-    def __init__(self, model: Any):
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.flat = torch.zeros(sum(p.numel() for p in self.parameters), device=self.parameters[0].device, dtype=self.parameters[0].dtype)
-        sizes = [p.numel() for p in self.parameters]
-        self.views = [view.view_as(p) for view, p in zip(self.flat.split(sizes), self.parameters, strict=True)]
-
-    def clear(self) -> None:
-        """Zeroes the gradients and puts them back where a trainer's zero_grad took them away."""
-        self.flat.zero_()
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            parameter.grad = view
