@@ -181,6 +181,28 @@ def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path:
     assert losses[0] == losses[1]
 
 
+def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
+    finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import Trainer
+
+    compute_loss, least = Trainer.compute_loss, 1
+
+    def tight(self: Any, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        if not model.training and len(inputs["labels"]) > least:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute_loss(self, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "compute_loss", tight)
+    train.run(run := small_run.split(tmp_path / "halves"), config(tiny_model))
+    found, expected = ([p.heldout_loss for p in points(of) if p.heldout_loss is not None] for of in (run, finished[0]))
+    assert found == pytest.approx(expected, rel=1e-4)
+    least = 0
+    with pytest.raises(TrainingError, match=r"out of memory with a single held-out row; lower train.max_length"):
+        train.run(small_run.split(tmp_path / "none"), config(tiny_model))
+
+
 # --------------------------------------------------------------------------------------------------------- going on
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.config import Train
+from harness.errors import TrainingError
 from harness.prompt import IGNORED, Example
 from harness.training.checkpoints import seal
 from harness.training.distributed import Processes
@@ -87,15 +89,29 @@ def make_trainer(
             # A loader draws from the generator that dropout draws from.
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 for inputs in self.get_eval_dataloader():
-                    if labelled := int((inputs["labels"][:, 1:] != IGNORED).sum()):
-                        inputs = self._prepare_inputs(inputs)
-                        with self.compute_loss_context_manager():
-                            mean = self._share(model, inputs, torch.tensor(labelled, device=self.args.device))
-                        summed, count = summed + float(mean) * labelled, count + labelled
+                    parts = self._summed(model, {name: value for name, value in self._prepare_inputs(inputs).items() if name != "rows"})
+                    summed, count = summed + parts[0], count + parts[1]
             metrics = {"eval_loss": summed / count} if count else {}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
+
+        def _summed(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, int]:
+            """(loss summed over the labelled tokens, their number); takes rows by halves where memory runs out."""
+            labelled = int((inputs["labels"][:, 1:] != IGNORED).sum())
+            if not labelled:
+                return 0.0, 0
+            with contextlib.suppress(torch.OutOfMemoryError), self.compute_loss_context_manager():
+                return float(self._share(model, inputs, torch.tensor(labelled, device=self.args.device))) * labelled, labelled
+            n = len(inputs["labels"])
+            if n == 1:
+                raise TrainingError(
+                    "the device is out of memory with a single held-out row", "lower train.max_length, or set train.eval_rows=0"
+                )
+            halves = [
+                self._summed(model, {name: tensor[part] for name, tensor in inputs.items()}) for part in (slice(n // 2), slice(n // 2, n))
+            ]
+            return halves[0][0] + halves[1][0], labelled
 
         @property
         def plan(self) -> Plan:
@@ -124,8 +140,10 @@ def make_trainer(
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     mixed = device == "cuda"
+    # Padded, within the plan's tokens too.
+    heldout_rows = min(settings.batch_size, plan.rows, max(plan.tokens // max((len(e.input_ids) for e in heldout), default=1), 1))
     arguments: TrainingArguments = SFTConfig(
-        output_dir=str(checkpoints), max_steps=steps, per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=min(settings.batch_size, plan.rows),
+        output_dir=str(checkpoints), max_steps=steps, per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=heldout_rows,
         gradient_accumulation_steps=1, average_tokens_across_devices=False, learning_rate=settings.learning_rate, lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_steps, optim="adamw_torch" if device == "cpu" and "8bit" in settings.optimizer else settings.optimizer,
         weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, gradient_checkpointing=plan.checkpointing,
