@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -171,14 +172,20 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path,
     assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
 
 
-def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
-    """Dropout is on again behind it."""
-    losses = []
-    for every in (2, STEPS):
-        run = small_run.split(tmp_path / str(every))
-        train.run(run, config(tiny_model, eval_every=every, lora={"dropout": 0.5}))
-        losses.append([p.loss for p in points(run) if p.loss is not None])
-    assert losses[0] == losses[1]
+def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import Trainer
+
+    compute_loss, modes = Trainer.compute_loss, []
+
+    def watched(self: Any, model: Any, *rest: Any, **named: Any) -> Any:
+        modes.append((torch.is_grad_enabled(), {module.training for module in model.modules()}))
+        return compute_loss(self, model, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "compute_loss", watched)
+    train.run(small_run.split(tmp_path), config(tiny_model, eval_every=STEPS // 2, lora={"dropout": 0.5}))
+    assert all(mode == {learns} for learns, mode in modes)
+    assert [learns for learns, _ in itertools.groupby(learns for learns, _ in modes)] == [True, False, True, False]
 
 
 def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(

@@ -86,8 +86,7 @@ def make_trainer(
             model: Any = self.model
             model.eval()
             summed, count = 0.0, 0
-            # A loader draws from the generator that dropout draws from.
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with torch.no_grad():
                 for inputs in self.get_eval_dataloader():
                     parts = self._summed(model, {name: value for name, value in self._prepare_inputs(inputs).items() if name != "rows"})
                     summed, count = summed + parts[0], count + parts[1]
