@@ -111,8 +111,9 @@ class RunFolder:
                 with suppress(OSError):
                     lock.write(f"{os.getpid()} {socket.gethostname()}".encode())
             # What a killed process was writing: nobody else writes here while the lock is held.
-            for abandoned in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp"), *self.reports.glob(".*.tmp")]:
-                _clear(abandoned)
+            for folder in [self.path, self.reports, *(p for p in self.path.iterdir() if p.is_dir() and not p.is_symlink())]:
+                for abandoned in list(folder.glob(".*.tmp")):
+                    _clear(abandoned)
             try:
                 yield
             finally:
@@ -198,7 +199,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _clear(scratch: Path) -> None:
     """Removes a scratch folder of `atomic_path`; the folder that was to be replaced goes back if no other came in its place."""
-    for old in scratch.glob(f"{REPLACED}/*"):
+    aside = scratch / REPLACED
+    # A run may come from somebody else: nothing is fetched from behind a link.
+    for old in [] if scratch.is_symlink() or aside.is_symlink() else aside.glob("*"):
         if not (scratch.parent / old.name).exists():
             old.rename(scratch.parent / old.name)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -329,3 +329,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         pass
     assert not list(tmp_path.rglob("*.tmp"))
     assert kept.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("link", "letter"),
+    [(".adapter.x.tmp", "replaced/letter"), (".adapter.x.tmp/replaced", "letter"), ("adapter", ".x.tmp/replaced/letter")],
+)
+def test_what_stands_behind_a_link_in_a_received_run_stays_where_it_is(tmp_path: Path, link: str, letter: str) -> None:
+    """What a killed process left is cleared away, and a folder that was being replaced goes back; neither reaches elsewhere."""
+    run, home = RunFolder("r", tmp_path), tmp_path / "home"
+    (home / letter).parent.mkdir(parents=True)
+    (home / letter).write_text("mine")
+    (run.path / link).parent.mkdir(parents=True)
+    (run.path / link).symlink_to(home)
+    with run.lock():
+        pass
+    assert (home / letter).read_text() == "mine"
