@@ -17,7 +17,7 @@ from harness import store
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
-from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Interval, Question, Score, ScoreManifest
+from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Interval, Question, Score
 from harness.rendering.verdict import percent, points
 from harness.store import RunFolder
 
@@ -39,7 +39,7 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
     questions = store.read_split(run)[1]
     if not questions:
         raise ArtifactError("holds no question", "hold out more with data.heldout, and run the stages again", file=run.heldout_jsonl)
-    manifests = {variant: _manifest(run, variant, comparison) for variant in comparison.variants}
+    manifests = {variant: store.read_scored(run, variant, comparison) for variant in comparison.variants}
     unknown = [m for m in config.gate.metrics if any(m not in manifest.metrics for manifest in manifests.values())]
     if unknown:
         raise ConfigError(f"gate.metrics: {unknown[0]!r} was not scored", "add it to score.metrics and run harness score, or leave it out")
@@ -256,17 +256,6 @@ def describe(baseline: Baseline) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ plumbing
-
-
-def _manifest(run: RunFolder, variant: str, comparison: Comparison) -> ScoreManifest:
-    lines, path = run.score(variant)
-    manifest = store.read_record(path, ScoreManifest)
-    if manifest.lines_sha256 != store.sha256_file(lines):
-        raise ArtifactError("is not what score wrote", "run harness score again", file=lines)
-    result = comparison.variants[variant]
-    if (manifest.metrics, manifest.finish, manifest.split_id) != (result.metrics, result.finish, comparison.split_id):
-        raise ArtifactError(f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json)
-    return manifest
 
 
 def _scores(run: RunFolder, variant: str, questions: list[Question], metrics: list[str]) -> list[list[float | None]]:

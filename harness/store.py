@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from harness import strict_json
 from harness.errors import ArtifactError, BusyError, ConfigError, HarnessError, StorageError
-from harness.records import SCHEMA_VERSION, Manifest, Question, Record, SplitManifest
+from harness.records import SCHEMA_VERSION, Comparison, Manifest, PredictionManifest, Question, Record, ScoreManifest, SplitManifest
 
 R = TypeVar("R", bound=Record)
 WRITE_AGAIN = "delete it and run the stage that writes it again"
@@ -323,6 +323,20 @@ def read_split(run: RunFolder) -> tuple[SplitManifest, list[Question]]:
     split = read_record(run.split_json, SplitManifest)
     check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     return split, read_records(run.heldout_jsonl, Question)
+
+
+def read_scored(run: RunFolder, variant: str, comparison: Comparison) -> ScoreManifest:
+    """The manifest of a variant's scores; ArtifactError unless they are whole, of the answers beside them, and those that the comparison tells of."""
+    lines, path = run.score(variant)
+    manifest = read_record(path, ScoreManifest)
+    check_written(lines, manifest.lines_sha256, "score")
+    answers = run.prediction(variant)[1]
+    if answers.exists() and read_record(answers, PredictionManifest).key != manifest.prediction_key:
+        raise ArtifactError("was scored from other answers than those beside it", "run harness score and compare again", file=path)
+    told = comparison.variants[variant]
+    if (manifest.metrics, manifest.finish, manifest.split_id) != (told.metrics, told.finish, comparison.split_id):
+        raise ArtifactError(f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json)
+    return manifest
 
 
 def _first(error: ValidationError) -> str:

@@ -20,9 +20,9 @@ from harness.analysis.noninferiority import family_p, judge
 from harness.analysis.resampling import Totals
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.records import Comparison, GateCheck, GateExample, GateResult
+from harness.records import Comparison, GateCheck, GateExample, GateResult, SplitManifest
 from harness.rendering import gate_outputs
-from harness.stages import compare, gate, score
+from harness.stages import compare, gate, report, score
 
 MANY = questions(n_groups=95, size=3)
 FAILED = {"finish_reason": "error", "error": "out of memory"}
@@ -407,6 +407,36 @@ def test_the_verbs(tmp_path, monkeypatch):
     assert invoke("gate", "--run", "poor", *few).exit_code == 0
     other = invoke("gate", "--run", "poor", *few, "--baseline", "elsewhere.json")
     assert other.exit_code == 2
+
+
+def test_a_report_shows_the_verdict_on_its_own_results_only(tmp_path):
+    run = scored(tmp_path, "r", {"adapter": right})
+    baseline.save(tmp_path / "b.json", baseline.snapshot(run, CONFIG), CONFIG, confirm=lambda _: True)
+    gate.run(run, CONFIG, baseline_file=tmp_path / "b.json")
+    assert "Gate: passed." in report.run(run, CONFIG).read_text()
+    worse = scored(tmp_path, "r", {"adapter": right_but(3)})
+    page = report.run(worse, CONFIG).read_text()
+    assert "Gate: out of date." in page and "Gate: passed." not in page
+
+
+def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
+    run = scored(tmp_path, "r", {"adapter": right})
+    baseline.save(tmp_path / "b.json", baseline.snapshot(run, CONFIG), CONFIG, confirm=lambda _: True)
+    readers = [lambda: report.run(run, CONFIG), lambda: gate.run(run, CONFIG, baseline_file=tmp_path / "b.json")]
+    make(tmp_path, {"base": untuned, "adapter": right_but(3)}, name="r", asked=MANY)
+    for read in readers:
+        with pytest.raises(ArtifactError, match="scored from other answers than those beside it; run harness score and compare again"):
+            read()
+    score.run(run, CONFIG)
+    for read in readers:
+        with pytest.raises(ArtifactError, match="is not of the present scores of adapter; run harness compare again"):
+            read()
+    compare.run(run, CONFIG)
+    assert "Gate" not in report.run(run, CONFIG).read_text()
+    assert gate.run(run, CONFIG, baseline_file=tmp_path / "b.json").verdict == "regression"
+    store.write_json(run.split_json, store.read_record(run.split_json, SplitManifest).model_copy(update={"split_id": "another"}))
+    with pytest.raises(ArtifactError, match="is not of the present split; run harness predict, score and compare again"):
+        report.run(run, CONFIG)
 
 
 def test_a_difference_of_two_that_are_not_alike_is_refused(tmp_path):

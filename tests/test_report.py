@@ -21,7 +21,7 @@ from harness import provenance, store
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Comparison, HistoryPoint, Pair
+from harness.records import Comparison, GateResult, HistoryPoint, Pair, SplitManifest
 from harness.rendering import answer_views, curves, figures, plotting, provenance_views, render, verdict, views
 from harness.stages import report
 
@@ -157,11 +157,21 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
     assert ">unscored<" in page
 
 
-def test_gate_is_shown_when_there_is_one(tmp_path):
+def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
     run = write_run(tmp_path, questions=12)
     assert "Gate:" not in report.run(run, Config()).read_text()
-    store.write_json(run.reports / "gate.json", {"verdict": "pass", "reason": "no regression <b>beyond</b> the margin"})
+    store.write_json(
+        run.gate_json,
+        GateResult(
+            run=run.name, comparison_sha256=store.sha256_file(run.comparison_json), verdict="pass", reason="no regression <b>beyond</b> the margin",
+            exit_code=0, strict=False, baseline="b.json", baseline_run="b", baseline_commit=None, checks=[], seconds=0.1,
+        ),
+    )  # fmt: skip
     assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
+    edit(run, alarms=[])
+    page = report.run(run, Config()).read_text()
+    assert "<b>Gate: out of date.</b>" in page and "beyond" not in page
+    assert "**Gate: out of date.**" in run.report_md.read_text()
 
 
 def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
@@ -176,6 +186,7 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
     assert re.fullmatch(r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2])
     assert len({line.count("|") for line in lines[head : lines.index("", head)]}) == 1
     edit(two, split_id="another")
+    store.write_json(two.split_json, store.read_record(two.split_json, SplitManifest).model_copy(update={"split_id": "another"}))
     assert "not comparable: other questions" in report.run(one, Config(), others=[two]).read_text()
 
 

@@ -95,6 +95,8 @@ class GateResult(Manifest):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     run: str
+    comparison_sha256: str = ""
+    """Of the comparison.json that was judged: the verdict says nothing of another."""
     verdict: GateVerdict
     reason: str
     """One sentence."""

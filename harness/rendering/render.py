@@ -133,19 +133,17 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
         "metric": metric,
         "metric_label": verdict.metric_label(metric) if metric else "",
         "board": views.leaderboard(comparison),
-        "gate": _gate(inputs.gate),
+        "gate": _gate(inputs),
     }
 
 
-def _gate(gate: dict[str, Any] | None) -> dict[str, str] | None:
-    """The gate's result as one word and a reason, whichever of the usual keys it is told by."""
-    if gate is None:
+def _gate(inputs: Inputs) -> dict[str, str] | None:
+    """The gate's result as one word and a reason; a verdict on other results is not shown."""
+    if inputs.gate is None:
         return None
-    told = next((gate[key] for key in ("verdict", "status", "result") if isinstance(gate.get(key), str)), None)
-    if told is None and isinstance(gate.get("passed"), bool):
-        told = "passed" if gate["passed"] else "failed"
-    reason = next((gate[key] for key in ("reason", "message", "summary") if isinstance(gate.get(key), str)), "")
-    return {"result": verdict.GATE_WORDS.get(told or "", told or "unknown").lower(), "reason": reason}
+    if inputs.gate_is_old:
+        return {"result": "out of date", "reason": "It judged earlier results; harness gate judges these."}
+    return {"result": verdict.GATE_WORDS[inputs.gate.verdict].lower(), "reason": inputs.gate.reason}
 
 
 def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:

@@ -12,6 +12,7 @@ from typing import Any
 from harness.records import (
     Comparison,
     ExportManifest,
+    GateResult,
     HistoryPoint,
     MetricValue,
     Prediction,
@@ -77,7 +78,9 @@ class Inputs:
     split: SplitManifest | None = None
     train: TrainManifest | None = None
     export: ExportManifest | None = None
-    gate: dict[str, Any] | None = None
+    gate: GateResult | None = None
+    gate_is_old: bool = False
+    """It judged another comparison than this one."""
 
 
 # -------------------------------------------------------------------------------------------------------- leaderboard

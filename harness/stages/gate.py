@@ -69,6 +69,7 @@ def run(
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
+        comparison_sha256=store.sha256_file(run.comparison_json),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
         mend=_mend(verdict, selection or f"--run {run.name}", baseline_file),

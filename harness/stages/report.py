@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness import store
 from harness.config import Config
@@ -15,6 +15,7 @@ from harness.errors import ArtifactError
 from harness.records import (
     Comparison,
     ExportManifest,
+    GateResult,
     HistoryPoint,
     Pair,
     Prediction,
@@ -22,7 +23,6 @@ from harness.records import (
     Question,
     Record,
     Score,
-    ScoreManifest,
     SplitManifest,
     TrainManifest,
 )
@@ -86,13 +86,16 @@ def read(run: RunFolder) -> Inputs:
         update={"variants": {variant: comparison.variants[variant] for variant in variant_order(comparison)}}
     )
     split, train = _manifest(run.split_json, SplitManifest), _manifest(run.train_json, TrainManifest)
+    if split and split.split_id != comparison.split_id:
+        raise ArtifactError("is not of the present split", "run harness predict, score and compare again", file=run.comparison_json)
     _check(run.heldout_jsonl, split and split.heldout_sha256, "split")
     _check(run.history_jsonl, train and train.history_sha256, "train --force")
     for variant in comparison.variants:
         (answers, asked), (scores, scored) = run.prediction(variant), run.score(variant)
         _check(answers, (found := _manifest(asked, PredictionManifest)) and found.lines_sha256, "predict")
-        _check(scores, (found := _manifest(scored, ScoreManifest)) and found.lines_sha256, "score")
-    gate = run.reports / "gate.json"
+        if scored.exists() and scores.exists():
+            store.read_scored(run, variant, comparison)
+    gate = _manifest(run.gate_json, GateResult)
     return Inputs(
         comparison=comparison,
         questions=_lines(run.heldout_jsonl, Question),
@@ -102,20 +105,14 @@ def read(run: RunFolder) -> Inputs:
         split=split,
         train=train,
         export=_manifest(run.export_json, ExportManifest),
-        gate=_told(gate) if gate.exists() else None,
+        gate=gate,
+        gate_is_old=gate is not None and gate.comparison_sha256 != store.sha256_file(run.comparison_json),
     )
 
 
 def _check(path: Path, sha256: str | None, command: str) -> None:
     if sha256 and path.exists():
         store.check_written(path, sha256, command)
-
-
-def _told(path: Path) -> dict[str, Any]:
-    value = store.read_json(path)
-    if not isinstance(value, dict):
-        raise ArtifactError("is damaged (not an object)", "run harness gate again", file=path)
-    return value
 
 
 def _lines(path: Path, kind: type[R]) -> list[R]:
@@ -130,7 +127,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
     """Name and hash of every file of `run` that the report reads."""
     files = [
         run.comparison_json,
-        run.reports / "gate.json",
+        run.gate_json,
         run.heldout_jsonl,
         run.history_jsonl,
         run.split_json,
