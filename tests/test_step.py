@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import store
@@ -27,7 +27,7 @@ from harness.store import RunFolder
 from harness.training import launch, packing
 from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
-from harness.training.rows import Rows, packed
+from harness.training.rows import ByLength, Rows, packed
 from harness.training.step import Stepper
 from tests import small_run
 
@@ -126,6 +126,30 @@ def test_packed_rows_are_the_same_tokens(lengths: list[int], filling: int, spare
     assert (batch["labels"][0, sum(lengths) :] == IGNORED).all()
 
 
+@settings(deadline=None)  # the first call imports
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=200), st.integers(1, 8), st.integers(0, 2**31), st.integers(0, 5))
+def test_the_order_by_length_has_every_row_once_and_follows_from_seed_and_epoch(
+    lengths: list[int], size: int, seed: int, epoch: int
+) -> None:
+    order = ByLength(lengths, size, seed)
+    order.set_epoch(epoch)
+    first = list(order)
+    torch.rand(3)
+    assert sorted(first) == list(range(len(lengths))) and len(order) == len(lengths) and list(order) == first
+
+
+def test_the_order_by_length_changes_with_the_epoch_and_saves_padding() -> None:
+    lengths = np.random.default_rng(0).integers(1, 600, 400).tolist()
+    order, orders = ByLength(lengths, 8, 0), []
+    for epoch in (0, 1):
+        order.set_epoch(epoch)
+        orders.append(list(order))
+    assert orders[0] != orders[1]
+    for found in orders:
+        padded_to = sum(8 * max(lengths[i] for i in found[at : at + 8]) for at in range(0, 400, 8))
+        assert padded_to < 1.1 * sum(lengths)
+
+
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
@@ -198,15 +222,16 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -> None:
-    """torchrun with gloo: the same rows in every step, so the same curve up to summation order, and one adapter written once."""
+    """torchrun with gloo: the same rows in every step, to the second epoch, so the same curve up to summation order, and one adapter written once."""
     curves = []
     for processes in (1, 2):
         run = small_run.split(tmp_path, name=f"n{processes}")
         train = {
             "engine": "peft",
-            "max_steps": 3,
-            "eval_every": 3,
+            "max_steps": 4,
+            "eval_every": 2,
             "batch_size": 3,
+            "group_by_length": True,
             "warmup_steps": 0,
             "load_in_4bit": False,
             "max_length": 256,
@@ -218,7 +243,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("7 rows, 3 steps of 3") == 1
+        assert done.stdout.count("7 rows, 4 steps of 3") == 1
         curves.append([(p.step, p.epoch, p.loss, p.heldout_loss) for p in store.read_records(run.history_jsonl, HistoryPoint)])
         assert json.loads(run.train_json.read_text())["plan"]["devices"] == processes
     for one, two in zip(*curves, strict=True):

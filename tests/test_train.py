@@ -172,6 +172,16 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path,
     assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
 
 
+def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
+    """Neither dropout nor the order of the second epoch, which begins with step 5."""
+    losses = []
+    for every in (2, 8):
+        run = small_run.split(tmp_path / str(every))
+        train.run(run, config(tiny_model, max_steps=8, eval_every=every, group_by_length=True, lora={"dropout": 0.5}))
+        losses.append([p.loss for p in points(run) if p.loss is not None])
+    assert losses[0] == losses[1]
+
+
 def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import Trainer
@@ -244,6 +254,23 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     told: list[str] = []
     resumed = train.run(run, settings, progress=told.append)
     assert resumed.resumed_from == 4 and "going on from checkpoint-4" in told
+    assert curve(run) == curve(whole)
+    assert resumed.adapter_sha256 == manifest.adapter_sha256
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_length: bool
+) -> None:
+    """Steps 5 to 8 are the second epoch; with dropout and evaluations, which draw random numbers too."""
+    settings = config(tiny_model, max_steps=8, save_every=5, eval_every=3, group_by_length=by_length, lora={"dropout": 0.3})
+    whole, run = small_run.split(tmp_path / "whole"), small_run.split(tmp_path / "interrupted")
+    manifest = train.run(whole, settings)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        interrupt_at(patched, 7)
+        train.run(run, settings)
+    resumed = train.run(run, settings)
+    assert resumed.resumed_from == 5
     assert curve(run) == curve(whole)
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,30 @@ class Rows:
     def take(self, positions: Sequence[int]) -> Rows:
         """Some of the rows."""
         return Rows([self.ids[i] for i in positions], [self.labels[i] for i in positions], [self.names[i] for i in positions])
+
+
+class ByLength(torch.utils.data.Sampler[int]):
+    """Rows of like length together, in an order that follows from the seed and the epoch alone.
+
+    The trainer's own draws from the generator of the whole process, as dropout and evaluations do: a training that goes on in a later epoch would
+    get other rows than the one that was interrupted, and other settings another order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader before each epoch, which counts from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 def collate(pad_id: int, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from harness.training.checkpoints import seal
 from harness.training.distributed import Processes
 from harness.training.flat import Flat
 from harness.training.plan import Plan
-from harness.training.rows import collate
+from harness.training.rows import ByLength, collate
 from harness.training.step import Stepper
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ def make_trainer(
                     self.flat.join(optimizer)
             return optimizer
 
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            """The order of the rows, the same whatever else draws random numbers."""
+            if settings.group_by_length:
+                return ByLength([len(e.input_ids) for e in rows], settings.batch_size, settings.seed)
+            return super()._get_train_sampler(train_dataset)
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             """The model's own loss: TRL's fused one is a Triton kernel, which Unsloth replaces and a CPU cannot run."""
             inputs = {name: value for name, value in inputs.items() if name != "rows"} | {"use_cache": False}
@@ -86,7 +92,8 @@ def make_trainer(
             model: Any = self.model
             model.eval()
             summed, count = 0.0, 0
-            with torch.no_grad():
+            # A loader draws from the generator that dropout draws from.
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
                 for inputs in self.get_eval_dataloader():
                     parts = self._summed(model, {name: value for name, value in self._prepare_inputs(inputs).items() if name != "rows"})
                     summed, count = summed + parts[0], count + parts[1]
@@ -149,7 +156,6 @@ def make_trainer(
         seed=settings.seed, data_seed=settings.seed, bf16=mixed and dtype == torch.bfloat16, fp16=mixed and dtype == torch.float16, use_cpu=device == "cpu",
         logging_steps=settings.log_every, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
         eval_strategy="steps" if heldout else "no", eval_steps=settings.eval_every, save_strategy="steps", save_steps=settings.save_every, save_total_limit=2,
-        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_num_workers=0,
     )  # fmt: skip
     if arguments.n_gpu > 1:
@@ -164,7 +170,7 @@ def make_trainer(
         args=arguments,
         data_collator=functools.partial(collate, pad_id),
         train_dataset=dataset(rows),
-        eval_dataset=dataset(heldout) if heldout else None,
+        eval_dataset=dataset(sorted(heldout, key=lambda e: len(e.input_ids))) if heldout else None,  # little padding
         callbacks=[callback, Seal()],
     )
     if processes.world > 1:

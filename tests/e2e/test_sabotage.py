@@ -38,7 +38,7 @@ VERDICTS = {
     "shuffled_answers": "regression",
     "eos_unlabelled": "regression",
     "no_adapter": "regression",
-    "double_bos_unseen": "pass",  # this model does not mind: 8 to 14 of 359 answers change, and none for the worse by the margin
+    "double_bos_unseen": "inconclusive",  # this model hardly minds: 7 to 12 of 359 answers change, and no score by a point
     "double_bos": "incomparable",
     "template": "incomparable",
     "batch": "pass",
@@ -95,7 +95,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         bench.run(name)
     bench.save("tiny", "seed_1", "seed_2")
     right = baseline.read(bench.baseline).variants["merged_16bit"].means["exact_match_normalized"]
-    assert right == pytest.approx(0.604, abs=0.01), "the kept answers are to other questions: tests/golden/sabotage/README.md"
+    assert right == pytest.approx(0.610, abs=0.001), "the kept answers are to other questions: tests/golden/sabotage/README.md"
     return bench
 
 
@@ -120,7 +120,7 @@ def test_every_case_has_its_answers_and_its_test() -> None:
 def test_the_gate_sees_it(bench: Bench, name: str) -> None:
     result = bench.gate(bench.run(name, *asked(name, bench.config)))
     assert result.verdict == VERDICTS[name], result.reason
-    assert result.exit_code == {"regression": 1, "incomparable": 3, "pass": 0}[result.verdict]
+    assert result.exit_code == {"regression": 1, "incomparable": 3, "pass": 0, "inconclusive": 0}[result.verdict]
     if result.verdict == "incomparable":
         assert [line.partition(":")[0] for line in result.differs] == ["prompts"]
 
@@ -137,7 +137,7 @@ def test_another_seed_does_not_fail(bench: Bench, seed: str, other: str) -> None
 
 
 def test_a_file_of_another_type_is_seen_before_its_scores_fall(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Live, on the base model: q4_0 under the name of q8_0. The answers of the fine-tuned one lost 0.8 points: no test on 359 questions sees that."""
+    """Live, on the base model: q4_0 under the name of q8_0. The answers of the fine-tuned one lost 1.7 points, which 359 questions leave undecided."""
     variants = ["merged_16bit", "gguf_q8_0"]
     chosen = {
         "predict.variants": variants,
