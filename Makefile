@@ -98,30 +98,38 @@ baseline: $(OUT)/comparison.json    ## make this run, and SEEDS further training
 	$(HARNESS) baseline save $(SEEDS:%=$(RUN)-seed-%) $(OPTIONS) --baseline $(BASELINE) $(if $(FORCE),--force)
 
 # What was selected on the command line: changes only when it does, so that another QA file or setting makes the run stale.
+# A verb whose own inputs are as they were leaves its manifest alone. It is touched, so that the next verb is asked too: a setting may be that one's.
 $(R)/selection: FORCE
 	@mkdir -p $(R)
 	@echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' | cmp -s - $@ || echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' > $@
 
 $(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) $(wildcard harness/questions/*.py) harness/stages/split.py | .venv/ready
 	$(HARNESS) split $(OPTIONS)
+	@touch $@
 
 $(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) $(wildcard harness/training/*.py) harness/prompt.py harness/history.py harness/stages/train.py
 	$(if $(GPUS),$(BIN)/python -m harness.training.launch $(GPUS),$(HARNESS)) train $(OPTIONS)
+	@touch $@
 
 $(R)/export.json: $(R)/train.json $(wildcard harness/formats/*.py) harness/stages/export.py
 	$(HARNESS) export $(OPTIONS)
+	@touch $@
 
 $(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) $(addprefix harness/,jobs.py journal.py probing.py workers.py stages/predict.py)
 	$(HARNESS) predict $(OPTIONS)
+	@touch $@
 
 $(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/metrics/*.py) harness/stages/score.py
 	$(HARNESS) score $(OPTIONS) --force
+	@touch $@
 
 $(OUT)/comparison.json: $(R)/scores/manifest.json $(wildcard harness/analysis/*.py) harness/stages/compare.py
 	$(HARNESS) compare $(OPTIONS) --force
+	@touch $@
 
 $(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/templates/*) $(wildcard harness/rendering/*.py) harness/stages/report.py
 	$(HARNESS) report $(OPTIONS) --force
+	@touch $@
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
