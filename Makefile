@@ -121,15 +121,12 @@ $(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.p
 
 $(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/metrics/*.py) harness/stages/score.py
 	$(HARNESS) score $(OPTIONS) --force
-	@touch $@
 
 $(OUT)/comparison.json: $(R)/scores/manifest.json $(wildcard harness/analysis/*.py) harness/stages/compare.py
 	$(HARNESS) compare $(OPTIONS) --force
-	@touch $@
 
 $(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/templates/*) $(wildcard harness/rendering/*.py) harness/stages/report.py
 	$(HARNESS) report $(OPTIONS) --force
-	@touch $@
 
 # -------------------------------------------------------------------------------------------------------------- checks
 

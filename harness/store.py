@@ -325,17 +325,22 @@ def read_split(run: RunFolder) -> tuple[SplitManifest, list[Question]]:
     return split, read_records(run.heldout_jsonl, Question)
 
 
-def read_scored(run: RunFolder, variant: str, comparison: Comparison) -> ScoreManifest:
-    """The manifest of a variant's scores; ArtifactError unless they are whole, of the answers beside them, and those that the comparison tells of."""
+def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = None) -> ScoreManifest:
+    """The manifest of a variant's scores.
+
+    Raises:
+        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison tells of.
+    """
     lines, path = run.score(variant)
     manifest = read_record(path, ScoreManifest)
     check_written(lines, manifest.lines_sha256, "score")
     answers = run.prediction(variant)[1]
     if answers.exists() and read_record(answers, PredictionManifest).key != manifest.prediction_key:
         raise ArtifactError("was scored from other answers than those beside it", "run harness score and compare again", file=path)
-    told = comparison.variants[variant]
-    if (manifest.metrics, manifest.finish, manifest.split_id) != (told.metrics, told.finish, comparison.split_id):
-        raise ArtifactError(f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json)
+    if comparison:
+        told = comparison.variants[variant]
+        if (manifest.metrics, manifest.finish, manifest.split_id) != (told.metrics, told.finish, comparison.split_id):
+            raise ArtifactError(f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json)
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""What make runs again. The verbs are stood in for by one that writes its manifest and from then on finds nothing changed."""
+"""What make runs again. The verbs are stood in for by one that writes its manifest, and then finds nothing changed unless it is forced."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ case $1 in
   report) file=reports/$3/report.html ;;
 esac
 mkdir -p "$(dirname $file)"
+case "$*" in *--force*) rm -f $file ;; esac
 [ -e $file ] || echo made > $file
 """
 

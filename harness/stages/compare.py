@@ -328,9 +328,7 @@ def _answers(run: RunFolder, name: str) -> _Answers:
 def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None = None) -> Scored:
     """A variant's scores, checked to be whole, of this split, and of the predictions that stand beside them."""
     path, manifest_path = run.score(name)
-    manifest = store.read_record(manifest_path, ScoreManifest)
-    if manifest.lines_sha256 != store.sha256_file(path):
-        raise ArtifactError("is not what score wrote", SCORE_AGAIN, file=path)
+    manifest = store.read_scored(run, name)
     if manifest.split_id != split.split_id:
         raise IncomparableError(
             f"{shown or name} and the split differ in split: {manifest.split_id[:12]} against {split.split_id[:12]}",
@@ -338,8 +336,6 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
             file=manifest_path,
         )
     asked = store.read_record(run.prediction(name)[1], PredictionManifest)
-    if manifest.prediction_key != asked.key:
-        raise ArtifactError("was scored from other answers than those beside it", SCORE_AGAIN, file=manifest_path)
     metrics = list(manifest.metrics)
     ids, groups = [], []
     values = np.empty((manifest.n, len(metrics)))
