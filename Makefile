@@ -27,7 +27,7 @@ CHOSEN = --config $(CONFIG) $(if $(QA),--qa $(QA)) $(foreach s,$(SET),--set $(s)
 OPTIONS = --run $(RUN) $(CHOSEN)
 HARNESS = $(BIN)/harness
 QUESTIONS := $(if $(QA),$(QA),data/constitution_qa.json)
-CORE   := harness/config.py $(wildcard harness/records/*.py) harness/store.py
+CORE   := harness/config.py $(wildcard harness/records/*.py) $(wildcard harness/storage/*.py)
 
 .PHONY: setup doctor data base split train export predict score eval report gate baseline test lint audit bench demo clean help FORCE
 .DELETE_ON_ERROR:
@@ -107,7 +107,7 @@ $(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) $(wild
 	$(HARNESS) split $(OPTIONS)
 	@touch $@
 
-$(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) $(wildcard harness/training/*.py) harness/prompt.py harness/history.py harness/stages/train.py
+$(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) $(wildcard harness/training/*.py) harness/prompt.py harness/training/history.py harness/stages/train.py
 	$(if $(GPUS),$(BIN)/python -m harness.training.launch $(GPUS),$(HARNESS)) train $(OPTIONS)
 	@touch $@
 
@@ -115,7 +115,7 @@ $(R)/export.json: $(R)/train.json $(wildcard harness/formats/*.py) harness/stage
 	$(HARNESS) export $(OPTIONS)
 	@touch $@
 
-$(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) $(addprefix harness/,jobs.py journal.py probing.py workers.py stages/predict.py)
+$(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) $(wildcard harness/backends/decoding/*.py harness/prediction/*.py) harness/stages/predict.py
 	$(HARNESS) predict $(OPTIONS)
 	@touch $@
 
@@ -125,7 +125,7 @@ $(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/met
 $(OUT)/comparison.json: $(R)/scores/manifest.json $(wildcard harness/analysis/*.py) harness/stages/compare.py
 	$(HARNESS) compare $(OPTIONS) --force
 
-$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/rendering/templates/*) $(wildcard harness/rendering/*.py) harness/stages/report.py
+$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/report/templates/*) $(wildcard harness/report/*.py) harness/stages/report.py
 	$(HARNESS) report $(OPTIONS) --force
 
 # -------------------------------------------------------------------------------------------------------------- checks

@@ -17,12 +17,13 @@ from itertools import takewhile
 from operator import eq
 from pathlib import Path
 
-from harness import backends, base, store
+from harness import backends, storage
 from harness.backends import Execution, Generation, Source
 from harness.config import load
+from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer, stop_ids
 from harness.records import ExportManifest, Question
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 QUESTIONS = 5
 TOKENS = 12
@@ -43,28 +44,36 @@ def export(arguments: list[str]) -> None:
     if process.returncode:
         sys.exit(process.returncode)
     anonymous, resident = (most[name] / 2**30 for name in ("Anonymous", "Rss"))
-    print(f"exported in {time.monotonic() - began:.0f} s, hashing included; at most {anonymous:.1f} GiB, {resident:.1f} with mapped files")
+    print(
+        f"exported in {time.monotonic() - began:.0f} s, hashing included; at most {anonymous:.1f} GiB, {resident:.1f} with mapped files"
+    )
 
 
 def first_tokens(run: RunFolder, config_name: str, settings: list[str]) -> None:
     """Prints, for each format, how far its answers begin like the merged 16-bit model's."""
     config = load(config_name, settings)
-    device = base.device_of(config.device)
+    device = base_model.device_of(config.device)
     tokenizer = load_tokenizer(run.merged_16bit)
     prompter = Prompter(tokenizer, config.prompt.template)
-    prompts = [prompter.ids(q.question) for q in store.read_records(run.heldout_jsonl, Question)[:QUESTIONS]]
+    prompts = [prompter.ids(q.question) for q in storage.read_records(run.heldout_jsonl, Question)[:QUESTIONS]]
     generation = Generation(TOKENS, ends := stop_ids(tokenizer, None), ends[0])
-    exported = store.read_record(run.export_json, ExportManifest).artifacts
+    exported = storage.read_record(run.export_json, ExportManifest).artifacts
     expected: list[list[int]] = []
     for name in sorted(set(exported) - {"adapter"}, key=lambda name: (name != "merged_16bit", name)):
         gguf = name.startswith("gguf_")
         execution = Execution("cpu" if gguf else device, config.predict.threads, 0)
-        model = backends.find("llamacpp" if gguf else "transformers")(Source(run.path / exported[name].path), generation, execution)
+        model = backends.find("llamacpp" if gguf else "transformers")(
+            Source(run.path / exported[name].path), generation, execution
+        )
         found = [completion.answer_ids for completion in model.answer(prompts)]
         model.close()
         expected = expected or found
-        alike = [sum(1 for _ in takewhile(bool, map(eq, mine, theirs))) for mine, theirs in zip(found, expected, strict=True)]
-        print(f"{name}: {exported[name].seconds:.1f} s; first tokens alike: {alike} of {[len(answer) for answer in expected]}")
+        alike = [
+            sum(1 for _ in takewhile(bool, map(eq, mine, theirs))) for mine, theirs in zip(found, expected, strict=True)
+        ]
+        print(
+            f"{name}: {exported[name].seconds:.1f} s; first tokens alike: {alike} of {[len(answer) for answer in expected]}"
+        )
 
 
 def main() -> None:

@@ -20,11 +20,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness import baseline, config, store, strict_json, strict_yaml
+from harness import config, storage
 from harness.errors import HarnessError, visible
-from harness.formats import gguf, tensors
+from harness.formats import gguf, safetensors_reader
+from harness.gating import baseline
 from harness.questions import dataset
 from harness.records import Baseline, BaselineQuestion, BaselineVariant, Prediction
+from harness.storage import records_io, strict_json, strict_yaml
 
 SECONDS_AN_INPUT, MEGABYTES = 10, 2048
 
@@ -36,33 +38,56 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config": ("c.yaml", lambda path: config.load(str(path))),
     "set": ("value", lambda path: config.load("tiny", [path.read_bytes().decode("utf-8", "surrogateescape")])),
     "baseline": ("baseline.json", lambda path: baseline.describe(baseline.read(path))),
-    "predictions": ("p.jsonl", lambda path: store.read_records(path, Prediction)),
-    "safetensors": ("model.safetensors", lambda path: tensors.index(path.parent)),
+    "predictions": ("p.jsonl", lambda path: storage.read_records(path, Prediction)),
+    "safetensors": ("model.safetensors", lambda path: safetensors_reader.index(path.parent)),
     "gguf": ("m.gguf", gguf.check),
 }
 """Name -> the file that it reads, and how."""
 
-ROW = {"id": "a", "question": "Who?", "answer": "The President", "references": ["He"], "article": 14, "extra": {"x": [1.5, None, True]}}
-PREDICTION = Prediction(id="a", prompt_hash="h", prompt_ids=[1, 2], answer_ids=[3], text="He", finish_reason="stop", seconds=0.1)
+ROW = {
+    "id": "a",
+    "question": "Who?",
+    "answer": "The President",
+    "references": ["He"],
+    "article": 14,
+    "extra": {"x": [1.5, None, True]},
+}
+PREDICTION = Prediction(
+    id="a", prompt_hash="h", prompt_ids=[1, 2], answer_ids=[3], text="He", finish_reason="stop", seconds=0.1
+)
 VARIANT = BaselineVariant(prediction_key="k", weights_sha256="w", backend="b", means={"token_f1": 0.5})
 BASELINE = Baseline(
-    run="r", saved="2026", split_id="s", prompts_sha256="p", generation={}, metrics={"token_f1": "f1|v:1"}, variants={"adapter": VARIANT},
-    config={"train": {"seed": 1}}, provenance={"git": {"commit": "c", "dirty": False}},
+    run="r",
+    saved="2026",
+    split_id="s",
+    prompts_sha256="p",
+    generation={},
+    metrics={"token_f1": "f1|v:1"},
+    variants={"adapter": VARIANT},
+    config={"train": {"seed": 1}},
+    provenance={"git": {"commit": "c", "dirty": False}},
     questions=[BaselineQuestion(id="a", group="g", sha256="s", scores={"adapter": [0.5]})],
-)  # fmt: skip
+)
 
 
 def seeds(name: str) -> list[bytes]:
     """Files that the reader takes, or nearly: what mutation begins with."""
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}).encode()
+    header = json.dumps(
+        {"a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
+    ).encode()
     texts = {
         "qa.json": [json.dumps([ROW, ROW | {"id": "b"}])],
         "qa.jsonl": [json.dumps(ROW) + "\n" + json.dumps(ROW | {"id": "b"}) + "\n"],
         "qa.csv": ['id,question,answer,references,x\na,Who?,"He, or ""she""",He|She,1\n'],
-        "config": [(config.CONFIGS / "tiny.yaml").read_text(), "a: &a [x, *a]\nb: !!bool x\ndata: {<<: {seed: 0x1F}, qa: 2026-01-26}\n"],
+        "config": [
+            (config.CONFIGS / "tiny.yaml").read_text(),
+            "a: &a [x, *a]\nb: !!bool x\ndata: {<<: {seed: 0x1F}, qa: 2026-01-26}\n",
+        ],
         "set": ["train.lora.r=8", "predict.extra.x={backend: replay, path: p}"],
-        "baseline": [store.dumps(BASELINE)],
-        "predictions": [store.dumps(PREDICTION) + "\n" + store.dumps(PREDICTION.model_copy(update={"error": "e"})) + "\n"],
+        "baseline": [storage.dumps(BASELINE)],
+        "predictions": [
+            storage.dumps(PREDICTION) + "\n" + storage.dumps(PREDICTION.model_copy(update={"error": "e"})) + "\n"
+        ],
     }
     if name == "safetensors":
         return [len(header).to_bytes(8, "little") + header + bytes(8)]
@@ -104,7 +129,7 @@ def feed(name: str, data: bytes, folder: Path) -> bool:
 def run(name: str, seconds: int) -> None:
     """Fuzzes one reader in this process, which ends with it."""
     atheris: Any = import_module("atheris")
-    for module in (dataset, config, baseline, store, tensors, gguf, strict_json, strict_yaml):
+    for module in (dataset, config, baseline, records_io, safetensors_reader, gguf, strict_json, strict_yaml):
         for _, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__:
                 atheris.instrument_func(function)
@@ -120,7 +145,9 @@ def run(name: str, seconds: int) -> None:
             "-max_len=4096",
             f"-artifact_prefix={scratch}/",
         ]
-        atheris.Setup([sys.argv[0], str(corpus), *limits, "-print_final_stats=1"], lambda data: feed(name, data, Path(scratch)))
+        atheris.Setup(
+            [sys.argv[0], str(corpus), *limits, "-print_final_stats=1"], lambda data: feed(name, data, Path(scratch))
+        )
         atheris.Fuzz()
 
 
@@ -135,9 +162,20 @@ def main() -> None:
     failed = []
     for name in options.reader or READERS:
         # libFuzzer ends its process when it is done.
-        done = subprocess.run([sys.executable, __file__, "--one", name, "--seconds", str(options.seconds)], capture_output=True, text=True)
-        count = next((line.split()[-1] for line in done.stderr.splitlines() if line.startswith("stat::number_of_executed_units")), "?")
-        print(f"{name}: {count} inputs in {options.seconds} s: {'ok' if done.returncode == 0 else 'FAILED'}", flush=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", name, "--seconds", str(options.seconds)], capture_output=True, text=True
+        )
+        count = next(
+            (
+                line.split()[-1]
+                for line in done.stderr.splitlines()
+                if line.startswith("stat::number_of_executed_units")
+            ),
+            "?",
+        )
+        print(
+            f"{name}: {count} inputs in {options.seconds} s: {'ok' if done.returncode == 0 else 'FAILED'}", flush=True
+        )
         if done.returncode:
             failed.append(name)
             print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")

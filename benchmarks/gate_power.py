@@ -11,8 +11,8 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.noninferiority import Column, outcomes
 from harness.analysis.resampling import Floats
+from harness.gating.noninferiority import Column, outcomes
 
 QUESTIONS = 280
 RUNS = 200
@@ -27,7 +27,14 @@ PARTIAL = (0.35, 0.4)
 
 
 def simulated(
-    seed: int, loss: float = 0.0, *, n: int = QUESTIONS, churn: float = 0.15, only: int | None = None, trainings: int = 1, luck: float = 0.0
+    seed: int,
+    loss: float = 0.0,
+    *,
+    n: int = QUESTIONS,
+    churn: float = 0.15,
+    only: int | None = None,
+    trainings: int = 1,
+    seed_spread: float = 0.0,
 ) -> tuple[list[Column], NDArray[np.int64]]:
     """Scores before and after of six variants on exact match and two graded metrics, and the groups of the n questions.
 
@@ -38,7 +45,7 @@ def simulated(
         churn: share of the groups that two trainings answer independently of each other.
         only: the one variant that loses; None: all.
         trainings: that the baseline knows, its own included.
-        luck: standard deviation of the share of answers that a training gets right or wrong everywhere, 0..1.
+        seed_spread: standard deviation of the share of answers that a training gets right or wrong everywhere, 0..1.
     """
     rng = np.random.default_rng([seed, trainings])
     sizes: list[int] = []
@@ -51,7 +58,7 @@ def simulated(
     for _ in range(trainings + 1):
         anew = (rng.random(len(sizes)) < 1 - (1 - churn) ** 0.5)[groups]
         right = np.where(anew, rng.random(n) < level, usual)
-        shift = rng.normal(0, luck)
+        shift = rng.normal(0, seed_spread)
         changed = rng.random(n) < abs(shift) / (RIGHT if shift < 0 else 1 - RIGHT)
         runs.append(np.where(changed, shift > 0, right))
     share = loss / RIGHT
@@ -69,7 +76,7 @@ def simulated(
 def _column(scores: list[Floats]) -> Column:
     before, *further, after = scores
     apart = [0.0, *(float(other.mean() - before.mean()) for other in further)]
-    return Column(before, after, MARGIN, luck=(min(apart), max(apart)))
+    return Column(before, after, MARGIN, seed_spread=(min(apart), max(apart)))
 
 
 def share_failed(runs: int, loss: float = 0.0, **setting: float | None) -> float:
@@ -91,18 +98,20 @@ TABLE: list[tuple[str, float, dict[str, float]]] = [
     ("10 points lost by all, 40% answered anew", 0.10, {"churn": 0.4}),
     ("10 points lost by the steadiest variant alone", 0.10, {"only": 0}),
     ("10 points lost by the noisiest variant alone", 0.10, {"only": 5}),
-    ("harmless, another seed (luck of 2 points), baseline of 1 training", 0.0, {"luck": 0.02}),
-    ("harmless, another seed (luck of 2 points), baseline of 3", 0.0, {"luck": 0.02, "trainings": 3}),
-    ("harmless, another seed (luck of 2 points), baseline of 5", 0.0, {"luck": 0.02, "trainings": 5}),
-    ("10 points lost by all, another seed, baseline of 3", 0.10, {"luck": 0.02, "trainings": 3}),
-    ("10 points lost by all, another seed, baseline of 5", 0.10, {"luck": 0.02, "trainings": 5}),
-    ("10 points lost by all, no luck, baseline of 3", 0.10, {"trainings": 3}),
-    ("20 points lost by all, another seed, baseline of 3", 0.20, {"luck": 0.02, "trainings": 3}),
+    ("harmless, another seed (seed_spread of 2 points), baseline of 1 training", 0.0, {"seed_spread": 0.02}),
+    ("harmless, another seed (seed_spread of 2 points), baseline of 3", 0.0, {"seed_spread": 0.02, "trainings": 3}),
+    ("harmless, another seed (seed_spread of 2 points), baseline of 5", 0.0, {"seed_spread": 0.02, "trainings": 5}),
+    ("10 points lost by all, another seed, baseline of 3", 0.10, {"seed_spread": 0.02, "trainings": 3}),
+    ("10 points lost by all, another seed, baseline of 5", 0.10, {"seed_spread": 0.02, "trainings": 5}),
+    ("10 points lost by all, no seed_spread, baseline of 3", 0.10, {"trainings": 3}),
+    ("20 points lost by all, another seed, baseline of 3", 0.20, {"seed_spread": 0.02, "trainings": 3}),
 ]
 
 
 def main(runs: int) -> None:
-    print(f"| simulated change ({QUESTIONS} questions, {len(FLIPS)} variants, 3 metrics) | fails, of {runs} |\n| --- | ---: |")
+    print(
+        f"| simulated change ({QUESTIONS} questions, {len(FLIPS)} variants, 3 metrics) | fails, of {runs} |\n| --- | ---: |"
+    )
     for name, loss, setting in TABLE:
         print(f"| {name} | {share_failed(runs, loss, **setting):.1%} |", flush=True)
 

@@ -24,16 +24,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import base
+from harness.models import base_model
 
-base.quiet_libraries()
+base_model.quiet_libraries()
 
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from harness.backends import kernels
-from harness.backends.decoding import Decoder
+from harness.backends.decoding.decoder import Decoder, kernels
 from harness.config import PROJECT, PROJECTIONS, TEMPLATE
 from harness.prompt import Prompter, load_tokenizer
 
@@ -60,13 +59,18 @@ def main() -> None:
     texts = [prompter.text(question) for question in questions]
     print(f"machine: {machine(device)}, torch {torch.__version__}, transformers {transformers.__version__}")
     shape = f"{options.weights if options.weights != 'bf16' else str(model.dtype)[6:]}, {sum(p.numel() for p in model.parameters()) / 1e6:,.0f}M stored weights"
-    print(f"{len(prompts)} prompts of {len(prompts[-1])} to {len(prompts[0])} tokens, {options.new} new tokens each; {shape}", flush=True)
+    print(
+        f"{len(prompts)} prompts of {len(prompts[-1])} to {len(prompts[0])} tokens, {options.new} new tokens each; {shape}",
+        flush=True,
+    )
 
     bench = Bench(device, options.repeats)
     pad = tokenizer.bos_token_id
     # The others first: ours then changes the model's attention and norms.
     for batch in options.batches:
-        bench.measure(f"model.generate, batch {batch}", lambda batch=batch: generate(model, prompts, batch, options.new, pad))
+        bench.measure(
+            f"model.generate, batch {batch}", lambda batch=batch: generate(model, prompts, batch, options.new, pad)
+        )
     for batch in options.lm_eval_batches:
         # One by one takes minutes: a share of the questions tells as much.
         asked = texts if batch != "1" else texts[: max(1, len(texts) // 25)]
@@ -80,7 +84,10 @@ def main() -> None:
         kernels.dequantise(model)
         gc.collect()
     kernels.fuse_norms(model)
-    bench.measure("harness" if options.weights == "bf16" else "harness, dequantised once", ours(model, prompts, options.new, pad, device))
+    bench.measure(
+        "harness" if options.weights == "bf16" else "harness, dequantised once",
+        ours(model, prompts, options.new, pad, device),
+    )
     bench.report()
 
 
@@ -117,7 +124,9 @@ class Bench:
         for left, right in [(names[0], names[1])] * (len(names) > 2) + [(mine, name) for name in names if name != mine]:
             pairs = list(zip(self.answers[left], self.answers[right], strict=True))
             same = sum(a == b for a, b in pairs) / len(pairs)
-            print(f"same text, {left} and {right}: {same:.1%} of answers, {statistics.mean(agreed(a, b) for a, b in pairs):.1%} of tokens")
+            print(
+                f"same text, {left} and {right}: {same:.1%} of answers, {statistics.mean(agreed(a, b) for a, b in pairs):.1%} of tokens"
+            )
 
     def _timed(self, call: Callable[[], Answers | None]) -> tuple[float, Answers | None]:
         began = time.perf_counter()
@@ -158,7 +167,14 @@ def lm_eval(model: Any, tokenizer: Any, texts: list[str], batch: str, new: int) 
     inner = whole(model)
     inner.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=None)
     size: Any = batch if batch == "auto" else int(batch)
-    harness = HFLM(pretrained=inner, tokenizer=tokenizer, batch_size=size, max_batch_size=64, add_bos_token=True, device=str(inner.device))
+    harness = HFLM(
+        pretrained=inner,
+        tokenizer=tokenizer,
+        batch_size=size,
+        max_batch_size=64,
+        add_bos_token=True,
+        device=str(inner.device),
+    )
     settings = {"until": [], "max_gen_toks": new, "do_sample": False}
 
     def ask() -> None:
@@ -201,7 +217,9 @@ def load(options: argparse.Namespace, device: str) -> Any:
     if options.weights == "adapter":
         from peft import LoraConfig, get_peft_model
 
-        settings = LoraConfig(r=16, lora_alpha=16, target_modules=PROJECTIONS, init_lora_weights=False, task_type="CAUSAL_LM")
+        settings = LoraConfig(
+            r=16, lora_alpha=16, target_modules=PROJECTIONS, init_lora_weights=False, task_type="CAUSAL_LM"
+        )
         model = get_peft_model(model, settings).to(device)
     return model.eval()
 
@@ -209,10 +227,18 @@ def load(options: argparse.Namespace, device: str) -> Any:
 def random_8b(device: str, dtype: torch.dtype) -> Any:
     """Llama-3 8B's shape with random weights: speed and memory do not depend on what they say."""
     shape = LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-        max_position_embeddings=8192, rope_parameters={"rope_type": "default", "rope_theta": 500000.0}, tie_word_embeddings=False,
-        bos_token_id=128000, eos_token_id=128001,
-    )  # fmt: skip
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        tie_word_embeddings=False,
+        bos_token_id=128000,
+        eos_token_id=128001,
+    )
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(shape, dtype=dtype)
@@ -232,7 +258,9 @@ def into_4_bits(model: Any, dtype: torch.dtype) -> None:
     for parent, name in linear:
         old: Any = getattr(parent, name)
         with torch.device("meta"):
-            new: Any = modules.Linear4bit(old.in_features, old.out_features, bias=False, compute_dtype=dtype, quant_type="nf4")
+            new: Any = modules.Linear4bit(
+                old.in_features, old.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
+            )
         packed = kind(old.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
         new.weight = packed.to(old.weight.device)
         new.support_avx512bf16_for_cpu = False
@@ -241,7 +269,11 @@ def into_4_bits(model: Any, dtype: torch.dtype) -> None:
 
 def machine(device: str) -> str:
     """Its processor, in words."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -253,15 +285,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--batches", type=lambda text: [int(n) for n in text.split(",") if n], default=[32, 128, 400], help="of model.generate"
+        "--batches",
+        type=lambda text: [int(n) for n in text.split(",") if n],
+        default=[32, 128, 400],
+        help="of model.generate",
     )
     parser.add_argument(
-        "--lm-eval-batches", type=lambda text: [n for n in text.split(",") if n], default=["1", "64", "400"], help="numbers, or auto"
+        "--lm-eval-batches",
+        type=lambda text: [n for n in text.split(",") if n],
+        default=["1", "64", "400"],
+        help="numbers, or auto",
     )
     parser.add_argument("--quick", action="store_true", help="the embedded model on the CPU, few questions")
     options = parser.parse_args()
     if options.quick:
-        options.questions, options.new, options.repeats, options.batches, options.lm_eval_batches = 48, 24, 1, [16, 48], ["1", "48"]
+        options.questions, options.new, options.repeats, options.batches, options.lm_eval_batches = (
+            48,
+            24,
+            1,
+            [16, 48],
+            ["1", "48"],
+        )
     return options
 
 

@@ -31,14 +31,22 @@ from typing import Any
 
 from harness.config import load
 from harness.stages import report
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 PROJECT = Path(__file__).parents[1]
 QUESTIONS = 240
 SETTINGS = (
-    "data.heldout=24", "train.max_steps=12", "train.save_every=3", "train.eval_rows=8", "train.eval_every=6",
-    "predict.max_new_tokens=24", "predict.max_batch=4", "predict.fidelity_questions=4", "score.resamples=200", "compare.resamples=200",
-)  # fmt: skip
+    "data.heldout=24",
+    "train.max_steps=12",
+    "train.save_every=3",
+    "train.eval_rows=8",
+    "train.eval_every=6",
+    "predict.max_new_tokens=24",
+    "predict.max_batch=4",
+    "predict.fidelity_questions=4",
+    "score.resamples=200",
+    "compare.resamples=200",
+)
 SHARES = {"train": 8, "export": 6, "predict": 8, "score": 3, "compare": 2, "report": 3}
 """How the kills are spread over the stages."""
 TIMES = {
@@ -90,7 +98,9 @@ class Bench:
         durations: stage -> seconds undisturbed, from which the moments of kills are reckoned; measured by `finish` where it lacks one.
     """
 
-    def __init__(self, folder: Path, arguments: Sequence[str], *, name: str = "tiny", durations: dict[str, float] | None = None):
+    def __init__(
+        self, folder: Path, arguments: Sequence[str], *, name: str = "tiny", durations: dict[str, float] | None = None
+    ):
         self.folder, self.arguments, self.mark = folder, arguments, uuid.uuid4().hex
         self.run, self.durations = RunFolder(name, folder), dict(durations or {})
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
@@ -104,9 +114,15 @@ class Bench:
             "PYTHONPATH": str(PROJECT),
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "harness", verb, *self.arguments], cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True, preexec_fn=hear_interrupts,
-        )  # fmt: skip
+            [sys.executable, "-m", "harness", verb, *self.arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
+        )
 
     def finish(self, verb: str) -> None:
         """Runs a stage to its end; RuntimeError if it fails."""
@@ -192,7 +208,9 @@ def _rendered(run: RunFolder, copy: RunFolder) -> dict[str, bytes]:
 def _zeroed(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: ("" if isinstance(part, str) else {} if isinstance(part, dict) else 0) if key in TIMES | {"fingerprint"} else _zeroed(part)
+            key: ("" if isinstance(part, str) else {} if isinstance(part, dict) else 0)
+            if key in TIMES | {"fingerprint"}
+            else _zeroed(part)
             for key, part in value.items()
         }
     return [_zeroed(part) for part in value] if isinstance(value, list) else value
@@ -201,7 +219,11 @@ def _zeroed(value: Any) -> Any:
 def differences(run: RunFolder, reference: RunFolder) -> list[str]:
     """The files that differ, or that only one of them has."""
     left, right = contents(run), contents(reference)
-    return sorted(name for name in left.keys() | right.keys() if name not in left or name not in right or left[name] != right[name])
+    return sorted(
+        name
+        for name in left.keys() | right.keys()
+        if name not in left or name not in right or left[name] != right[name]
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- kills
@@ -232,7 +254,9 @@ def kill_once(
     answers = dict(journalled(bench.run))
     bench.finish(stage)
     problems += [f"{name} differs" for name in differences(bench.run, reference)]
-    problems += [f"{variant}: {lost} kept answers were asked again" for variant, lost in asked_again(bench.run, answers)]
+    problems += [
+        f"{variant}: {lost} kept answers were asked again" for variant, lost in asked_again(bench.run, answers)
+    ]
     if stage == "report" and not bench.run.report_html.exists():
         problems.append("no report")
     shutil.rmtree(bench.folder / "tmp")
@@ -240,7 +264,9 @@ def kill_once(
     return Kill(stage, how, round(share, 3), found, "; ".join(problems))
 
 
-def end(bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFolder], object], problems: list[str]) -> str:
+def end(
+    bench: Bench, stage: str, how: str, share: float, when: Callable[[RunFolder], object], problems: list[str]
+) -> str:
     """Starts a stage and ends it, as `kill_once` does; returns what it had begun to write, and adds what went wrong to `problems`."""
     earlier = _temporary(bench)
     process = bench.start(stage)
@@ -288,8 +314,16 @@ def _temporary(bench: Bench) -> set[str]:
 
 def begun(run: RunFolder) -> str:
     """The unfinished files of a run, in words."""
-    found = sorted({p.name.split(".")[1] for p in [*run.path.glob(".*.tmp"), *run.path.glob("*/.*.tmp"), *run.reports.glob(".*.tmp")]})
-    partial = [f"{p.name} with {len(p.read_bytes().splitlines()) - 1} answers" for p in sorted(run.predictions.glob("*.partial"))]
+    found = sorted(
+        {
+            p.name.split(".")[1]
+            for p in [*run.path.glob(".*.tmp"), *run.path.glob("*/.*.tmp"), *run.reports.glob(".*.tmp")]
+        }
+    )
+    partial = [
+        f"{p.name} with {len(p.read_bytes().splitlines()) - 1} answers"
+        for p in sorted(run.predictions.glob("*.partial"))
+    ]
     checkpoints = [f"{len(list(run.checkpoints.glob('checkpoint-*')))} checkpoints"] if run.checkpoints.is_dir() else []
     return ", ".join([*(f"half of {name}" for name in found), *partial, *checkpoints])
 
@@ -325,7 +359,9 @@ def plan(kills: int, interrupts: int, seed: int, stages: Sequence[str]) -> dict[
     order = [stage for stage, share in SHARES.items() for _ in range(share)]
     drawn: dict[str, list[tuple[str, float, bool]]] = {stage: [] for stage in SHARES}
     for i in range(kills):
-        drawn[order[i * len(order) // kills]].append((("SIGKILL", "SIGKILL-alone")[i % 2], rng.uniform(0.02, 1.0), rng.random() < 0.25))
+        drawn[order[i * len(order) // kills]].append(
+            (("SIGKILL", "SIGKILL-alone")[i % 2], rng.uniform(0.02, 1.0), rng.random() < 0.25)
+        )
     for i in range(interrupts):
         drawn[order[i * len(order) // interrupts]].append((("SIGINT", "SIGTERM")[i % 2], rng.uniform(0.0, 0.8), False))
     return {stage: drawn[stage] for stage in stages}
@@ -355,11 +391,15 @@ def embedded(folder: Path, settings: Sequence[str]) -> Bench:
     if not (data / "tiny-llama3").exists():
         (data / "tiny-llama3").symlink_to(PROJECT / "data" / "tiny-llama3")
     rows = json.loads((PROJECT / "data" / "constitution_qa.json").read_text(encoding="utf-8"))
-    (data / "constitution_qa.json").write_text(json.dumps(rows[:: len(rows) // QUESTIONS][:QUESTIONS]), encoding="utf-8")
+    (data / "constitution_qa.json").write_text(
+        json.dumps(rows[:: len(rows) // QUESTIONS][:QUESTIONS]), encoding="utf-8"
+    )
     return Bench(folder, [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)])
 
 
-def run_all(root: Path, wanted: dict[str, list[tuple[str, float, bool]]], settings: Sequence[str] = ()) -> Iterator[Kill]:
+def run_all(
+    root: Path, wanted: dict[str, list[tuple[str, float, bool]]], settings: Sequence[str] = ()
+) -> Iterator[Kill]:
     """Runs the undisturbed and the disturbed chain; yields each kill."""
     bench, snapshots = embedded(root / "disturbed", settings), root / "undisturbed"
     times = snapshots / "durations.json"

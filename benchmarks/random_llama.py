@@ -23,10 +23,21 @@ def make(out: Path, layers: int) -> None:
     """Writes the model and the tokenizer to `out`, in bf16 shards."""
     ids = json.loads((EMBEDDED / "config.json").read_text())
     config = LlamaConfig(
-        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=8,
-        max_position_embeddings=8192, rope_theta=500_000.0, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        bos_token_id=ids["bos_token_id"], eos_token_id=ids["eos_token_id"], pad_token_id=ids["pad_token_id"], dtype="bfloat16",
-    )  # fmt: skip
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_theta=500_000.0,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        bos_token_id=ids["bos_token_id"],
+        eos_token_id=ids["eos_token_id"],
+        pad_token_id=ids["pad_token_id"],
+        dtype="bfloat16",
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -47,4 +58,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     began = time.monotonic()
     make(options.out, options.layers)
-    print(f"{options.out}: {sum(f.stat().st_size for f in options.out.iterdir()) / 1e9:.1f} GB in {time.monotonic() - began:.0f} s")
+    print(
+        f"{options.out}: {sum(f.stat().st_size for f in options.out.iterdir()) / 1e9:.1f} GB in {time.monotonic() - began:.0f} s"
+    )

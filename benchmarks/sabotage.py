@@ -29,9 +29,9 @@ TUNED = ("adapter", "merged_16bit", "gguf_q8_0", "gguf_q4_k_m")
 
 def shuffle_answers() -> None:
     """A fifth of the training rows have each other's answers."""
-    from harness import store
+    from harness import storage
 
-    write = store.write_jsonl
+    write = storage.write_jsonl
 
     def shuffled(path: Path, rows: Iterable[Any]) -> None:
         rows = list(rows)
@@ -44,7 +44,7 @@ def shuffle_answers() -> None:
                 rows[i] = rows[i].model_copy(update={"answer": answer})
         write(path, rows)
 
-    store.write_jsonl = shuffled
+    storage.write_jsonl = shuffled
 
 
 def leave_the_end_unlabelled() -> None:
@@ -55,7 +55,9 @@ def leave_the_end_unlabelled() -> None:
 
     def without(self: Prompter, *args: Any, **options: Any) -> Any:
         row = example(self, *args, **options)
-        labels = [IGNORED if token == self.eos else label for token, label in zip(row.input_ids, row.labels, strict=True)]
+        labels = [
+            IGNORED if token == self.eos else label for token, label in zip(row.input_ids, row.labels, strict=True)
+        ]
         return replace(row, labels=labels)
 
     Prompter.example = without  # pyright: ignore[reportAttributeAccessIssue]
@@ -81,7 +83,7 @@ def double_the_bos_unseen() -> None:
 
 def forget_the_adapter() -> None:
     """The adapter is not applied."""
-    from harness import jobs
+    from harness.prediction import jobs
 
     source = jobs._source
 
@@ -150,7 +152,11 @@ def sabotage(name: str) -> int:
     chosen = ["--run", run, *(word for setting in settings for word in ("--set", setting))]
     for verb in VERBS[VERBS.index(case.since) :]:
         # A fault leaves no trace in what an answer is filed under: tiny's would be kept.
-        anew = ["--force", *(word for variant in case.only for word in ("--variant", variant))] if verb == "predict" else []
+        anew = (
+            ["--force", *(word for variant in case.only for word in ("--variant", variant))]
+            if verb == "predict"
+            else []
+        )
         code = subprocess.run([sys.executable, __file__, "--fault", name, verb, *chosen, *anew]).returncode
         if code and verb != "gate":
             raise SystemExit(f"{name}: {verb} ended with {code}")
@@ -161,7 +167,10 @@ def keep(run: str, name: str, variants: Iterable[str]) -> None:
     """Writes what a run answered as a golden file: for each variant the texts in the order of the split with what each ended for, and its weights."""
     kept = {}
     for variant in variants:
-        rows = [json.loads(line) for line in Path(f"runs/{run}/predictions/{variant}.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [
+            json.loads(line)
+            for line in Path(f"runs/{run}/predictions/{variant}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         manifest = json.loads(Path(f"runs/{run}/predictions/{variant}.json").read_text(encoding="utf-8"))
         kept[variant] = {
             "answers": [[row["text"], row["finish_reason"]] for row in rows],

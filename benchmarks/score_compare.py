@@ -14,15 +14,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import store
+from harness import storage
 from harness.config import Config
 from harness.records import Cost, Prediction, PredictionManifest, PredictionSet, Question, SplitManifest
 from harness.stages import compare, score
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SIZES = ((7, 400), (2, 100_000))
 VARIANTS = ("base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m")
-WORDS = [f"{a}{b}" for a in ("ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu") for b in ("law", "ment", "tion", "er", "al", "ry")]
+WORDS = [
+    f"{a}{b}"
+    for a in ("ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu")
+    for b in ("law", "ment", "tion", "er", "al", "ry")
+]
 COST = Cost(tokens_per_second=1.0, seconds=1.0, load_seconds=1.0, generated_tokens=1, peak_memory_bytes=1, size_bytes=1)
 
 
@@ -34,34 +38,76 @@ def make(run: RunFolder, n_variants: int, n: int) -> None:
         if not left:
             group, left = group + 1, rng.randint(1, 4)
         left -= 1
-        answer = " ".join(rng.choices(WORDS, k=rng.randint(1, rng.choice([4, 15, 40])))) + f" of Article {rng.randint(1, 395)}"
-        questions.append(
-            Question(id=f"q{i}", row=i + 1, question=f"Question {i}?", answer=answer, group=f"g{group}", kind=rng.choice("abcdef"))
+        answer = (
+            " ".join(rng.choices(WORDS, k=rng.randint(1, rng.choice([4, 15, 40]))))
+            + f" of Article {rng.randint(1, 395)}"
         )
-    store.write_jsonl(run.heldout_jsonl, questions)
+        questions.append(
+            Question(
+                id=f"q{i}",
+                row=i + 1,
+                question=f"Question {i}?",
+                answer=answer,
+                group=f"g{group}",
+                kind=rng.choice("abcdef"),
+            )
+        )
+    storage.write_jsonl(run.heldout_jsonl, questions)
     split = SplitManifest.model_construct(
-        fingerprint="", split_id="s", source="made up", source_sha256="", n_train=1, n_heldout=n, n_groups_train=1, n_groups_heldout=group,
-        heldout_requested=0.1, seed=0, similarity={}, largest_groups=[], merges={}, merge_examples=[], conflicts=[], leakage={}, baselines={},
+        fingerprint="",
+        split_id="s",
+        source="made up",
+        source_sha256="",
+        n_train=1,
+        n_heldout=n,
+        n_groups_train=1,
+        n_groups_heldout=group,
+        heldout_requested=0.1,
+        seed=0,
+        similarity={},
+        largest_groups=[],
+        merges={},
+        merge_examples=[],
+        conflicts=[],
+        leakage={},
+        baselines={},
         seconds=0.0,
-    )  # fmt: skip
-    store.write_json(run.split_json, split)
+    )
+    storage.write_json(run.split_json, split)
     prompt = list(range(100))
     for variant in VARIANTS[:n_variants]:
         lines, manifest = run.prediction(variant)
         predictions = [
             Prediction(
-                id=q.id, prompt_hash="h", prompt_ids=prompt, answer_ids=[1], finish_reason="stop", seconds=0.0,
+                id=q.id,
+                prompt_hash="h",
+                prompt_ids=prompt,
+                answer_ids=[1],
+                finish_reason="stop",
+                seconds=0.0,
                 text=" ".join(w if rng.random() < 0.8 else rng.choice(WORDS) for w in q.answer.split()),
             )
             for q in questions
-        ]  # fmt: skip
-        store.write_jsonl(lines, predictions)
+        ]
+        storage.write_jsonl(lines, predictions)
         made = PredictionManifest(
-            variant=variant, key=variant, split_id="s", backend="replay", backend_version="", weights_sha256="", tokenizer_sha256="",
-            prompts_sha256="", lines_sha256=store.sha256_file(lines), generation={}, n=n, finish={"stop": n}, prompts_cut=0, cost=COST,
-        )  # fmt: skip
-        store.write_json(manifest, made)
-    store.write_json(run.predict_json, PredictionSet(fingerprint="", variants=list(VARIANTS[:n_variants])))
+            variant=variant,
+            key=variant,
+            split_id="s",
+            backend="replay",
+            backend_version="",
+            weights_sha256="",
+            tokenizer_sha256="",
+            prompts_sha256="",
+            lines_sha256=storage.sha256_file(lines),
+            generation={},
+            n=n,
+            finish={"stop": n},
+            prompts_cut=0,
+            cost=COST,
+        )
+        storage.write_json(manifest, made)
+    storage.write_json(run.predict_json, PredictionSet(fingerprint="", variants=list(VARIANTS[:n_variants])))
 
 
 def measure(root: Path) -> None:
@@ -72,7 +118,9 @@ def measure(root: Path) -> None:
         stage.run(run, config)
         times.append(time.perf_counter())
     used = resource.getrusage(resource.RUSAGE_SELF)
-    stages = f"score {times[1] - times[0]:.1f} s, compare {times[2] - times[1]:.1f} s, together {times[2] - times[0]:.1f} s"
+    stages = (
+        f"score {times[1] - times[0]:.1f} s, compare {times[2] - times[1]:.1f} s, together {times[2] - times[0]:.1f} s"
+    )
     print(f"{stages} ({used.ru_utime + used.ru_stime:.1f} s of CPU), peak {used.ru_maxrss / 2**20:.2f} GiB")
 
 

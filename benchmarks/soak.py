@@ -26,7 +26,7 @@ import psutil
 from harness.config import Config, load
 from harness.formats import gguf
 from harness.stages import predict, score, split
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 PROJECT = Path(__file__).parents[1]
 WARM_UP = 3
@@ -54,7 +54,9 @@ def held() -> Held:
     own = psutil.Process()
     family = [own, *own.children(recursive=True)]
     temporary = sum(1 for _ in Path(tempfile.gettempdir()).iterdir())
-    return Held(sum(p.memory_full_info().uss for p in family), own.num_fds(), threading.active_count(), len(family), temporary)
+    return Held(
+        sum(p.memory_full_info().uss for p in family), own.num_fds(), threading.active_count(), len(family), temporary
+    )
 
 
 def cycles(run: RunFolder, config: Config, n: int) -> Iterator[Held]:
@@ -83,14 +85,25 @@ def prepare(folder: Path, model: Path, qa: Path, *settings: str) -> tuple[RunFol
     """
     file = folder / "model.gguf"
     gguf.write(model, file, "q8_0")
-    common = [f"model.path={model}", f"data.qa={qa}", "device=cpu", "score.resamples=200", "wandb.enabled=false", *settings]
-    real = load("tiny", [*common, "predict.variants=[base]", f"predict.extra={{gguf: {{backend: llamacpp, path: '{file}'}}}}"])
+    common = [
+        f"model.path={model}",
+        f"data.qa={qa}",
+        "device=cpu",
+        "score.resamples=200",
+        "wandb.enabled=false",
+        *settings,
+    ]
+    real = load(
+        "tiny", [*common, "predict.variants=[base]", f"predict.extra={{gguf: {{backend: llamacpp, path: '{file}'}}}}"]
+    )
     run = RunFolder("soak", folder)
     split.run(run, real)
     predict.run(run, real)
     answers = folder / "answers.jsonl"
     shutil.copyfile(run.prediction("base")[0], answers)
-    replay = load("tiny", [*common, "predict.variants=[]", f"predict.extra={{recorded: {{backend: replay, path: '{answers}'}}}}"])
+    replay = load(
+        "tiny", [*common, "predict.variants=[]", f"predict.extra={{recorded: {{backend: replay, path: '{answers}'}}}}"]
+    )
     return run, replay, real
 
 
@@ -117,14 +130,22 @@ def main() -> int:
         # The processes' own folder is in it, and goes as the last.
         Finalize(None, shutil.rmtree, args=(tempfile.tempdir, True), exitpriority=-200)
         quick = ["data.heldout=40", "predict.max_new_tokens=24", "predict.fidelity_questions=4"]
-        run, replay, real = prepare(folder, PROJECT / "data" / "tiny-llama3", PROJECT / "data" / "constitution_qa.json", *quick)
-        for what, config, n in (("recorded answers", replay, options.replay), ("the embedded model", real, options.real)):
+        run, replay, real = prepare(
+            folder, PROJECT / "data" / "tiny-llama3", PROJECT / "data" / "constitution_qa.json", *quick
+        )
+        for what, config, n in (
+            ("recorded answers", replay, options.replay),
+            ("the embedded model", real, options.real),
+        ):
             print(f"{what}:", flush=True)
             warm_up = min(WARM_UP, n - 1)
             found = soak(run, config, n, lambda line: print(line, flush=True))
             problems = grown(found, warm_up)
             growth = found[-1].memory_bytes / found[warm_up - 1].memory_bytes - 1
-            print(f"{n} cycles: memory {growth:+.1%} after the warm-up; {'; '.join(problems) or 'nothing else grew'}\n", flush=True)
+            print(
+                f"{n} cycles: memory {growth:+.1%} after the warm-up; {'; '.join(problems) or 'nothing else grew'}\n",
+                flush=True,
+            )
             failed += bool(problems)
         tempfile.tempdir = None
     return 1 if failed else 0

@@ -95,9 +95,14 @@ def bootstrap_quantiles(rng: np.random.Generator) -> Values:
         totals = Totals.of(values, groups)
         ours = np.quantile(bootstrap_means(totals, resamples=RESAMPLES, seed=seed)[:, 0], [0.025, 0.975])
         theirs = stats.bootstrap(
-            (totals.sums[:, 0], totals.counts[:, 0]), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True,
-            n_resamples=RESAMPLES, method="percentile", rng=seed,
-        ).confidence_interval  # fmt: skip
+            (totals.sums[:, 0], totals.counts[:, 0]),
+            lambda s, n, axis: s.sum(axis) / n.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
         yield from zip(ours / cluster_se(totals)[0], np.array(theirs) / cluster_se(totals)[0], strict=True)
 
 
@@ -124,7 +129,9 @@ def sign_flips(rng: np.random.Generator) -> Values:
     flips = 5 * RESAMPLES
     for seed in range(50):
         left, right = rng.random(10), rng.random(10)
-        exact = stats.permutation_test((left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=2**10).pvalue
+        exact = stats.permutation_test(
+            (left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=2**10
+        ).pvalue
         error = math.sqrt(exact * (1 - exact) / flips)
         yield sign_flip_p(Totals.of(left - right, np.arange(10)), flips=flips, seed=seed)[0] / error, exact / error
 
@@ -133,7 +140,9 @@ def holm(rng: np.random.Generator) -> Values:
     for size in (1, 2, 7, 105, 105):
         p_values = rng.random(size) ** 4
         yield from zip(
-            (p or 0.0 for p in statistics.holm(p_values.tolist())), np.asarray(multipletests(p_values, method="holm")[1]), strict=True
+            (p or 0.0 for p in statistics.holm(p_values.tolist())),
+            np.asarray(multipletests(p_values, method="holm")[1]),
+            strict=True,
         )
 
 
@@ -176,7 +185,10 @@ def top1(rng: np.random.Generator) -> Values:
 def flips(rng: np.random.Generator) -> Values:
     for n in range(1, 101):
         before, after = rng.integers(0, 3, (2, n))
-        yield fidelity.flip_rate([str(x) for x in before], [str(x) for x in after]), float(spatial.distance.hamming(before, after))
+        yield (
+            fidelity.flip_rate([str(x) for x in before], [str(x) for x in after]),
+            float(spatial.distance.hamming(before, after)),
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------- metrics
@@ -186,7 +198,10 @@ def rouge(kind: str) -> Callable[[np.random.Generator], Values]:
     def values(rng: np.random.Generator) -> Values:
         scorer = RougeScorer([kind])
         for prediction, reference in pairs_of(rng, [*WORDS, "\n"]):
-            yield find(kind).score_one(prediction, [reference]) or 0.0, scorer.score(reference, prediction)[kind].fmeasure
+            yield (
+                find(kind).score_one(prediction, [reference]) or 0.0,
+                scorer.score(reference, prediction)[kind].fmeasure,
+            )
 
     return values
 
@@ -196,19 +211,31 @@ def token_f1(rng: np.random.Generator) -> Values:
     chrf = CHRF(char_order=0, word_order=1, beta=1, eps_smoothing=False)
     kept = [word.lower() for word in WORDS if word != "the"]
     for prediction, reference in pairs_of(rng, kept):
-        yield find("token_f1").score_one(prediction, [reference]) or 0.0, chrf.sentence_score(prediction, [reference]).score / 100
+        yield (
+            find("token_f1").score_one(prediction, [reference]) or 0.0,
+            chrf.sentence_score(prediction, [reference]).score / 100,
+        )
 
 
 def exact_match(rng: np.random.Generator) -> Values:
     for prediction, reference in pairs_of(rng, ["a", "b "], most=4):
-        yield find("exact_match").score_one(prediction, [reference]) or 0.0, float(np.char.equal(*np.char.strip([prediction, reference])))
+        yield (
+            find("exact_match").score_one(prediction, [reference]) or 0.0,
+            float(np.char.equal(*np.char.strip([prediction, reference]))),
+        )
 
 
 ROWS = [
     Row("standard error of a mean, in groups", "statsmodels OLS, cluster-robust", clustered_se),
     Row("standard errors of a mean, closed form and jackknife, groups of one", "scipy.stats.sem", plain_se),
     Row("t interval of a mean", "scipy.stats.t.interval", t_interval),
-    Row("cluster bootstrap, 2.5% and 97.5% quantiles", "scipy.stats.bootstrap", bootstrap_quantiles, 0.1, "standard errors"),
+    Row(
+        "cluster bootstrap, 2.5% and 97.5% quantiles",
+        "scipy.stats.bootstrap",
+        bootstrap_quantiles,
+        0.1,
+        "standard errors",
+    ),
     Row("Wilson interval", "scipy binomtest, statsmodels proportion_confint", wilson),
     Row("exact McNemar p", "statsmodels mcnemar", mcnemar_p),
     Row("sign-flip p", "scipy.stats.permutation_test, all patterns", sign_flips, 4.0, "standard errors"),
@@ -232,7 +259,9 @@ def main() -> int:
         cases, largest = row.measure()
         failed += largest > row.allowed
         unit = f" {row.unit}" if row.unit else ""
-        print(f"| {row.statistic} | {row.outside} | {cases} | {largest:.2g}{unit} | {row.allowed:.2g}{unit} |", flush=True)
+        print(
+            f"| {row.statistic} | {row.outside} | {cases} | {largest:.2g}{unit} | {row.allowed:.2g}{unit} |", flush=True
+        )
     return int(failed > 0)
 
 

@@ -36,17 +36,27 @@ STOCK = ("notebook", "plain")
 
 def settings_of(side: str) -> dict[str, Any]:
     """Settings of the train section."""
-    common = {"max_steps": 1, "optimizer": "adamw_8bit", "eval_rows": 0, "batch_size": 8, "seed": 3407, "max_length": 512}
+    common = {
+        "max_steps": 1,
+        "optimizer": "adamw_8bit",
+        "eval_rows": 0,
+        "batch_size": 8,
+        "seed": 3407,
+        "max_length": 512,
+    }
     special: dict[str, dict[str, Any]] = {
-        "plain": {"engine": "peft"}, "7gib": {"memory_limit_gib": 7.0}, "packed": {"cuda_graphs": False}, "padded": {"packing": False},
-    }  # fmt: skip
+        "plain": {"engine": "peft"},
+        "7gib": {"memory_limit_gib": 7.0},
+        "packed": {"cuda_graphs": False},
+        "padded": {"packing": False},
+    }
     return common | special.get(side, {})
 
 
 def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> dict[str, Any]:
     """Trains `steps` steps, the slow sides the first quarter of them; returns what was measured."""
-    from harness.base import quiet_libraries, read_config
     from harness.config import TEMPLATE, Train
+    from harness.models.base_model import quiet_libraries, read_config
     from harness.prompt import Prompter
     from harness.questions import dataset
     from harness.training import plan as planning
@@ -69,7 +79,10 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
 
     prompter = Prompter(tokenizer, TEMPLATE)
     questions = dataset.load(qa)
-    rows = [prompter.example(q.question, q.answer, train_on="answer", max_length=settings.max_length, name=q.id) for q in questions]
+    rows = [
+        prompter.example(q.question, q.answer, train_on="answer", max_length=settings.max_length, name=q.id)
+        for q in questions
+    ]
     stock = side in STOCK
     stop = max(steps // 4, 12) if stock else steps
     if stock:
@@ -80,7 +93,13 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
         packs = packing.is_supported(model)
         shape = planning.Shape.of(read_config(model_path))
         plan = planning.make(
-            shape, settings, [len(r.input_ids) for r in rows], 8 // among.world, memory_bytes=device_memory(), packing=packs, graphs=packs
+            shape,
+            settings,
+            [len(r.input_ids) for r in rows],
+            8 // among.world,
+            memory_bytes=device_memory(),
+            packing=packs,
+            graphs=packs,
         )
     model = add_lora(model, settings, engine=settings.engine, checkpointing=stock or plan.checkpointing)
 
@@ -114,7 +133,9 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
         else:
             from harness.training.trainer import make_trainer
 
-            trainer = make_trainer(model, tokenizer, rows, [], settings, plan, steps, Path(out), "cuda", clock, print, among)
+            trainer = make_trainer(
+                model, tokenizer, rows, [], settings, plan, steps, Path(out), "cuda", clock, print, among
+            )
         trainer.args.save_strategy = "no"
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
@@ -127,9 +148,17 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
         tell_profile(clock.profiler, 4)
     free, total = torch.cuda.mem_get_info()
     return {
-        "side": side, "plan": str(plan), "seconds": statistics.median(steady), "spread": [min(steady), max(steady)], "first": took[: len(took) // 3],
-        "allocated": torch.cuda.max_memory_allocated(), "taken": torch.cuda.max_memory_reserved(), "card": total - free, "losses": clock.losses, "load_seconds": loaded,
-    }  # fmt: skip
+        "side": side,
+        "plan": str(plan),
+        "seconds": statistics.median(steady),
+        "spread": [min(steady), max(steady)],
+        "first": took[: len(took) // 3],
+        "allocated": torch.cuda.max_memory_allocated(),
+        "taken": torch.cuda.max_memory_reserved(),
+        "card": total - free,
+        "losses": clock.losses,
+        "load_seconds": loaded,
+    }
 
 
 def stock_trainer(model: Any, tokenizer: Any, rows: list[Any], settings: Any, steps: int, out: str, clock: Any) -> Any:
@@ -139,11 +168,27 @@ def stock_trainer(model: Any, tokenizer: Any, rows: list[Any], settings: Any, st
     from trl.trainer.sft_trainer import SFTTrainer
 
     arguments = SFTConfig(
-        output_dir=out, max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=4, learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear", warmup_steps=settings.warmup_steps, optim=settings.optimizer, weight_decay=settings.weight_decay,
-        gradient_checkpointing=True, seed=settings.seed, data_seed=settings.seed, bf16=True, logging_steps=1, report_to="none", disable_tqdm=True,
-        max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
-    )  # fmt: skip
+        output_dir=out,
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_steps,
+        optim=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        gradient_checkpointing=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=True,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+    )
     data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
     return SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=data, callbacks=[clock])
 
@@ -155,7 +200,9 @@ def tell_profile(profiler: Any, steps: int) -> None:
     count = sum(e.count for e in events if e.self_device_time_total > 0) / steps
     print(f"    profile: {busy:.3f} s of kernels and {count:,.0f} of them a step", flush=True)
     for event in sorted(events, key=lambda e: -e.self_device_time_total)[:14]:
-        print(f"      {event.self_device_time_total / steps / 1e3:7.2f} ms  {event.count // steps:6d} x  {event.key[:100]}")
+        print(
+            f"      {event.self_device_time_total / steps / 1e3:7.2f} ms  {event.count // steps:6d} x  {event.key[:100]}"
+        )
 
 
 def main() -> None:
@@ -181,7 +228,10 @@ def main() -> None:
         asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(options.steps)]
         command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
         # torchrun gives each process one thread unless told otherwise; TRL refuses to train with several GPUs in sight of one process.
-        threads, gpu = str(max((os.cpu_count() or 2) // 2, 1)), os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+        threads, gpu = (
+            str(max((os.cpu_count() or 2) // 2, 1)),
+            os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
+        )
         own = {"OMP_NUM_THREADS": threads} if several else {"CUDA_VISIBLE_DEVICES": gpu}
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
         if done.returncode:
@@ -190,7 +240,13 @@ def main() -> None:
         found = json.loads(next(line for line in done.stdout.splitlines()[::-1] if line.startswith("{")))
         results.append(found)
         told = ("    profile", "      ", "out of memory", "steps cannot")
-        print("\n".join(line for line in done.stderr.splitlines() if line.startswith(told) and "%|" not in line and "File" not in line))
+        print(
+            "\n".join(
+                line
+                for line in done.stderr.splitlines()
+                if line.startswith(told) and "%|" not in line and "File" not in line
+            )
+        )
         print(f"{SIDES[side]}: {found['seconds']:.4f} s/step; {found['plan']}")
         print("    losses " + " ".join(f"{loss:.4f}" for loss in found["losses"][:12]), flush=True)
     tell(results)
@@ -205,7 +261,9 @@ def tell(results: list[dict[str, Any]]) -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for r in results:
-        ratios = [f"{reference[side] / r['seconds']:.1f}x" if side in reference else "" for side in ("notebook", "plain")]
+        ratios = [
+            f"{reference[side] / r['seconds']:.1f}x" if side in reference else "" for side in ("notebook", "plain")
+        ]
         apart = max(abs(a - b) / b for a, b in zip(r["losses"][:10], notebook["losses"][:10], strict=False))
         print(
             f"| {SIDES[r['side']]} | {r['seconds']:.4f} ({r['spread'][0]:.3f} to {r['spread'][1]:.3f}) | {' | '.join(ratios)} "

@@ -101,9 +101,12 @@ def facts() -> list[Fact]:
     """Every article in force in order, then the Preamble and the Schedules."""
     titles = {p.number: p.title for p in parts()}
     rows = [row for path in (HERE / "facts").glob("articles-*.jsonl") for row in read(path)]
-    articles = [_fact(f"Article {r['article']}", r, titles) for r in sorted(rows, key=lambda r: article_order(r["article"]))]
+    articles = [
+        _fact(f"Article {r['article']}", r, titles) for r in sorted(rows, key=lambda r: article_order(r["article"]))
+    ]
     schedules = [
-        _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles) for r in read(HERE / "facts" / "schedules.jsonl")
+        _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles)
+        for r in read(HERE / "facts" / "schedules.jsonl")
     ]
     return articles + schedules
 

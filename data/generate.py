@@ -72,7 +72,14 @@ def choose(templates: list[str], *key: str) -> str:
 
 def pair(fact: Fact, kind: str, question: str, answer: str, *references: str) -> dict:
     """One row of the QA file."""
-    row = {"question": question, "answer": answer, "article": fact.article, "part": fact.part, "kind": kind, "group": fact.group}
+    row = {
+        "question": question,
+        "answer": answer,
+        "article": fact.article,
+        "part": fact.part,
+        "kind": kind,
+        "group": fact.group,
+    }
     others = [r for r in dict.fromkeys(references) if r != answer]
     return row | {"references": others} if others else row
 
@@ -85,7 +92,12 @@ def about(fact: Fact) -> Iterator[dict]:
         for phrase in (fact.subject, *fact.aliases[:1]):
             yield pair(fact, "lookup", choose(lookups, n, "lookup", phrase).format(x=phrase), n)
         yield pair(
-            fact, "content", choose(SUBJECT, n, "subject").format(a=a), capital(fact.subject), *map(capital, fact.aliases), fact.heading
+            fact,
+            "content",
+            choose(SUBJECT, n, "subject").format(a=a),
+            capital(fact.subject),
+            *map(capital, fact.aliases),
+            fact.heading,
         )
     if not fact.article or choose(["yes", "no"], n, "gist?") == "yes":
         yield pair(fact, "content", choose(GIST if fact.article else GIST_SCHEDULE, n, "gist").format(a=a), fact.gist)
@@ -94,7 +106,9 @@ def about(fact: Fact) -> Iterator[dict]:
     if fact.authority:
         who, does = fact.authority
         templates = POWER if fact.may == "may" else AUTHORITY
-        yield pair(fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who))
+        yield pair(
+            fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who)
+        )
     for point in fact.points:
         yield pair(fact, point.kind, ask(fact, point), capital(point.value))
 
@@ -115,7 +129,11 @@ def about_part(part: Part) -> Iterator[dict]:
         "answer": f"Part {part.number}",
         "kind": "lookup",
     } | shared
-    yield {"question": f"What is the title of Part {part.number} of the Constitution?", "answer": part.title, "kind": "content"} | shared
+    yield {
+        "question": f"What is the title of Part {part.number} of the Constitution?",
+        "answer": part.title,
+        "kind": "content",
+    } | shared
     which = "Which article makes" if part.span.startswith("Article ") else "Which articles make"
     yield {"question": f"{which} up Part {part.number}?", "answer": part.span, "kind": "lookup"} | shared
 
@@ -123,7 +141,13 @@ def about_part(part: Part) -> Iterator[dict]:
 def by_hand() -> Iterator[dict]:
     """The hand-written rows, each in the group of its article, Schedule or the Preamble."""
     for row in handwritten():
-        key = f"article-{row['article']}" if row.get("article") else f"{row['schedule']}-schedule" if row.get("schedule") else "preamble"
+        key = (
+            f"article-{row['article']}"
+            if row.get("article")
+            else f"{row['schedule']}-schedule"
+            if row.get("schedule")
+            else "preamble"
+        )
         kept = {k: row.get(k) for k in ("question", "answer", "article", "part", "kind")} | {
             "group": row.get("group", key.lower()),
             "source": "hand",

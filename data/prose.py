@@ -81,7 +81,14 @@ def sentences(fact: Fact, rng: random.Random) -> list[str]:
     The short facts get the most sentences: each has a value of its own, and a small model learns them worst.
     """
     names = [fact.subject, *fact.aliases]
-    words = {"a": fact.name, "A": capital(fact.name), "p": fact.part, "t": fact.part_title, "g": fact.gist, "may": fact.may}
+    words = {
+        "a": fact.name,
+        "A": capital(fact.name),
+        "p": fact.part,
+        "t": fact.part_title,
+        "g": fact.gist,
+        "may": fact.may,
+    }
 
     def say(templates: list[str], times: int, names: list[str] = names, **more: str) -> list[str]:
         drawn = [(template, rng.choice(names)) for template in rng.sample(templates, times)]

@@ -19,7 +19,7 @@ from harness.errors import HarnessError, is_interrupt, visible
 
 if TYPE_CHECKING:
     from harness.config import Config
-    from harness.store import RunFolder
+    from harness.storage import RunFolder
 
 app = typer.Typer(
     help="Split, fine-tune, export, answer, score, compare, report and gate question answering models.",
@@ -31,12 +31,21 @@ app = typer.Typer(
 baseline_verbs = typer.Typer(help="Keep, show and compare the baseline of the gate.", no_args_is_help=True)
 app.add_typer(baseline_verbs, name="baseline")
 
-RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Run folder below runs/; the config's name by default.")]
-ConfigName = Annotated[str, typer.Option("--config", metavar="NAME|FILE", help="tiny, llama3-8b, seed-llama3-8b, or a YAML file.")]
+RunName = Annotated[
+    str | None, typer.Option("--run", metavar="NAME", help="Run folder below runs/; the config's name by default.")
+]
+ConfigName = Annotated[
+    str, typer.Option("--config", metavar="NAME|FILE", help="tiny, llama3-8b, notebook-llama3-8b, or a YAML file.")
+]
 QaFile = Annotated[str | None, typer.Option("--qa", metavar="FILE", help="Questions and answers: JSON, JSONL or CSV.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. train.max_steps=60.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. train.max_steps=60."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
-BaselineFile = Annotated[str, typer.Option("--baseline", metavar="FILE", help="What the gate compares with; meant to be committed.")]
+BaselineFile = Annotated[
+    str, typer.Option("--baseline", metavar="FILE", help="What the gate compares with; meant to be committed.")
+]
 
 
 INTERRUPTED = 130
@@ -44,8 +53,14 @@ INTERRUPTED = 130
 
 
 @app.command()
-def split(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
-          heldout: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")] = None) -> None:  # fmt: skip
+def split(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    heldout: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")] = None,
+) -> None:
     """Split a QA file into train and held-out questions, near-duplicates on one side."""
     overrides = [*(settings or []), *([f"data.heldout={heldout}"] if heldout else [])]
     with _stage("split", run, config, qa, overrides) as (folder, resolved):
@@ -58,7 +73,9 @@ def split(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, s
 
 
 @app.command()
-def train(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+def train(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
     """Fine-tune the base model with QLoRA; goes on from the last checkpoint."""
     with _stage("train", run, config, qa, settings) as (folder, resolved):
         from harness.stages import train as stage
@@ -68,18 +85,28 @@ def train(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, s
 
 
 @app.command()
-def export(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+def export(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
     """Write merged 16-bit, merged 4-bit and GGUF models; each is opened again and checked."""
     with _stage("export", run, config, qa, settings) as (folder, resolved):
         from harness.stages import export as stage
 
         for artifact in stage.run(folder, resolved, progress=_say, force=force).artifacts.values():
-            _say(f"{artifact.path}: {artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s")
+            _say(
+                f"{artifact.path}: {artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s"
+            )
 
 
 @app.command()
-def predict(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
-            variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these variants.")] = None) -> None:  # fmt: skip
+def predict(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these variants.")] = None,
+) -> None:
     """Have every variant answer the held-out questions, greedily, from the same token ids."""
     with _stage("predict", run, config, qa, settings) as (folder, resolved):
         from harness.stages import predict as stage
@@ -88,7 +115,9 @@ def predict(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None,
 
 
 @app.command()
-def score(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:
+def score(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
     """Score the answers; never generates."""
     with _stage("score", run, config, qa, settings) as (folder, resolved):
         from harness.stages import score as stage
@@ -97,24 +126,32 @@ def score(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, s
 
 
 @app.command()
-def compare(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Two runs to compare with each other.")] = None,
-            run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False) -> None:  # fmt: skip
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Two runs to compare with each other.")
+    ] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
     """Compare the variants of a run, or two runs, question by question."""
-    from harness import terminal
+    from harness.report import terminal
 
     if runs and len(runs) == 2:
         with _errors():
             from harness.config import load
             from harness.stages import compare as stage
-            from harness.store import RunFolder
+            from harness.storage import RunFolder
 
             terminal.show_pairs(stage.compare_runs(RunFolder(runs[0]), RunFolder(runs[1]), load(config, settings)))
         return
     if runs:
         _fail("give two runs, or none and --run", 2)
     with _stage("compare", run, config, qa, settings) as (folder, resolved):
-        from harness import wandb_log
         from harness.stages import compare as stage
+        from harness.training import wandb_log
 
         comparison = stage.run(folder, resolved, progress=_say, force=force)
         terminal.show_comparison(comparison)
@@ -123,22 +160,31 @@ def compare(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN
 
 
 @app.command()
-def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Further runs to overlay.")] = None,
-           run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False,
-           open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False) -> None:  # fmt: skip
+def report(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Further runs to overlay.")] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
     """Render report.html and report.md from what the other stages wrote."""
     first, *others = runs or [run]
     with _stage("report", first, config, qa, settings) as (folder, resolved):
         from harness.errors import ArtifactError, IncomparableError
         from harness.stages import report as stage
         from harness.stages.compare import compare_runs
-        from harness.store import RunFolder
+        from harness.storage import RunFolder
 
         further, tested, refused = [RunFolder(r) for r in others if r], [], {}
         for other in further:
             try:
                 tested += compare_runs(folder, other, resolved)
-            except (IncomparableError, ArtifactError) as error:  # their curves can be laid over one another all the same
+            except (
+                IncomparableError,
+                ArtifactError,
+            ) as error:  # their curves can be laid over one another all the same
                 refused[other.name] = error.problem
                 _say(f"{other.name} is not compared: {error}")
         path = stage.run(folder, resolved, others=further, tested=tested, refused=refused, progress=_say, force=force)
@@ -150,16 +196,21 @@ def report(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", 
 
 
 @app.command()
-def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
-         file: BaselineFile = "reports/baseline.json",
-         strict: Annotated[bool, typer.Option("--strict", help="Too few questions to tell fails as well (exit 4).")] = False) -> None:  # fmt: skip
+def gate(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    file: BaselineFile = "reports/baseline.json",
+    strict: Annotated[bool, typer.Option("--strict", help="Too few questions to tell fails as well (exit 4).")] = False,
+) -> None:
     """Fail (exit 1) if the run has become worse than the baseline, by more than the margin and more than chance."""
     import os
     import shlex
     from pathlib import Path
 
     with _stage("gate", run, config, qa, settings) as (folder, resolved):
-        from harness.rendering import gate_outputs
+        from harness.report import gate_outputs
         from harness.stages import gate as stage
 
         chosen = [
@@ -170,7 +221,9 @@ def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, se
             *(["--qa", qa] if qa else []),
             *(a for s in settings or [] for a in ("--set", s)),
         ]
-        result = stage.run(folder, resolved, baseline_file=Path(file), strict=strict, selection=shlex.join(chosen), progress=_say)
+        result = stage.run(
+            folder, resolved, baseline_file=Path(file), strict=strict, selection=shlex.join(chosen), progress=_say
+        )
         for line in gate_outputs.lines(result):
             _say(line)
         if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -181,10 +234,17 @@ def gate(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, se
 
 
 @baseline_verbs.command("save")
-def baseline_save(further: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="The same recipe trained with other seeds.")] = None,
-                  run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
-                  file: BaselineFile = "reports/baseline.json",
-                  force: Annotated[bool, typer.Option("--force", help="Save over a better one without asking.")] = False) -> None:  # fmt: skip
+def baseline_save(
+    further: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="The same recipe trained with other seeds.")
+    ] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    file: BaselineFile = "reports/baseline.json",
+    force: Annotated[bool, typer.Option("--force", help="Save over a better one without asking.")] = False,
+) -> None:
     """Make a run's scores the baseline; asks before it lowers one. Further runs tell how much of a difference is a training's luck."""
     from pathlib import Path
 
@@ -196,12 +256,14 @@ def baseline_save(further: Annotated[list[str] | None, typer.Argument(metavar="[
         return typer.confirm("save all the same?")
 
     with _errors():
-        from harness import baseline
         from harness.config import load
-        from harness.store import RunFolder
+        from harness.gating import baseline
+        from harness.storage import RunFolder
 
         resolved = load(config, settings, qa=qa)
-        first, *others = (baseline.snapshot(RunFolder(name), resolved) for name in [run or Path(config).stem, *(further or [])])
+        first, *others = (
+            baseline.snapshot(RunFolder(name), resolved) for name in [run or Path(config).stem, *(further or [])]
+        )
         new = baseline.with_trainings(first, others) if others else first
         saved = baseline.save(Path(file), new, resolved, confirm=confirm)
         for line in baseline.describe(saved):
@@ -215,23 +277,28 @@ def baseline_show(file: BaselineFile = "reports/baseline.json") -> None:
     with _errors():
         from pathlib import Path
 
-        from harness import baseline
+        from harness.gating import baseline
 
         for line in baseline.describe(baseline.read(Path(file))):
             _say(line)
 
 
 @baseline_verbs.command("diff")
-def baseline_diff(run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
-                  file: BaselineFile = "reports/baseline.json") -> None:  # fmt: skip
+def baseline_diff(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    file: BaselineFile = "reports/baseline.json",
+) -> None:
     """Print what changed since the baseline, and what it did to each score; decides nothing."""
     with _errors():
         from pathlib import Path
 
-        from harness import baseline
         from harness.config import load
+        from harness.gating import baseline
         from harness.stages import gate as stage
-        from harness.store import RunFolder
+        from harness.storage import RunFolder
 
         resolved = load(config, settings, qa=qa)
         old = baseline.read(Path(file))
@@ -243,20 +310,30 @@ def baseline_diff(run: RunName = None, config: ConfigName = "tiny", qa: QaFile =
 
 
 @app.command()
-def demo(questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTION...]", help="Held-out ones if there are none.")] = None,
-         run: RunName = None, config: ConfigName = "tiny", settings: Settings = None) -> None:  # fmt: skip
+def demo(
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION...]", help="Held-out ones if there are none.")
+    ] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    settings: Settings = None,
+) -> None:
     """Ask the variants of a run and show their answers side by side."""
     with _stage("demo", run, config, None, settings) as (folder, resolved):
-        from harness import terminal
+        from harness.report import terminal
         from harness.stages import demo as stage
 
         terminal.show_answers(list(stage.run(folder, resolved, questions or [])))
 
 
 @app.command()
-def doctor(config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None,
-           as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:  # fmt: skip
-    """Tell whether this machine can run a config, and how to mend what is missing; exit 2 if it cannot."""
+def doctor(
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Tell whether this machine can run a config, and how to hint what is missing; exit 2 if it cannot."""
     with _errors():
         from harness import doctor
         from harness.config import load
@@ -265,7 +342,7 @@ def doctor(config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = 
     _say(doctor.as_json(findings) if as_json else "\n".join(map(str, findings)))
     failed = [finding.what for finding in findings if finding.status == "fail"]
     if not as_json:
-        _say(f"{config} cannot run here: mend {', '.join(failed)}" if failed else f"{config} can run here")
+        _say(f"{config} cannot run here: hint {', '.join(failed)}" if failed else f"{config} can run here")
     if failed:
         raise typer.Exit(2)
 
@@ -279,7 +356,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     for argument in sys.argv:
         if visible(argument) != argument:
-            print(f"error: the argument {argument!r} holds characters that are no text; give it without them", file=sys.stderr)
+            print(
+                f"error: the argument {argument!r} holds characters that are no text; give it without them",
+                file=sys.stderr,
+            )
             sys.exit(2)
     app()
 
@@ -292,15 +372,17 @@ def _interrupt(*_: object) -> None:
 
 
 @contextmanager
-def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: list[str] | None) -> Iterator[tuple[RunFolder, Config]]:
+def _stage(
+    verb: str, run: str | None, config: str, qa: str | None, settings: list[str] | None
+) -> Iterator[tuple[RunFolder, Config]]:
     """Loads the config, says what was chosen, holds the run folder, and records how the stage ended."""
     with _errors():
         from pathlib import Path
 
         from harness import provenance
-        from harness.base import expected_device
         from harness.config import load
-        from harness.store import RunFolder
+        from harness.models.base_model import expected_device
+        from harness.storage import RunFolder
         from harness.training.distributed import processes
 
         resolved = load(config, settings, qa=qa)
@@ -317,7 +399,7 @@ def _stage(verb: str, run: str | None, config: str, qa: str | None, settings: li
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Turns the errors a user can mend into one line and an exit code; anything else is a bug and keeps its traceback."""
+    """Turns the errors a user can hint into one line and an exit code; anything else is a bug and keeps its traceback."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -326,7 +408,10 @@ def _errors() -> Iterator[None]:
         if isinstance(error, HarnessError):
             _fail(str(error), error.exit_code)
         if isinstance(error, OSError) and error.errno is not None:
-            _fail(f"{error.filename or 'the system'}: {error.strerror}; check the path, its permissions and the free space", 2)
+            _fail(
+                f"{error.filename or 'the system'}: {error.strerror}; check the path, its permissions and the free space",
+                2,
+            )
         raise
 
 

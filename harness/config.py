@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness import strict_json, strict_yaml
 from harness.errors import ADDRESS, ConfigError
-from harness.store import check_name
+from harness.storage import check_name, strict_json, strict_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 MAX_MISTAKES = 20
@@ -23,7 +22,16 @@ MAX_MISTAKES = 20
 PROJECT = Path(__file__).parent.parent
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
-METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "citation_f1"]
+METRICS = [
+    "exact_match",
+    "exact_match_normalized",
+    "token_f1",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "citation_f1",
+]
 
 TEMPLATE = """\
 You are an expert on the Constitution of India.
@@ -35,7 +43,15 @@ You are an expert on the Constitution of India.
 """
 
 SEMANTIC = "semantic_similarity"
-AlarmCode = Literal["runaway", "prompts_cut", "empty_answers", "unscored", "prompt_mismatch", "adapter_without_effect", "constant_answers"]
+AlarmCode = Literal[
+    "runaway",
+    "prompts_cut",
+    "empty_answers",
+    "unscored",
+    "prompt_mismatch",
+    "adapter_without_effect",
+    "constant_answers",
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrAuto = Annotated[int, Field(ge=0, le=10**9)]
@@ -79,7 +95,11 @@ class Data(Section):
     @field_validator("heldout", mode="before")
     @classmethod
     def _share_or_count(cls, value: object) -> object:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not (0 < value < 1 or (value >= 2 and value % 1 == 0)):
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not (0 < value < 1 or (value >= 2 and value % 1 == 0))
+        ):
             raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
         return int(value) if value >= 2 else value
 
@@ -250,7 +270,7 @@ class Compare(Section):
 
 
 class Gate(Section):
-    """What fails a change in CI (see `harness.analysis.noninferiority` for how a difference is decided)."""
+    """What fails a change in CI (see `harness.gating.noninferiority` for how a difference is decided)."""
 
     metrics: list[str] = ["exact_match_normalized", "token_f1", "rougeL"]
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
@@ -259,11 +279,19 @@ class Gate(Section):
     """Metric -> its own margin."""
     variants: list[str] = []
     """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
-    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {"gguf_q8_0": 0.02, "merged_4bit": 0.05, "gguf_q4_k_m": 0.05}
+    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {
+        "gguf_q8_0": 0.02,
+        "merged_4bit": 0.05,
+        "gguf_q4_k_m": 0.05,
+    }
     """Variant -> the most it may lose, on each metric, against `merged_16bit` of the same run."""
     divergence: dict[str, Annotated[float, Field(gt=0)]] = {
-        "adapter": 0.1, "merged_4bit": 0.1, "gguf_f16": 0.005, "gguf_q8_0": 0.005, "gguf_q4_k_m": 0.1,
-    }  # fmt: skip
+        "adapter": 0.1,
+        "merged_4bit": 0.1,
+        "gguf_f16": 0.005,
+        "gguf_q8_0": 0.005,
+        "gguf_q4_k_m": 0.1,
+    }
     """Variant -> the largest mean Kullback-Leibler divergence, in nats, between its next tokens and those of `merged_16bit`, where it was measured."""
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Metric -> the least mean of every gated variant."""
@@ -272,9 +300,13 @@ class Gate(Section):
     speed_ratio: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Variant -> its least tokens per second as a multiple of `base`'s."""
     alarms: dict[AlarmCode, Annotated[float, Field(ge=0, le=1)]] = {
-        "runaway": 0.02, "unscored": 0.0, "prompts_cut": 0.0, "prompt_mismatch": 0.0, "adapter_without_effect": 0.0,
+        "runaway": 0.02,
+        "unscored": 0.0,
+        "prompts_cut": 0.0,
+        "prompt_mismatch": 0.0,
+        "adapter_without_effect": 0.0,
         "constant_answers": 0.5,
-    }  # fmt: skip
+    }
     """Alarm -> the largest tolerated share of a gated variant's answers."""
     strict: bool = False
     """Too few questions to exclude a loss of the margin fails as well (exit 4)."""
@@ -324,7 +356,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _gate_fits(self) -> Config:
-        known = {"base", "adapter", "merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES), *self.predict.extra}
+        known = {
+            "base",
+            "adapter",
+            "merged_16bit",
+            "merged_4bit",
+            *(f"gguf_{t}" for t in GGUF_TYPES),
+            *self.predict.extra,
+        }
         for key in ("variants", "fidelity", "divergence", "size_ratio", "speed_ratio"):
             unknown = [variant for variant in getattr(self.gate, key) if variant not in known]
             if unknown:
@@ -344,7 +383,9 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
             raise strict_yaml.NotUsable(f"has more than {strict_yaml.MAX_CHARACTERS:,} characters")
         values = strict_yaml.loads(path.read_text(encoding="utf-8")) or {}
     except strict_yaml.NotUsable as error:
-        raise ConfigError(error.problem, f"look at line {error.line}" if error.line else "check the file", file=path) from None
+        raise ConfigError(
+            error.problem, f"look at line {error.line}" if error.line else "check the file", file=path
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError("is not YAML", "save it as UTF-8", file=path) from None
     if not isinstance(values, dict):
@@ -356,7 +397,9 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
         try:
             _put(values, key.split("."), strict_yaml.loads(text))
         except (strict_yaml.NotUsable, _NotASection):
-            raise ConfigError(f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60") from None
+            raise ConfigError(
+                f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60"
+            ) from None
     if qa is not None and isinstance(values.get("data"), dict | None):
         _put(values, ["data", "qa"], qa)
     try:
@@ -423,7 +466,13 @@ def _explain(detail: Any) -> str:
                 if isinstance(annotation, type) and issubclass(annotation, BaseModel):
                     section = annotation
         near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
-        return f"unknown key {where!r}" + (f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})")
+        return f"unknown key {where!r}" + (
+            f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})"
+        )
     message = detail["msg"].removeprefix("Value error, ")
     shown = repr(detail["input"])
-    return (f"{where}: " if where else "") + f"{message[0].lower()}{message[1:]}" + (f", got {shown}" if where and len(shown) < 60 else "")
+    return (
+        (f"{where}: " if where else "")
+        + f"{message[0].lower()}{message[1:]}"
+        + (f", got {shown}" if where and len(shown) < 60 else "")
+    )

@@ -1,8 +1,8 @@
-"""What can go wrong, and the mend.
+"""What can go wrong, and the hint.
 
 Every error the library raises on purpose is one of these; only the command line prints them and exits.
 
-    HarnessError                the user can mend it                          exit 2
+    HarnessError                the user can hint it                          exit 2
     ├── ConfigError             a config file, a key or a --set
     ├── DataError               a QA file or one of its rows
     ├── ModelError              a base model, adapter or model file that cannot be used
@@ -34,7 +34,9 @@ def visible(text: str) -> str:
 
 def redacted(text: str) -> str:
     """A text without what may be a secret in an address."""
-    return ADDRESS.sub(lambda f: f"{f['slash']}{'***@' if f['user'] else ''}{f['place']}{'?***' if f['query'] else ''}", text)
+    return ADDRESS.sub(
+        lambda f: f"{f['slash']}{'***@' if f['user'] else ''}{f['place']}{'?***' if f['query'] else ''}", text
+    )
 
 
 def is_interrupt(error: BaseException | None) -> bool:
@@ -48,22 +50,22 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 class HarnessError(Exception):
-    """One line that says what is wrong, and one clause that says how to mend it.
+    """One line that says what is wrong, and one clause that says how to hint it.
 
     Args:
         problem: what is wrong, naming the key, row or value.
-        mend: what the user can do about it, as an imperative clause.
+        hint: what the user can do about it, as an imperative clause.
         file: the file it is about, put in front.
         row: the row (counted from 1) or line of that file.
     """
 
     exit_code = 2
 
-    def __init__(self, problem: str, mend: str = "", *, file: Path | str | None = None, row: int | None = None):
-        self.problem, self.mend, self.file, self.row = problem, mend, file, row
+    def __init__(self, problem: str, hint: str = "", *, file: Path | str | None = None, row: int | None = None):
+        self.problem, self.hint, self.file, self.row = problem, hint, file, row
         where = "" if file is None else f"{file}: " if row is None else f"{file}, row {row}: "
         # Problems quote file contents at times; an error stays one line, whatever they hold.
-        line = f"{where}{problem}; {mend}" if mend else f"{where}{problem}"
+        line = f"{where}{problem}; {hint}" if hint else f"{where}{problem}"
         super().__init__(visible(redacted(" ".join(line.split()))))
 
 

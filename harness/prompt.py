@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import ModelError
-from harness.store import sha256_json
+from harness.storage import sha256_json
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -46,7 +46,9 @@ class Prompter:
         self.head, self.tail = template.split("{question}")
         if tokenizer.eos_token_id is None:
             raise ModelError(
-                "the tokenizer has no end token", "use a base model whose tokenizer defines eos_token", file=tokenizer.name_or_path
+                "the tokenizer has no end token",
+                "use a base model whose tokenizer defines eos_token",
+                file=tokenizer.name_or_path,
             )
         self.bos: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.eos: int = tokenizer.eos_token_id
@@ -59,7 +61,9 @@ class Prompter:
         """The prompt's token ids: BOS, then the rendered template."""
         return self.bos + self._encode(self.text(question))
 
-    def example(self, question: str, answer: str, *, train_on: Literal["answer", "all"], max_length: int, name: str = "") -> Example:
+    def example(
+        self, question: str, answer: str, *, train_on: Literal["answer", "all"], max_length: int, name: str = ""
+    ) -> Example:
         """A training row: prompt ids, answer ids, EOS; too long a row loses the end of its answer, never its question."""
         prompt = self.ids(question)
         target = [*self._encode(answer), self.eos]
@@ -90,7 +94,9 @@ def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remot
         tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises a dozen kinds here, by version
         raise ModelError(
-            f"its tokenizer cannot be loaded ({type(error).__name__}: {error})", "check the folder or the model's name", file=path
+            f"its tokenizer cannot be loaded ({type(error).__name__}: {error})",
+            "check the folder or the model's name",
+            file=path,
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer
@@ -98,7 +104,9 @@ def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remot
 
 def stop_ids(tokenizer: Any, generation_eos: int | Iterable[int] | None) -> tuple[int, ...]:
     """The end tokens: the union of the tokenizer's and the generation config's, sorted."""
-    others = [] if generation_eos is None else [generation_eos] if isinstance(generation_eos, int) else list(generation_eos)
+    others = (
+        [] if generation_eos is None else [generation_eos] if isinstance(generation_eos, int) else list(generation_eos)
+    )
     return tuple(sorted({tokenizer.eos_token_id, *others}))
 
 

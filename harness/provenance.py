@@ -17,12 +17,31 @@ from typing import Any
 from harness import __version__
 from harness.config import Config
 from harness.errors import ArtifactError, StorageError, is_interrupt
-from harness.store import RunFolder, read_json, write_json
+from harness.storage import RunFolder, read_json, write_json
 
 PACKAGES = (
-    "torch", "transformers", "peft", "trl", "unsloth", "unsloth_zoo", "bitsandbytes", "accelerate", "datasets", "safetensors", "tokenizers",
-    "gguf", "xllamacpp", "evaluate", "rouge-score", "numpy", "scipy", "datasketch", "wandb", "plotly", "pydantic",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "unsloth",
+    "unsloth_zoo",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "gguf",
+    "xllamacpp",
+    "evaluate",
+    "rouge-score",
+    "numpy",
+    "scipy",
+    "datasketch",
+    "wandb",
+    "plotly",
+    "pydantic",
+)
 
 
 REPEATED = ("split", "train", "export", "predict", "score", "compare")
@@ -69,7 +88,12 @@ def _note(run: RunFolder, config: Config, verb: str, stage: dict[str, Any]) -> N
         "git": git_state(),
         "packages": package_versions(),
         "machine": machine(),
-        "seeds": {"split": config.data.seed, "train": config.train.seed, "score": config.score.seed, "compare": config.compare.seed},
+        "seeds": {
+            "split": config.data.seed,
+            "train": config.train.seed,
+            "score": config.score.seed,
+            "compare": config.compare.seed,
+        },
         "stages": stages,
     }
     write_json(run.run_json, record)
@@ -100,7 +124,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
@@ -110,7 +136,12 @@ def git_state() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Platform, Python, cores; nothing that names the host or its user."""
-    return {"platform": platform.platform(), "processor": platform.machine(), "python": platform.python_version(), "cores": os.cpu_count()}
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
 
 
 def _now() -> str:

@@ -13,9 +13,14 @@ from typing import Any
 
 COMMIT = "a" * 40
 REFUSALS: dict[str, tuple[int, str | None]] = {
-    "gated": (401, "GatedRepo"), "not-accepted": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "missing": (404, "RepoNotFound"),
-    "no-revision": (404, "RevisionNotFound"), "forbidden": (403, None), "down": (503, None),
-}  # fmt: skip
+    "gated": (401, "GatedRepo"),
+    "not-accepted": (403, "GatedRepo"),
+    "private": (401, "RepoNotFound"),
+    "missing": (404, "RepoNotFound"),
+    "no-revision": (404, "RevisionNotFound"),
+    "forbidden": (403, None),
+    "down": (503, None),
+}
 """Owner -> (status, X-Error-Code) of every answer."""
 
 
@@ -46,21 +51,32 @@ def fake_hub(folder: Path, *, slow_seconds: float = 10.0) -> Iterator[tuple[str,
             file = path.rpartition("/")[2]
             data = (folder / file).read_bytes()
             if owner == "quantised" and file == "config.json":
-                data = json.dumps({**json.loads(data), "quantization_config": {"quant_method": "bitsandbytes"}}).encode()
+                data = json.dumps(
+                    {**json.loads(data), "quantization_config": {"quant_method": "bitsandbytes"}}
+                ).encode()
             if owner == "torn" and file == "model.safetensors" and self.command == "GET":
-                return self.send(200, data[: len(data) // 2], {"ETag": f'"{file}"', "X-Repo-Commit": COMMIT}, length=len(data))
+                return self.send(
+                    200, data[: len(data) // 2], {"ETag": f'"{file}"', "X-Repo-Commit": COMMIT}, length=len(data)
+                )
             return self.send(200, data, {"ETag": f'"{file}"', "X-Repo-Commit": COMMIT})
 
         def api(self, path: str, owner: str) -> None:
             if "/tree/" in path:
-                files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in folder.iterdir()]
+                files = [
+                    {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in folder.iterdir()
+                ]
                 files = [f for f in files if (f["path"], owner) != ("config.json", "no-config")]
                 return self.send(200, json.dumps(files).encode())
             return self.send(200, json.dumps({"id": "good/model", "sha": COMMIT, "siblings": []}).encode())
 
-        def send(self, status: int, data: bytes, headers: dict[str, str] | None = None, *, length: int | None = None) -> None:
+        def send(
+            self, status: int, data: bytes, headers: dict[str, str] | None = None, *, length: int | None = None
+        ) -> None:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(data) if length is None else length), **(headers or {})}.items():
+            for name, value in {
+                "Content-Length": str(len(data) if length is None else length),
+                **(headers or {}),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":

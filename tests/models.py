@@ -31,11 +31,17 @@ def save_tokenizer(folder: Path, *, size: int = VOCABULARY, regex: str = LLAMA3_
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(regex), behavior="isolated", invert=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size - 2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    tokenizer.add_special_tokens([AddedToken(BOS, special=True, normalized=False), AddedToken(EOS, special=True, normalized=False)])
+    tokenizer.add_special_tokens(
+        [AddedToken(BOS, special=True, normalized=False), AddedToken(EOS, special=True, normalized=False)]
+    )
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.Sequence(
         [
@@ -43,12 +49,16 @@ def save_tokenizer(folder: Path, *, size: int = VOCABULARY, regex: str = LLAMA3_
             processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]),
         ]
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
     fast.save_pretrained(folder)
     return fast
 
 
-def save_model(folder: Path, *, steps: int = 0, shard: str = "5GB", dtype: str = "bfloat16", vocabulary: int = 0, **settings: Any) -> Path:
+def save_model(
+    folder: Path, *, steps: int = 0, shard: str = "5GB", dtype: str = "bfloat16", vocabulary: int = 0, **settings: Any
+) -> Path:
     """Saves a small Llama-3 model (GQA, tied embeddings) with its tokenizer into `folder` and returns it.
 
     Args:
@@ -89,7 +99,10 @@ def _train(model: Any, tokenizer: Any, steps: int, rate: float = 5e-3) -> None:
     """Teaches the model to continue each sentence of CORPUS and to end after it."""
     import torch
 
-    ids = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in CORPUS]
+    ids = [
+        [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for text in CORPUS
+    ]
     length = max(map(len, ids))
     inputs = torch.tensor([row + [tokenizer.eos_token_id] * (length - len(row)) for row in ids])
     labels = torch.tensor([row + [-100] * (length - len(row)) for row in ids])

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness import storage
 from harness.records import (
     Alarm,
     Artifact,
@@ -28,7 +28,7 @@ from harness.records import (
     TrainManifest,
     VariantResult,
 )
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum"]
 SHARE_RIGHT = {
@@ -50,7 +50,13 @@ SUBJECTS = (
     " Comptroller and Auditor-General|the organisation of village panchayats|a uniform civil code for the citizens|the superintendence of"
     " elections|the official language of the Union|the proclamation of a financial emergency|freedom of trade, commerce and intercourse"
 ).split("|")
-AUTHORITIES = ["The President", "Parliament by law", "The Governor of the State", "The Legislature of the State", "The Supreme Court"]
+AUTHORITIES = [
+    "The President",
+    "Parliament by law",
+    "The Governor of the State",
+    "The Legislature of the State",
+    "The Supreme Court",
+]
 HOSTILE = [
     "</script><script>window.pwned=1</script>",
     '<img src=x onerror="window.pwned=1">',
@@ -79,27 +85,31 @@ def write_run(
     run = RunFolder(name, root)
     names = variants if variants is not None else list(SHARE_RIGHT)
     rows = [_question(rng, at, hostile) for at in range(questions)]
-    store.write_jsonl(run.heldout_jsonl, rows)
-    store.write_json(run.split_json, _split(rows))
+    storage.write_jsonl(run.heldout_jsonl, rows)
+    storage.write_json(run.split_json, _split(rows))
     # The questions from the easiest to the hardest, those near to a training question somewhat easier: a variant gets the easy ones right.
     ranked = sorted(range(questions), key=lambda at: rng.random() - 0.3 * (rows[at].nearest_train or 0))
-    luck = [0.0] * questions
+    draw = [0.0] * questions
     for position, at in enumerate(ranked):
-        luck[at] = (position + 0.5) / questions
+        draw[at] = (position + 0.5) / questions
     scores: dict[str, list[dict[str, float]]] = {}
     finish: dict[str, dict[str, int]] = {}
     for variant in names:
-        predictions = [_answer(rng, row, variant, luck[at], hostile) for at, row in enumerate(rows)]
+        predictions = [_answer(rng, row, variant, draw[at], hostile) for at, row in enumerate(rows)]
         scores[variant] = [_scores(p.text, row.answer) for p, row in zip(predictions, rows, strict=True)]
-        finish[variant] = {reason: sum(p.finish_reason == reason for p in predictions) for reason in ("stop", "length", "error")}
-        store.write_jsonl(run.prediction(variant)[0], predictions)
-        lines = [Score(id=row.id, group=row.group, scores=dict(s)) for row, s in zip(rows, scores[variant], strict=True)]
-        store.write_jsonl(run.score(variant)[0], lines)
+        finish[variant] = {
+            reason: sum(p.finish_reason == reason for p in predictions) for reason in ("stop", "length", "error")
+        }
+        storage.write_jsonl(run.prediction(variant)[0], predictions)
+        lines = [
+            Score(id=row.id, group=row.group, scores=dict(s)) for row, s in zip(rows, scores[variant], strict=True)
+        ]
+        storage.write_jsonl(run.score(variant)[0], lines)
     if history:
-        store.write_jsonl(run.history_jsonl, _history(rng))
-        store.write_json(run.train_json, _train())
-    store.write_json(run.export_json, _export(names))
-    store.write_json(run.comparison_json, _comparison(name, rows, scores, finish))
+        storage.write_jsonl(run.history_jsonl, _history(rng))
+        storage.write_json(run.train_json, _train())
+    storage.write_json(run.export_json, _export(names))
+    storage.write_json(run.comparison_json, _comparison(name, rows, scores, finish))
     return run
 
 
@@ -109,7 +119,10 @@ def _question(rng: random.Random, at: int, hostile: bool) -> Question:
         "lookup": (f"Which article of the Constitution deals with {subject}?", f"Article {article}"),
         "content": (f"What does Article {article} deal with?", subject[0].upper() + subject[1:]),
         "authority": (f"Who acts under Article {article}, on {subject}?", rng.choice(AUTHORITIES)),
-        "term": (f"For how long may a measure under Article {article} stay in force?", f"{rng.choice(['Six', 'Two', 'Five'])} months"),
+        "term": (
+            f"For how long may a measure under Article {article} stay in force?",
+            f"{rng.choice(['Six', 'Two', 'Five'])} months",
+        ),
         "definition": (f"In which Part of the Constitution is Article {article}?", f"Part {rng.choice(PARTS)}"),
         "scenario": (
             f"A State legislature passes a law that touches {subject}. A citizen who is affected by it goes to the High Court. The State"
@@ -133,16 +146,24 @@ def _question(rng: random.Random, at: int, hostile: bool) -> Question:
     )
 
 
-def _answer(rng: random.Random, row: Question, variant: str, luck: float, hostile: bool) -> Prediction:
+def _answer(rng: random.Random, row: Question, variant: str, draw: float, hostile: bool) -> Prediction:
     reason, error = "stop", None
     share = SHARE_RIGHT.get(variant, 0.5)
     if variant == "base":
-        text = row.answer if luck < 0.01 else f"The Constitution of India provides that {rng.choice(SUBJECTS)}. " * rng.randint(1, 5)
+        text = (
+            row.answer
+            if draw < 0.01
+            else f"The Constitution of India provides that {rng.choice(SUBJECTS)}. " * rng.randint(1, 5)
+        )
         reason = "length" if rng.random() < 0.4 else "stop"
-    elif luck + rng.gauss(0, 0.004) < share:
+    elif draw + rng.gauss(0, 0.004) < share:
         text = row.answer
     elif row.answer.startswith("Article"):
-        text = f"Article {random.Random(row.id).randint(1, 395)}" + row.answer.partition(",")[1] + row.answer.partition(",")[2]
+        text = (
+            f"Article {random.Random(row.id).randint(1, 395)}"
+            + row.answer.partition(",")[1]
+            + row.answer.partition(",")[2]
+        )
     else:
         text = random.Random(row.id).choice(SUBJECTS if row.kind == "content" else AUTHORITIES)
     if variant == "gguf_q4_k_m" and rng.random() < 0.03:
@@ -156,7 +177,7 @@ def _answer(rng: random.Random, row: Question, variant: str, luck: float, hostil
     ids = [rng.randrange(2048) for _ in range(min(len(text) // 4, 96))]
     return Prediction(
         id=row.id,
-        prompt_hash=store.sha256_bytes(row.question),
+        prompt_hash=storage.sha256_bytes(row.question),
         prompt_ids=[1, 2, 3],
         answer_ids=ids,
         text=text,
@@ -214,7 +235,9 @@ def _pair(left: str, right: str, metric: str, scores: dict[str, list[dict[str, f
 def _comparison(
     name: str, rows: list[Question], scores: dict[str, list[dict[str, float]]], finish: dict[str, dict[str, int]]
 ) -> Comparison:
-    wanted = [(v, r) for r in ("base", "adapter", "merged_16bit") for v in scores if v not in ("base", r) and r in scores]
+    wanted = [
+        (v, r) for r in ("base", "adapter", "merged_16bit") for v in scores if v not in ("base", r) and r in scores
+    ]
     wanted = [(v, r) for v, r in wanted if (v, r) != ("adapter", "merged_16bit")]
     base_cost = {"seconds": 12.4, "load_seconds": 1.1, "generated_tokens": 4210, "peak_memory_bytes": 612_000_000}
     variants = {}
@@ -224,7 +247,12 @@ def _comparison(
             value, interval = _mean([line[metric] for line in lines])
             signature = f"{metric}|v:1|norm:legal-1|tok:words-1|stem:no|lib:-"
             metrics[metric] = MetricValue(
-                value=value, ci95=interval, n=len(rows), n_unscored=0, signature=signature, interval="cluster bootstrap, 10,000 resamples"
+                value=value,
+                ci95=interval,
+                n=len(rows),
+                n_unscored=0,
+                signature=signature,
+                interval="cluster bootstrap, 10,000 resamples",
             )
         cost = base_cost | {"tokens_per_second": SPEEDS.get(variant, 500.0), "size_bytes": int(SIZES.get(variant, 5e6))}
         cost["seconds"] = round(4210 / cost["tokens_per_second"], 2)
@@ -275,7 +303,11 @@ def _comparison(
             )
             if left in scores and right in scores
         ],
-        noise={v: {"flip_rate": 0.004, "n": 64, "how": "batch: 1 against 64 at most"} for v in scores if v in ("adapter", "gguf_f16")},
+        noise={
+            v: {"flip_rate": 0.004, "n": 64, "how": "batch: 1 against 64 at most"}
+            for v in scores
+            if v in ("adapter", "gguf_f16")
+        },
         provenance=_provenance(),
     )
 
@@ -285,17 +317,28 @@ def _breakdowns(rows: list[Question], scores: dict[str, list[dict[str, float]]])
         "kind": [row.kind or "none" for row in rows],
         "part": [row.part or "none" for row in rows],
         "answer_length": ["1-3 words" if len(row.answer.split()) <= 3 else "4 words or more" for row in rows],
-        "similarity": [f"{int((row.nearest_train or 0) * 5) / 5:.1f}-{int((row.nearest_train or 0) * 5) / 5 + 0.2:.1f}" for row in rows],
+        "similarity": [
+            f"{int((row.nearest_train or 0) * 5) / 5:.1f}-{int((row.nearest_train or 0) * 5) / 5 + 0.2:.1f}"
+            for row in rows
+        ],
     }
     found = []
     for by, labels in buckets.items():
         for bucket in sorted(set(labels)):
             for variant, lines in scores.items():
-                values = [line["exact_match_normalized"] for line, label in zip(lines, labels, strict=True) if label == bucket]
+                values = [
+                    line["exact_match_normalized"] for line, label in zip(lines, labels, strict=True) if label == bucket
+                ]
                 value, interval = _mean(values)
                 found.append(
                     Breakdown(
-                        by=by, bucket=bucket, variant=variant, metric="exact_match_normalized", value=value, ci95=interval, n=len(values)
+                        by=by,
+                        bucket=bucket,
+                        variant=variant,
+                        metric="exact_match_normalized",
+                        value=value,
+                        ci95=interval,
+                        n=len(values),
                     )
                 )
     return found
@@ -328,7 +371,12 @@ def _train() -> TrainManifest:
         split_id="5f1c" * 16,
         engine="unsloth",
         device="cpu",
-        base={"path": "data/tiny-llama3", "weights_sha256": "b2" * 32, "tokenizer_sha256": "c3" * 32, "parameters": 5_247_232},
+        base={
+            "path": "data/tiny-llama3",
+            "weights_sha256": "b2" * 32,
+            "tokenizer_sha256": "c3" * 32,
+            "parameters": 5_247_232,
+        },
         adapter_sha256="d4" * 32,
         trainable_parameters=368_640,
         trainable_share=0.0656,
@@ -354,7 +402,7 @@ def _export(names: list[str]) -> ExportManifest:
             v: Artifact(
                 format=v,
                 path=f"gguf/{v}.gguf" if v.startswith("gguf") else v,
-                sha256=store.sha256_bytes(v),
+                sha256=storage.sha256_bytes(v),
                 size_bytes=int(SIZES.get(v, 5e6)),
                 tensors=56,
                 seconds=1.7,
@@ -390,7 +438,13 @@ def _split(rows: list[Question]) -> SplitManifest:
         seed=0,
         similarity={"method": "MinHash LSH", "ngram": 5, "threshold": 0.5},
         largest_groups=[
-            {"group": f"g{at}", "rows": 31 - at, "share": (31 - at) / len(rows) / 10, "side": "train", "example": rows[at].question}
+            {
+                "group": f"g{at}",
+                "rows": 31 - at,
+                "share": (31 - at) / len(rows) / 10,
+                "side": "train",
+                "example": rows[at].question,
+            }
             for at in range(5)
         ],
         merges={"group": 830, "duplicate_question": 12, "near_duplicate": 214, "long_answer": 41},
@@ -417,7 +471,8 @@ def _split(rows: list[Question]) -> SplitManifest:
 def _provenance() -> dict[str, Any]:
     return {
         "commands": [
-            f"harness {verb} --run demo --config tiny" for verb in ("split", "train", "export", "predict", "score", "compare", "report")
+            f"harness {verb} --run demo --config tiny"
+            for verb in ("split", "train", "export", "predict", "score", "compare", "report")
         ],
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
         "device": "cpu, 2 cores",

@@ -3,9 +3,9 @@ import json
 import pytest
 from scored_run import CONFIG, make, predict, questions
 
-from harness import baseline
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
+from harness.gating import baseline
 from harness.stages import compare, score
 
 SEVEN = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
@@ -43,7 +43,9 @@ def test_what_is_saved_is_read_again_and_holds_each_score(tmp_path):
     assert list(read.variants) == ["adapter"], "the base does not change with a change, and is not kept"
     rows = [json.loads(line)["scores"] for line in run.score("adapter")[0].read_text().splitlines()]
     for metric in CONFIG.gate.metrics:
-        assert baseline.column(read, "adapter", metric).tolist() == pytest.approx([row[metric] for row in rows], abs=5e-5)
+        assert baseline.column(read, "adapter", metric).tolist() == pytest.approx(
+            [row[metric] for row in rows], abs=5e-5
+        )
     assert read.metrics["token_f1"].startswith("token_f1|")
     assert read.prompts_sha256 and read.generation["temperature"] == 0 and read.config["train"]["seed"] == 3407
 
@@ -55,8 +57,15 @@ def test_columns_are_found_whatever_order_the_metrics_are_named_in(tmp_path):
     path = tmp_path / "b.json"
     new = saved(path, run, config)
     for metric in ("exact_match", "token_f1"):
-        assert baseline.column(baseline.read(path), "adapter", metric).tolist() == baseline.column(new, "adapter", metric).tolist()
-    assert baseline.column(new, "adapter", "exact_match").mean() == 0.5 < baseline.column(new, "adapter", "token_f1").mean()
+        assert (
+            baseline.column(baseline.read(path), "adapter", metric).tolist()
+            == baseline.column(new, "adapter", metric).tolist()
+        )
+    assert (
+        baseline.column(new, "adapter", "exact_match").mean()
+        == 0.5
+        < baseline.column(new, "adapter", "token_f1").mean()
+    )
 
 
 def test_the_same_run_gives_the_same_file_but_for_the_time(tmp_path):
@@ -95,12 +104,19 @@ def test_a_better_baseline_is_not_lowered_unasked(tmp_path):
 
 
 def test_a_lost_variant_or_metric_is_asked_about(tmp_path):
-    both, one = scored(tmp_path, {"adapter": half, "gguf_f16": half}, "both"), scored(tmp_path, {"adapter": half}, "one")
+    both, one = (
+        scored(tmp_path, {"adapter": half, "gguf_f16": half}, "both"),
+        scored(tmp_path, {"adapter": half}, "one"),
+    )
     path = tmp_path / "b.json"
     saved(path, both)
     fewer = Config.model_validate({**CONFIG.model_dump(), "gate": {"metrics": ["token_f1"]}})
-    assert baseline.falls(baseline.read(path), baseline.snapshot(one, CONFIG)) == ["gguf_f16 is not in run one"]
-    assert "rougeL is not gated any more" in baseline.falls(baseline.read(path), baseline.snapshot(both, fewer))
+    assert baseline.losses_against(baseline.read(path), baseline.snapshot(one, CONFIG)) == [
+        "gguf_f16 is not in run one"
+    ]
+    assert "rougeL is not gated any more" in baseline.losses_against(
+        baseline.read(path), baseline.snapshot(both, fewer)
+    )
 
 
 def test_a_damaged_one_is_asked_about_too(tmp_path):
@@ -128,8 +144,8 @@ def test_further_trainings_are_kept_by_their_means_and_told(tmp_path):
     baseline.save(path, baseline.with_trainings(first, [second, third]), CONFIG, confirm=never)
     read = baseline.read(path)
     assert read.variants["adapter"].trainings["exact_match_normalized"] == [0.5, 1.0]
-    assert baseline.luck(read, "adapter", "exact_match_normalized") == (-0.5, 0.0)
-    assert baseline.luck(first, "adapter", "exact_match_normalized") == (0.0, 0.0)
+    assert baseline.seed_spread(read, "adapter", "exact_match_normalized") == (-0.5, 0.0)
+    assert baseline.seed_spread(first, "adapter", "exact_match_normalized") == (0.0, 0.0)
     assert "exact_match_normalized of further trainings: 0.500, 1.000" in "\n".join(baseline.describe(read))
     assert baseline.column(read, "adapter", "exact_match_normalized").mean() == 1, "the scores are those of the first"
 
@@ -194,7 +210,10 @@ def test_what_must_be_equal_is_named(tmp_path):
     assert "metric signature: " in named(metrics={**old.metrics, "rougeL": "rougeL|v:2"})[0]
     assert named(variants={})[0] == "variant adapter is not in the run"
     assert "1 gone, 0 new, 0 reworded" in named(questions=old.questions[1:])[0]
-    assert "0 gone, 0 new, 1 reworded" in named(questions=[first.model_copy(update={"sha256": "x"}), *old.questions[1:]])[0]
+    assert (
+        "0 gone, 0 new, 1 reworded"
+        in named(questions=[first.model_copy(update={"sha256": "x"}), *old.questions[1:]])[0]
+    )
     assert "another order" in named(questions=old.questions[::-1])[0]
     assert named(split_id="other training rows") == []
 
@@ -204,9 +223,15 @@ def test_what_may_have_caused_it_is_told(tmp_path):
     old = baseline.snapshot(run, CONFIG)
     hot = Config.model_validate({**CONFIG.model_dump(), "train": {"learning_rate": 0.02}, "gate": {"margin": 0.1}})
     assert baseline.changes(old, baseline.snapshot(run, hot)) == ["setting train.learning_rate 0.0002 -> 0.02"]
-    newer = old.model_copy(update={"provenance": {"packages": {"torch": "9"}, "git": {"commit": "c" * 40}}, "split_id": "s"})
+    newer = old.model_copy(
+        update={"provenance": {"packages": {"torch": "9"}, "git": {"commit": "c" * 40}}, "split_id": "s"}
+    )
     told = baseline.changes(old, newer)
-    assert "package torch absent -> 9" in told and "training or held-out rows" in told and f"commit unknown -> {'c' * 12}" in told
+    assert (
+        "package torch absent -> 9" in told
+        and "training or held-out rows" in told
+        and f"commit unknown -> {'c' * 12}" in told
+    )
 
 
 def test_describe_names_run_questions_and_scores(tmp_path):

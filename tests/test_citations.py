@@ -19,7 +19,9 @@ def test_golden_citations(text, expected):
 
 @pytest.mark.parametrize("prediction, reference, expected", GOLDEN["scores"])
 def test_golden_scores(prediction, reference, expected):
-    assert find("citation_f1").score_one(prediction, [reference]) == (None if expected is None else pytest.approx(expected))
+    assert find("citation_f1").score_one(prediction, [reference]) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 def test_what_is_scored_depends_on_the_reference_alone():
@@ -32,7 +34,11 @@ def test_what_is_scored_depends_on_the_reference_alone():
 @given(st.integers(1, 395), st.sampled_from(["", "A", "ZA"]), st.integers(1, 9), st.sampled_from("abcdeg"))
 def test_every_way_to_write_a_clause_names_the_same(article, suffix, clause, letter):
     label = f"{article}{suffix}"
-    named = {Citation("article", label), Citation("clause", f"{label}({clause})"), Citation("clause", f"{label}({clause})({letter})")}
+    named = {
+        Citation("article", label),
+        Citation("clause", f"{label}({clause})"),
+        Citation("clause", f"{label}({clause})({letter})"),
+    }
     for text in (
         f"Article {label}({clause})({letter})",
         f"under article {label} ({clause}) ({letter}) of the Constitution",
@@ -61,7 +67,14 @@ def test_any_text_is_read_and_gives_clean_labels(pieces):
 
 
 @pytest.mark.parametrize(
-    "text", ["Articles " + "1, " * 5000, "Article 1" + " " * 20_000 + "x", "clauses (1)" * 5000, "first, " * 5000, "(" * 20_000]
+    "text",
+    [
+        "Articles " + "1, " * 5000,
+        "Article 1" + " " * 20_000 + "x",
+        "clauses (1)" * 5000,
+        "first, " * 5000,
+        "(" * 20_000,
+    ],
 )
 def test_long_texts_take_no_time(text):
     began = time.perf_counter()

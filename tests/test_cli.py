@@ -14,13 +14,13 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from harness import errors, store
+from harness import errors, storage
 from harness.cli import app
 from harness.config import load
 from harness.errors import HarnessError
 from harness.records import PredictionSet
 from harness.stages import split as split_stage
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import scored_run
 
 PROJECT = Path(__file__).parent.parent
@@ -46,7 +46,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with a QA file of twelve different questions."""
     monkeypatch.chdir(tmp_path)
     topics = "speech trade property elections worship taxation citizenship emergency language courts services tribunals".split()
-    rows = [{"question": f"Which article of the text is about {t}?", "answer": f"It is {t[::-1]} {i}"} for i, t in enumerate(topics)]
+    rows = [
+        {"question": f"Which article of the text is about {t}?", "answer": f"It is {t[::-1]} {i}"}
+        for i, t in enumerate(topics)
+    ]
     (tmp_path / "qa.json").write_text(json.dumps(rows))
     return tmp_path
 
@@ -117,13 +120,15 @@ def test_no_verb_shows_the_help() -> None:
 
 
 @pytest.mark.parametrize("kind", MENDABLE, ids=lambda kind: kind.__name__)
-def test_what_the_user_can_mend_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]) -> None:
+def test_what_the_user_can_mend_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise kind("is\nwrong", "mend it", file="x.json", row=3)
+        raise kind("is\nwrong", "hint it", file="x.json", row=3)
 
     monkeypatch.setattr(split_stage, "run", fail)
     code = 3 if kind is errors.IncomparableError else 2
-    assert error_of(run("split", "--qa", "qa.json"), code) == "x.json, row 3: is wrong; mend it"
+    assert error_of(run("split", "--qa", "qa.json"), code) == "x.json, row 3: is wrong; hint it"
     assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "failed"
 
 
@@ -134,9 +139,12 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "left_by_clean_up", [None, OSError(errno.EBADF, "Bad file descriptor"), errors.StorageError("cannot write"), ValueError()]
+    "left_by_clean_up",
+    [None, OSError(errno.EBADF, "Bad file descriptor"), errors.StorageError("cannot write"), ValueError()],
 )
-def test_an_interruption_is_told_and_recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, left_by_clean_up: Exception | None) -> None:
+def test_an_interruption_is_told_and_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, left_by_clean_up: Exception | None
+) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         try:
             raise KeyboardInterrupt
@@ -191,12 +199,17 @@ def test_a_device_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytes
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(folder: Path) -> None:
     (folder / "runs").write_text("")
-    assert re.match(r"runs\S*: cannot write: .*; check the path and its permissions", error_of(run("split", "--qa", "qa.json")))
+    assert re.match(
+        r"runs\S*: cannot write: .*; check the path and its permissions", error_of(run("split", "--qa", "qa.json"))
+    )
 
 
 def test_a_run_in_use_is_one_line(folder: Path) -> None:
     with RunFolder("tiny").lock():
-        assert re.match(r"run folder runs/tiny is in use by process \d+; wait for it to end", error_of(run("split", "--qa", "qa.json")))
+        assert re.match(
+            r"run folder runs/tiny is in use by process \d+; wait for it to end",
+            error_of(run("split", "--qa", "qa.json")),
+        )
 
 
 def test_the_process_ends_with_the_code_and_without_a_traceback(folder: Path) -> None:
@@ -239,7 +252,7 @@ def test_run_json_is_enough_to_repeat_the_run(folder: Path, monkeypatch: pytest.
 
 
 def test_a_torn_run_json_is_written_anew(folder: Path) -> None:
-    store.write_text(folder / "runs/tiny/run.json", '{"config": ')
+    storage.write_text(folder / "runs/tiny/run.json", '{"config": ')
     assert run("split", "--qa", "qa.json").exit_code == 0
     assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "done"
 
@@ -247,10 +260,10 @@ def test_a_torn_run_json_is_written_anew(folder: Path) -> None:
 def test_score_to_report_runs_from_the_command_line(folder: Path) -> None:
     """On predictions that stand there already: no model."""
     made = scored_run.make(folder, {"base": lambda _: "nothing", "adapter": lambda q: q.answer}, name="tiny")
-    store.write_json(made.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
+    storage.write_json(made.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
     quick = ["--set", "score.resamples=100", "--set", "compare.resamples=100"]
     for verb in ("score", "compare", "report"):
         result = run(verb, *quick)
         assert result.exit_code == 0, result.output
     assert "report: reports/tiny/report.html" in result.stdout
-    assert store.read_json(made.comparison_json)["variants"]["adapter"]["metrics"]["exact_match"]["value"] == 1.0
+    assert storage.read_json(made.comparison_json)["variants"]["adapter"]["metrics"]["exact_match"]["value"] == 1.0

@@ -3,13 +3,13 @@ import json
 import pytest
 from scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
-from harness import store
+from harness import storage
 from harness.analysis import buckets
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question
 from harness.stages import compare, score
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 MANY = questions(n_groups=30, size=4)
 
@@ -94,10 +94,13 @@ def test_the_whole_comparison_is_one_family_to_holm(tmp_path):
 
 def test_comparison_json_is_whole_stable_and_not_computed_twice(tmp_path):
     run = make(tmp_path, {"base": wrong, "adapter": right})
-    store.write_json(run.run_json, {"git": {"commit": "c"}, "stages": {"split": {"status": "done"}, "compare": {"status": "running"}}})
+    storage.write_json(
+        run.run_json,
+        {"git": {"commit": "c"}, "stages": {"split": {"status": "done"}, "compare": {"status": "running"}}},
+    )
     score.run(run, CONFIG)
     first = compare.run(run, CONFIG)
-    read = store.read_record(run.comparison_json, Comparison)
+    read = storage.read_record(run.comparison_json, Comparison)
     assert read.model_dump() == first.model_dump()
     assert json.loads(run.comparison_json.read_text())["schema"] == 1
     assert first.baselines == BASELINES
@@ -156,7 +159,9 @@ def test_failed_answers_are_no_examples_and_another_metric_stands_in(tmp_path):
     config = Config.model_validate({"score": {"resamples": 100, "metrics": ["exact_match"]}})
     failed = {"finish_reason": "error", "error": "x"}
     comparison = compared(
-        tmp_path, {"base": lambda q: failed if q.row == 1 else "x", "adapter": lambda q: q.answer if q.row < 3 else "x"}, config
+        tmp_path,
+        {"base": lambda q: failed if q.row == 1 else "x", "adapter": lambda q: q.answer if q.row < 3 else "x"},
+        config,
     )
     assert [(e.metric, [x.id for x in e.wins], e.losses) for e in comparison.examples] == [("exact_match", ["q1"], [])]
 
@@ -175,7 +180,7 @@ def test_failed_answers_are_no_examples_and_another_metric_stands_in(tmp_path):
 def test_variants_that_were_asked_otherwise_are_refused(tmp_path, changes, named):
     run = make(tmp_path, {"base": wrong})
     predict(run, "adapter", questions(), right, **changes)
-    store.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
+    storage.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
     score.run(run, CONFIG)
     with pytest.raises(IncomparableError, match=named) as caught:
         compare.run(run, CONFIG)
@@ -188,7 +193,9 @@ def test_other_metric_signatures_are_refused(tmp_path):
     run = make(tmp_path, {"base": wrong, "adapter": right})
     score.run(run, CONFIG)
     path = run.score("adapter")[1]
-    text = path.read_text().replace("rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter")
+    text = path.read_text().replace(
+        "rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter"
+    )
     path.write_text(json.dumps(json.loads(text) | {"checksum": ""}))
     with pytest.raises(IncomparableError, match=r"metric signatures: rouge1 .*stem:none.* against .*stem:porter"):
         compare.run(run, CONFIG)
@@ -265,7 +272,10 @@ def test_answers_that_are_almost_always_the_same_are_told(tmp_path):
     assert codes(comparison, "base") == [] and codes(comparison, "adapter") == ["constant_answers"]
     alarm = next(a for a in comparison.alarms if a.code == "constant_answers")
     assert alarm.value == pytest.approx(80 / 120 - 1 / 120) and alarm.limit == 0.5
-    assert alarm.message == "adapter: 66.7% of the answers are 'it is nothing'; the commonest reference is that of 0.8% of the questions"
+    assert (
+        alarm.message
+        == "adapter: 66.7% of the answers are 'it is nothing'; the commonest reference is that of 0.8% of the questions"
+    )
     assert codes(compared(tmp_path / "half", {"base": lambda q: "no" if q.row % 2 else q.answer}), "base") == []
     assert codes(compared(tmp_path / "blank", {"base": lambda q: " "}), "base") == ["empty_answers"]
 
@@ -279,7 +289,10 @@ def test_a_set_of_yes_and_no_is_not_taken_for_a_fault(tmp_path, yes):
 
 
 def test_a_set_of_few_answers_may_be_answered_as_it_is(tmp_path):
-    asked = [q.model_copy(update={"answer": "Parliament", "references": ["The Parliament"]} if q.row <= 90 else {}) for q in MANY]
+    asked = [
+        q.model_copy(update={"answer": "Parliament", "references": ["The Parliament"]} if q.row <= 90 else {})
+        for q in MANY
+    ]
     run = make(tmp_path, {"base": lambda q: "parliament"}, asked=asked)
     score.run(run, CONFIG)
     assert compare.run(run, CONFIG).alarms == []
@@ -327,10 +340,13 @@ def test_lengths_and_types_of_answers(answer, length, kind):
 
 
 @pytest.mark.parametrize(
-    "value, bucket", [(None, "unknown"), (0.0, "0.0-0.1"), (0.1, "0.1-0.2"), (0.49, "0.4-0.5"), (0.5, "0.5-1.0"), (1.0, "0.5-1.0")]
+    "value, bucket",
+    [(None, "unknown"), (0.0, "0.0-0.1"), (0.1, "0.1-0.2"), (0.49, "0.4-0.5"), (0.5, "0.5-1.0"), (1.0, "0.5-1.0")],
 )
 def test_similarity_buckets(value, bucket):
-    assert buckets.similarity(Question(id="q", row=1, question="?", answer="a", group="g", nearest_train=value)) == bucket
+    assert (
+        buckets.similarity(Question(id="q", row=1, question="?", answer="a", group="g", nearest_train=value)) == bucket
+    )
 
 
 def test_many_kinds_are_cut_to_the_largest_and_other():
@@ -345,7 +361,10 @@ def test_many_kinds_are_cut_to_the_largest_and_other():
 
 
 def test_two_runs_are_paired_variant_by_variant(tmp_path):
-    runs = [make(tmp_path, {"base": wrong, "adapter": answer}, name=name, asked=MANY) for name, answer in (("new", right), ("old", wrong))]
+    runs = [
+        make(tmp_path, {"base": wrong, "adapter": answer}, name=name, asked=MANY)
+        for name, answer in (("new", right), ("old", wrong))
+    ]
     for run in runs:
         score.run(run, CONFIG)
     pairs = {(p.left, p.right): p for p in compare.compare_runs(*runs, CONFIG) if p.metric == "exact_match"}
@@ -364,7 +383,10 @@ def test_two_runs_on_different_splits_are_refused(tmp_path):
 
 
 def test_all_that_differs_between_two_runs_is_named(tmp_path):
-    runs = [make(tmp_path, {"base": wrong}, name="a"), make(tmp_path, {"base": wrong}, name="b", generation={}, prompts_sha256="0" * 64)]
+    runs = [
+        make(tmp_path, {"base": wrong}, name="a"),
+        make(tmp_path, {"base": wrong}, name="b", generation={}, prompts_sha256="0" * 64),
+    ]
     score.run(runs[0], CONFIG)
     score.run(runs[1], Config.model_validate({"score": {"resamples": 200, "metrics": ["rouge1"]}}))
     with pytest.raises(IncomparableError) as caught:

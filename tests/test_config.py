@@ -1,4 +1,4 @@
-"""Configs: the shipped ones, and every mistake named at once with its mend."""
+"""Configs: the shipped ones, and every mistake named at once with its hint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mistakes(tmp_path: Path, text: str, *overrides: str) -> str:
 
 
 def test_these_are_shipped() -> None:
-    assert {"tiny", "llama3-8b", "seed-llama3-8b"} <= set(SHIPPED)
+    assert {"tiny", "llama3-8b", "notebook-llama3-8b"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -43,12 +43,14 @@ def test_the_defaults_are_those_of_the_library() -> None:
     config = Config()
     assert config.score.metrics == METRICS
     assert config.train.lora.target_modules == PROJECTIONS
-    assert config.model_dump(mode="json") == Config.model_validate(config.model_dump(mode="json")).model_dump(mode="json")
+    assert config.model_dump(mode="json") == Config.model_validate(config.model_dump(mode="json")).model_dump(
+        mode="json"
+    )
 
 
 def test_the_notebook_recipe_is_literal() -> None:
     """Each value as it stands in the notebook that this project started from (issue 2, part 1)."""
-    config = load("seed-llama3-8b")
+    config = load("notebook-llama3-8b")
     train = config.train
     assert config.model.path == "unsloth/llama-3-8b"
     assert (train.engine, train.load_in_4bit, train.train_on) == ("unsloth", True, "all")
@@ -76,7 +78,10 @@ def test_the_embedded_default_needs_nothing_but_this_project() -> None:
         ("trian: {}", "unknown key 'trian' (did you mean 'train'?)"),
         ("train: {lora: {rank: 3}}", "unknown key 'train.lora.rank' (known: r, alpha, dropout, target_modules)"),
         ("train: {lora: {drop_out: 3}}", "unknown key 'train.lora.drop_out' (did you mean 'dropout'?)"),
-        ("predict: {extra: {x: {backend: replay, path: p, modle: m}}}", "unknown key 'predict.extra.x.modle' (did you mean 'model'?)"),
+        (
+            "predict: {extra: {x: {backend: replay, path: p, modle: m}}}",
+            "unknown key 'predict.extra.x.modle' (did you mean 'model'?)",
+        ),
         ("train: {max_steps: 0}", "train.max_steps: input should be greater than or equal to 1, got 0"),
         ("train: {learning_rate: fast}", "train.learning_rate: input should be a valid number"),
         ("train: {learning_rate: .inf}", "train.learning_rate: input should be a finite number, got inf"),
@@ -88,8 +93,14 @@ def test_the_embedded_default_needs_nothing_but_this_project() -> None:
         ("prompt: {template: none}", "prompt.template: must contain {question} exactly once, got 'none'"),
         ("prompt: {template: '{question} {question}'}", "prompt.template: must contain {question} exactly once"),
         ("score: {metrics: []}", "score.metrics: needs at least one metric"),
-        ("export: {formats: [gguf_q3_k]}", "export.formats: unknown format 'gguf_q3_k'; known: merged_16bit, merged_4bit, gguf_f32"),
-        ("export: {formats: []}", "predict.variants: 'merged_16bit' is neither exported nor in predict.extra; add it to export.formats"),
+        (
+            "export: {formats: [gguf_q3_k]}",
+            "export.formats: unknown format 'gguf_q3_k'; known: merged_16bit, merged_4bit, gguf_f32",
+        ),
+        (
+            "export: {formats: []}",
+            "predict.variants: 'merged_16bit' is neither exported nor in predict.extra; add it to export.formats",
+        ),
         ("predict: {extra: {../x: {backend: replay, path: p}}}", "variant name '../x' is not usable"),
         ("device: tpu", "device: input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
     ],
@@ -102,16 +113,28 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, line: str) -
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "train: {max_stepz: 3, seed: x}\nscore: {resamples: 1}\ndata: {heldout: 0}\nscroe: {}")
-    for part in ("'train.max_stepz'", "train.seed: ", "score.resamples: ", "data.heldout: ", "'scroe' (did you mean 'score'?)"):
+    for part in (
+        "'train.max_stepz'",
+        "train.seed: ",
+        "score.resamples: ",
+        "data.heldout: ",
+        "'scroe' (did you mean 'score'?)",
+    ):
         assert part in found
 
 
-@pytest.mark.parametrize("value", ["0", "1", "1.0", "true", "false", "-0.1", "2.5", "null", "'0.1'", ".nan", ".inf", "[0.1]", "0.0"])
+@pytest.mark.parametrize(
+    "value", ["0", "1", "1.0", "true", "false", "-0.1", "2.5", "null", "'0.1'", ".nan", ".inf", "[0.1]", "0.0"]
+)
 def test_a_heldout_that_is_neither_share_nor_count_is_refused(tmp_path: Path, value: str) -> None:
-    assert "data.heldout: must be a share between 0 and 1, or a count of 2 or more" in mistakes(tmp_path, f"data: {{heldout: {value}}}")
+    assert "data.heldout: must be a share between 0 and 1, or a count of 2 or more" in mistakes(
+        tmp_path, f"data: {{heldout: {value}}}"
+    )
 
 
-@pytest.mark.parametrize(("value", "expected"), [("0.1", 0.1), ("2", 2), ("400", 400), ("400.0", 400), ("0.999", 0.999)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0.1", 0.1), ("2", 2), ("400", 400), ("400.0", 400), ("0.999", 0.999)]
+)
 def test_a_heldout_is_a_share_or_a_count(value: str, expected: float | int) -> None:
     found = load("tiny", [f"data.heldout={value}"]).data.heldout
     assert (found, type(found)) == (expected, type(expected))
@@ -121,7 +144,7 @@ def test_a_heldout_is_a_share_or_a_count(value: str, expected: float | int) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "hint"),
     [
         ("a: 1\nb: [1, 2\nc: 3\n", "look at line 3"),
         ("a: 1\n\tb: 2", "look at line 2"),
@@ -132,9 +155,9 @@ def test_a_heldout_is_a_share_or_a_count(value: str, expected: float | int) -> N
         ("a: \x00", "check the file"),
     ],
 )
-def test_what_is_not_yaml_is_named_with_its_line(tmp_path: Path, text: str, mend: str) -> None:
+def test_what_is_not_yaml_is_named_with_its_line(tmp_path: Path, text: str, hint: str) -> None:
     found = mistakes(tmp_path, text)
-    assert found.startswith(f"{tmp_path}/mine.yaml: is not YAML; {mend}")
+    assert found.startswith(f"{tmp_path}/mine.yaml: is not YAML; {hint}")
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
@@ -214,7 +237,9 @@ def test_qa_wins_over_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tyni", "configs/none.yaml", "none.yml", "", "/", "../tiny", "tiny.yaml.txt", "a\0b"])
-def test_a_config_that_is_not_there_lists_those_that_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_that_is_not_there_lists_those_that_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=f"no config .*; use one of {', '.join(SHIPPED)}, or the path of a YAML file"):
         find(name)

@@ -34,7 +34,18 @@ ARTICLES = {str(n) for n in range(1, 396) if n not in OMITTED} | set(LETTERED)
 NAMEABLE = ARTICLES | {str(n) for n in OMITTED} | set("2A 31D 32A 35A 131A 144A 226A 228A 257A 268A 329A 359A".split())
 PARTS = "I II III IV IVA V VI VIII IX IXA IXB X XI XII XIII XIV XIVA XV XVI XVII XVIII XIX XX XXI XXII".split()
 ORDINALS = "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth Eleventh Twelfth".split()
-KINDS = {"lookup", "content", "part", "authority", "term", "definition", "scenario", "exception", "procedure", "comparison"}
+KINDS = {
+    "lookup",
+    "content",
+    "part",
+    "authority",
+    "term",
+    "definition",
+    "scenario",
+    "exception",
+    "procedure",
+    "comparison",
+}
 
 FACTS = facts()
 COMMITTED = (DATA / "constitution_qa.json").read_text(encoding="utf-8")
@@ -120,7 +131,9 @@ def test_schedules_name_articles_in_force():
 
 def test_fields():
     assert {r["kind"] for r in ROWS} == KINDS
-    assert not offending(ROWS, lambda r: not all(isinstance(t, str) and t.strip() == t != "" for t in [*texts(r), r["group"]]))
+    assert not offending(
+        ROWS, lambda r: not all(isinstance(t, str) and t.strip() == t != "" for t in [*texts(r), r["group"]])
+    )
     assert not offending(ROWS, lambda r: "references" in r and not r["references"])
     assert not offending(ROWS, lambda r: len(set(texts(r))) < len(texts(r)))
     assert not offending(ROWS, lambda r: r["article"] and r["group"] != f"article-{r['article'].lower()}")
@@ -174,7 +187,9 @@ def test_a_phrase_means_one_fact():
 
 def test_tables_hold_phrases_not_sentences():
     phrases = [
-        (f.key, t) for f in FACTS for t in [f.subject, *f.aliases, *chain(*((p.what, p.value) for p in f.points)), *(f.authority or ())]
+        (f.key, t)
+        for f in FACTS
+        for t in [f.subject, *f.aliases, *chain(*((p.what, p.value) for p in f.points)), *(f.authority or ())]
     ]
     assert [(key, t) for key, t in phrases if not t or t != t.strip() or t.endswith((".", "?", ","))] == []
     assert [f.key for f in FACTS if not re.fullmatch(r"[A-Z].*[^.]\.", f.gist)] == []
@@ -189,7 +204,9 @@ def head(phrase: str) -> str:
 
 def test_what_is_asks_for_one_thing():
     singular = {"basis", "census", "class", "means", "process"}
-    plural = [(f.key, p.what) for f in FACTS for p in f.points if head(p.what).endswith("s") and head(p.what) not in singular]
+    plural = [
+        (f.key, p.what) for f in FACTS for p in f.points if head(p.what).endswith("s") and head(p.what) not in singular
+    ]
     assert plural == []
     assert [(f.key, p.what) for f in FACTS for p in f.points if not p.what.startswith(("the ", "a ", "an "))] == []
 

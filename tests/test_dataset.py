@@ -44,9 +44,20 @@ def test_one_file_in_three_formats_gives_the_same_rows(tmp_path):
 
 def test_texts_are_stripped_and_numbered_labels_become_texts(tmp_path):
     (row,) = dataset.load(
-        write(tmp_path, [{"question": " Q? ", "answer": "A\n", "article": 14, "part": 3.0, "group": 0, "kind": None, "id": 7}])
+        write(
+            tmp_path,
+            [{"question": " Q? ", "answer": "A\n", "article": 14, "part": 3.0, "group": 0, "kind": None, "id": 7}],
+        )
     )
-    assert (row.question, row.answer, row.article, row.part, row.group, row.kind, row.id) == ("Q?", "A", "14", "3", "0", None, "7")
+    assert (row.question, row.answer, row.article, row.part, row.group, row.kind, row.id) == (
+        "Q?",
+        "A",
+        "14",
+        "3",
+        "0",
+        None,
+        "7",
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -84,7 +95,9 @@ def test_a_derived_id_gives_way_to_the_same_id_given_by_the_file(tmp_path):
     assert [row.id for row in rows] == [f"{derived}-2", derived]
 
 
-texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda s: not dataset.BLANK.fullmatch(s))
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(
+    lambda s: not dataset.BLANK.fullmatch(s)
+)
 pairs = st.lists(st.fixed_dictionaries({"question": texts, "answer": texts}), min_size=1, max_size=8)
 
 
@@ -109,7 +122,8 @@ def test_any_bytes_load_or_give_a_data_error_of_one_line(tmp_path_factory, data,
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["question", "answer", "id", "references", "x"]), inner, max_size=5)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["question", "answer", "id", "references", "x"]), inner, max_size=5)
     ),
     max_leaves=12,
 )

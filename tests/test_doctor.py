@@ -1,4 +1,4 @@
-"""The doctor: every finding with its mend, also when what it looks at is missing, broken, crashes or hangs."""
+"""The doctor: every finding with its hint, also when what it looks at is missing, broken, crashes or hangs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ import pytest
 from gguf import MODEL_ARCH, get_tensor_name_map
 from typer.testing import CliRunner
 
-from harness import devices
 from harness.cli import app
 from harness.config import GGUF_TYPES, load
 from harness.doctor import Finding, checks, estimate, packages, probes, space
 from harness.doctor.probes import Probe
 from harness.formats import llama, quantize
+from harness.models import devices
 from harness.training.plan import GIB, Shape
 
 PROJECT = Path(__file__).parent.parent
 LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-}  # fmt: skip
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+}
 EIGHT = Shape.of(LLAMA_8B)
 LENGTHS = [60, 90, 150] * 40
 
@@ -35,12 +43,24 @@ def gpu(name: str, capability: tuple[int, int], free: float, total: float) -> di
     return {"name": name, "capability": capability, "free_bytes": int(free * GIB), "total_bytes": int(total * GIB)}
 
 
-H200, T4, P100 = gpu("NVIDIA H200", (9, 0), 139, 140), gpu("Tesla T4", (7, 5), 14.5, 14.6), gpu("Tesla P100", (6, 0), 15, 16)
+H200, T4, P100 = (
+    gpu("NVIDIA H200", (9, 0), 139, 140),
+    gpu("Tesla T4", (7, 5), 14.5, 14.6),
+    gpu("Tesla P100", (6, 0), 15, 16),
+)
 
 
 def torch_told(*found: dict[str, Any], cuda_build: str | None = "13.0", **facts: Any) -> Probe:
     return Probe(
-        {"torch": "2.13.0", "cuda_build": cuda_build, "warning": "", "devices": list(found), "nf4": "", "nf4_device": "cuda", **facts}
+        {
+            "torch": "2.13.0",
+            "cuda_build": cuda_build,
+            "warning": "",
+            "devices": list(found),
+            "nf4": "",
+            "nf4_device": "cuda",
+            **facts,
+        }
     )
 
 
@@ -54,7 +74,12 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 @pytest.fixture(scope="module")
 def real() -> dict[str, dict[str, str]]:
     """What `harness doctor --json` says of the embedded default on this machine; Unsloth, whose import takes 8 s, has tests of its own."""
-    environment = {**os.environ, "WANDB_API_KEY": "c0ffee" * 6 + "dead", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "2"}
+    environment = {
+        **os.environ,
+        "WANDB_API_KEY": "c0ffee" * 6 + "dead",
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "2",
+    }
     command = [sys.executable, "-m", "harness", "doctor", "--json", "--set", "device=cpu", "--set", "train.engine=peft"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=environment, timeout=200)
     assert (done.returncode, done.stderr) == (0, "") and "c0ffee" not in done.stdout
@@ -64,7 +89,9 @@ def real() -> dict[str, dict[str, str]]:
 def test_the_embedded_default_can_run_here(real: dict[str, dict[str, str]]) -> None:
     assert [f for f in real.values() if f["status"] != "ok"] == []
     assert real["device"]["value"].startswith("CPU (") and real["picked: dtype"]["value"].startswith("float32")
-    assert real["bitsandbytes"]["value"] and real["llama.cpp"]["value"].endswith("answered from a GGUF file written here")
+    assert real["bitsandbytes"]["value"] and real["llama.cpp"]["value"].endswith(
+        "answered from a GGUF file written here"
+    )
     assert {"W&B", "questions", "model", "memory", "disk", "picked: attention"} <= set(real)
     assert "WANDB_MODE wins" in real["W&B"]["value"]
 
@@ -106,14 +133,16 @@ def absent(folder: Path, *names: str) -> dict[str, str]:
 def test_without_the_heavy_packages_every_one_is_a_finding(tmp_path: Path) -> None:
     heavy = "torch unsloth unsloth_zoo xllamacpp bitsandbytes transformers trl peft datasets accelerate wandb gguf tokenizers huggingface_hub".split()
     command = [sys.executable, "-m", "harness", "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=absent(tmp_path, *heavy), timeout=100)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=PROJECT, env=absent(tmp_path, *heavy), timeout=100
+    )
     assert (done.returncode, done.stderr) == (2, "")
     findings = json.loads(done.stdout)
     failed = {f["what"]: f for f in findings if f["status"] == "fail"}
     assert set(failed) >= {"device", "Unsloth", "llama.cpp", "torch", "xllamacpp", "transformers", "unsloth"}
     assert failed["device"]["value"] == "torch cannot be loaded: ModuleNotFoundError: No module named 'torch'"
-    assert failed["torch"]["mend"] == "run make setup, or pip install 'torch>=2.11,<2.15'"
-    assert all(f["mend"] for f in failed.values())
+    assert failed["torch"]["hint"] == "run make setup, or pip install 'torch>=2.11,<2.15'"
+    assert all(f["hint"] for f in failed.values())
     kept = {f["what"]: f["status"] for f in findings}
     assert kept["numpy"] == kept["questions"] == kept["model"] == kept["disk"] == "ok"
 
@@ -127,7 +156,9 @@ def test_without_the_heavy_packages_every_one_is_a_finding(tmp_path: Path) -> No
         ("import time; time.sleep(60)", "does not end within 2 s"),
     ],
 )
-def test_a_library_that_breaks_its_process_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str) -> None:
+def test_a_library_that_breaks_its_process_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
     (tmp_path / "unsloth.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{PROJECT}")
     monkeypatch.setattr(probes, "SECONDS", 2 if "sleep" in code else 60)
@@ -154,7 +185,7 @@ def test_what_was_told_before_a_crash_counts(tmp_path: Path, monkeypatch: pytest
     told = probes.probe("torch", "cpu")
     assert told.facts["torch"] == metadata.version("torch") and told.problem == "crashes (SIGABRT)"
     found = checks._nf4(load("tiny"), told)
-    assert (found.status, found.value) == ("fail", "NF4 cannot be tried: crashes (SIGABRT)") and found.mend
+    assert (found.status, found.value) == ("fail", "NF4 cannot be tried: crashes (SIGABRT)") and found.hint
     sixteen = load("tiny", ["train.load_in_4bit=false", "export.formats=[merged_16bit]", "predict.variants=[base]"])
     assert checks._nf4(sixteen, told).status == "warn"
 
@@ -188,19 +219,45 @@ TRUE_FORWARD: Any = None
     ("settings", "told", "driver", "status", "line"),
     [
         ([], torch_told(H200), "580.1", "ok", "NVIDIA 580.1; torch 2.13.0 for CUDA 13.0"),
-        ([], torch_told(cuda_build=None), None, "fail", "this config needs a CUDA device and there is none (torch 2.13.0, a CPU build)"),
+        (
+            [],
+            torch_told(cuda_build=None),
+            None,
+            "fail",
+            "this config needs a CUDA device and there is none (torch 2.13.0, a CPU build)",
+        ),
         (["device=auto"], torch_told(cuda_build=None), None, "ok", "there is no NVIDIA driver"),
         (["device=cpu"], torch_told(cuda_build=None), "580.1", "ok", "CPU ("),
         (["device=cpu"], torch_told(H200), "580.1", "ok", "CPU, as the config says; 1 CUDA devices stay idle"),
-        ([], torch_told(cuda_build=None), "580.1", "fail", "there is an NVIDIA driver (580.1), and torch 2.13.0, a CPU build"),
-        (["device=auto"], torch_told(cuda_build=None), "580.1", "warn", "there is an NVIDIA driver (580.1), and torch 2.13.0, a CPU build"),
-        ([], torch_told(warning="driver too old"), "450.2", "fail", "for CUDA 13.0 finds no device with driver 450.2 (driver too old)"),
+        (
+            [],
+            torch_told(cuda_build=None),
+            "580.1",
+            "fail",
+            "there is an NVIDIA driver (580.1), and torch 2.13.0, a CPU build",
+        ),
+        (
+            ["device=auto"],
+            torch_told(cuda_build=None),
+            "580.1",
+            "warn",
+            "there is an NVIDIA driver (580.1), and torch 2.13.0, a CPU build",
+        ),
+        (
+            [],
+            torch_told(warning="driver too old"),
+            "450.2",
+            "fail",
+            "for CUDA 13.0 finds no device with driver 450.2 (driver too old)",
+        ),
         ([], Probe({}, "crashes (SIGSEGV)"), None, "fail", "torch cannot be loaded: crashes (SIGSEGV)"),
     ],
-)  # fmt: skip
-def test_the_device_or_why_there_is_none(settings: list[str], told: Probe, driver: str | None, status: str, line: str) -> None:
+)
+def test_the_device_or_why_there_is_none(
+    settings: list[str], told: Probe, driver: str | None, status: str, line: str
+) -> None:
     first, *_ = checks._device(load("llama3-8b", settings), told, driver)
-    assert first.status == status and line in first.value and bool(first.mend) == (status != "ok")
+    assert first.status == status and line in first.value and bool(first.hint) == (status != "ok")
 
 
 def test_hidden_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +270,7 @@ def test_each_gpu_is_described_and_an_ancient_one_refused() -> None:
     findings = by_name(checks._device(load("llama3-8b"), torch_told(H200, T4, P100), "580.1"))
     assert findings["GPU 0"].value == "NVIDIA H200, compute capability 9.0, 139.0 of 140.0 GiB free, with bf16"
     assert findings["GPU 1"].value == "Tesla T4, compute capability 7.5, 14.5 of 14.6 GiB free, without bf16"
-    assert [findings[f"GPU {i}"].status for i in range(3)] == ["ok", "ok", "fail"] and findings["GPU 2"].mend
+    assert [findings[f"GPU {i}"].status for i in range(3)] == ["ok", "ok", "fail"] and findings["GPU 2"].hint
 
 
 @pytest.mark.parametrize(
@@ -242,10 +299,13 @@ def test_this_machines_dtype() -> None:
 
 
 def test_what_is_picked_is_told() -> None:
-    new, old = by_name(checks._picks(load("llama3-8b"), "cuda", [H200])), by_name(checks._picks(load("llama3-8b"), "cuda", [H200, T4]))
+    new, old = (
+        by_name(checks._picks(load("llama3-8b"), "cuda", [H200])),
+        by_name(checks._picks(load("llama3-8b"), "cuda", [H200, T4])),
+    )
     assert new["picked: dtype"].value == "bfloat16 (compute capability 9.0; bf16 from 8.0)"
     assert old["picked: dtype"].value == "float16 (compute capability 7.5; bf16 from 8.0)"
-    assert old["picked: attention"].status == "warn" and old["picked: attention"].mend == "run make setup GPU=1"
+    assert old["picked: attention"].status == "warn" and old["picked: attention"].hint == "run make setup GPU=1"
     assert new["picked: training layout"].value == "rows end to end, CUDA graphs where activations are kept"
     assert old["picked: training layout"].value == "rows side by side, padded"
     padded = by_name(checks._picks(load("llama3-8b", ["train.packing=false"]), "cuda", [H200]))
@@ -264,7 +324,7 @@ def test_device_memory_is_compared_with_what_is_needed(free: int, training: str,
     config = load("llama3-8b", ["predict.max_batch=400", "predict.batch_tokens=131072"])
     findings = by_name(space.memory(config, EIGHT, LENGTHS, "cuda", free * GIB))
     assert (findings["training memory"].status, findings["answering memory"].status) == (training, answering)
-    assert all(bool(f.mend) == (f.status != "ok") for f in findings.values())
+    assert all(bool(f.hint) == (f.status != "ok") for f in findings.values())
     if free == 8:
         assert "activations computed again" in findings["training memory"].value
     if free == 4:
@@ -275,7 +335,7 @@ def test_an_8b_model_in_float32_does_not_fit_a_small_machine(monkeypatch: pytest
     monkeypatch.setattr(space, "memory_available", lambda: 16 * GIB)
     (found,) = space.memory(load("llama3-8b", ["device=cpu"]), EIGHT, LENGTHS, "cpu", None)
     assert found.status == "fail" and found.value.startswith("answering in float32 takes about ")
-    assert found.mend == "free some memory, or use a smaller model or a GPU"
+    assert found.hint == "free some memory, or use a smaller model or a GPU"
 
 
 def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +348,17 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pyte
 
     assert found(60 * 10**9).status == "ok" and "merged_16bit 16.1 GB" in found(60 * 10**9).value
     # One disk holds both: what is still to be downloaded counts with the rest.
-    assert found(60 * 10**9, downloaded=False).status == "fail" and "base 16.1 GB" in found(60 * 10**9, downloaded=False).value
-    assert found(10**9).mend == "free some space, or name fewer export.formats"
+    assert (
+        found(60 * 10**9, downloaded=False).status == "fail"
+        and "base 16.1 GB" in found(60 * 10**9, downloaded=False).value
+    )
+    assert found(10**9).hint == "free some space, or name fewer export.formats"
 
 
 @pytest.mark.parametrize("type", GGUF_TYPES)
-@pytest.mark.parametrize("config", [LLAMA_8B, json.loads((PROJECT / "data/tiny-llama3/config.json").read_text())], ids=["8B", "tiny"])
+@pytest.mark.parametrize(
+    "config", [LLAMA_8B, json.loads((PROJECT / "data/tiny-llama3/config.json").read_text())], ids=["8B", "tiny"]
+)
 def test_sizes_are_those_of_the_types_that_tensors_get(type: str, config: dict[str, Any]) -> None:
     names, layers = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), config["num_hidden_layers"]
     tied = config.get("tie_word_embeddings", False)
@@ -312,19 +377,23 @@ def test_sizes_are_those_of_the_types_that_tensors_get(type: str, config: dict[s
 def test_inputs_that_cannot_be_used_are_findings(tmp_path: Path) -> None:
     assert checks._questions(load("tiny", qa=str(tmp_path / "no.json")))[1].value.endswith("no.json: no such file")
     config = load("tiny", ["model.path=./nowhere"])
-    assert str(checks._model(config)[1][0]).startswith("fail  model                 ./nowhere: is no folder; give a folder")
+    assert str(checks._model(config)[1][0]).startswith(
+        "fail  model                 ./nowhere: is no folder; give a folder"
+    )
     (long,) = checks._model(load("tiny", ["train.max_length=9999"]))[1]
-    assert (long.status, long.mend) == ("fail", "set train.max_length to 512 or less")
+    assert (long.status, long.hint) == ("fail", "set train.max_length to 512 or less")
 
 
-def test_a_hub_model_is_looked_for_in_the_cache_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_looked_for_in_the_cache_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     config = load("llama3-8b")
     folder, (found,) = checks._model(config)
-    assert folder is None and found.status == "warn" and "`hf download meta-llama/Meta-Llama-3-8B`" in found.mend
+    assert folder is None and found.status == "warn" and "`hf download meta-llama/Meta-Llama-3-8B`" in found.hint
     snapshot = tmp_path / "models--meta-llama--Meta-Llama-3-8B" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot.parent.parent / "refs").mkdir()
@@ -346,7 +415,9 @@ def test_a_hub_model_is_looked_for_in_the_cache_and_nowhere_else(tmp_path: Path,
         ({"WANDB_MODE": "disabled"}, "ok", "off; the report has the curves all the same"),
     ],
 )
-def test_where_the_curves_go(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], status: str, line: str) -> None:
+def test_where_the_curves_go(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], status: str, line: str
+) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -379,16 +450,20 @@ def test_versions_are_compared_with_our_range_and_unsloths(
 
     monkeypatch.setattr(metadata, "version", fake)
     found = by_name(packages.findings(load("tiny")))["transformers"]
-    assert found.status == status and found.value.startswith(value) and bool(found.mend) == (status != "ok")
+    assert found.status == status and found.value.startswith(value) and bool(found.hint) == (status != "ok")
 
 
 def test_only_what_the_config_needs_is_asked_for() -> None:
-    lean = load("tiny", ["train.engine=peft", "wandb.enabled=false", "export.formats=[merged_16bit]", "predict.variants=[base]"])
+    lean = load(
+        "tiny", ["train.engine=peft", "wandb.enabled=false", "export.formats=[merged_16bit]", "predict.variants=[base]"]
+    )
     names = {f.what for f in packages.findings(lean)}
     assert not names & {"unsloth", "unsloth_zoo", "wandb", "xllamacpp", "gguf"} and {"torch", "numpy"} <= names
 
 
-def test_an_installed_harness_without_its_checkout_has_its_ranges_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_harness_without_its_checkout_has_its_ranges_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extras = ["", "train", "gguf"]
     read = {r.name: r.specifier for r in packages.requirements(extras)}
     monkeypatch.setattr(packages, "PROJECT", tmp_path)
@@ -412,6 +487,6 @@ def test_the_lines_and_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     findings.append(Finding("fail", "device", "there is none", "use another machine"))
     done = CliRunner().invoke(app, ["doctor"])
-    assert (done.exit_code, done.stdout.splitlines()[-1]) == (2, "tiny cannot run here: mend device")
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (2, "tiny cannot run here: hint device")
     assert json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)[2]["status"] == "fail"
     assert CliRunner().invoke(app, ["doctor", "--set", "train.max_step=3"]).exit_code == 2

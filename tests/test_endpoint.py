@@ -35,7 +35,9 @@ def url(file: Path) -> Iterator[str]:
     yield server.listening_address.rstrip("/") + "/v1"
 
 
-def test_it_answers_like_llama_cpp_in_process(tiny_model: Path, file: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_answers_like_llama_cpp_in_process(
+    tiny_model: Path, file: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoTokenizer
 
     monkeypatch.setenv(KEY, "canary-key")

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from harness import base, store
+from harness import storage
 from harness.backends import Execution, Generation, Source, find
 from harness.config import GGUF_TYPES, Config
 from harness.errors import ArtifactError, ModelError, StorageError
 from harness.formats import gguf, merged
+from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer
 from harness.records import ExportManifest
 from harness.stages import export
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import small_run
 from tests.models import CORPUS, EOS_ID, edit_json, save_model
 
@@ -34,7 +35,9 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, ExportManifest]:
+def whole(
+    tiny_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunFolder, ExportManifest]:
     """A run with every format."""
     run = RunFolder("r", tmp_path_factory.mktemp("whole"))
     small_run.trained(run, tiny_model, adapter)
@@ -51,7 +54,7 @@ def run(tiny_model: Path, adapter: Path, tmp_path: Path) -> RunFolder:
 
 def times(run: RunFolder) -> dict[str, int]:
     """Artifact -> when its weights were written."""
-    artifacts = store.read_record(run.export_json, ExportManifest).artifacts
+    artifacts = storage.read_record(run.export_json, ExportManifest).artifacts
     paths = {name: run.path / artifact.path for name, artifact in artifacts.items()}
     return {name: (p if p.is_file() else next(p.glob("*.safetensors"))).stat().st_mtime_ns for name, p in paths.items()}
 
@@ -61,12 +64,12 @@ def times(run: RunFolder) -> dict[str, int]:
 
 def test_every_format_is_written_and_checked(whole: tuple[RunFolder, ExportManifest]) -> None:
     run, manifest = whole
-    assert manifest == store.read_record(run.export_json, ExportManifest)
+    assert manifest == storage.read_record(run.export_json, ExportManifest)
     assert list(manifest.artifacts) == ["adapter", *FORMATS]
     for name, artifact in manifest.artifacts.items():
         path = run.path / artifact.path
         assert path == (run.adapter if name == "adapter" else run.artifact(name))
-        assert artifact.sha256 == base.artifact_sha256(path)
+        assert artifact.sha256 == base_model.artifact_sha256(path)
         assert artifact.size_bytes > 10_000 and artifact.checks and artifact.seconds >= 0
         assert artifact.tensors >= 14
 
@@ -79,10 +82,12 @@ def test_the_formats_are_as_large_as_their_types_say(whole: tuple[RunFolder, Exp
     assert sizes["merged_4bit"] < 0.6 * sizes["merged_16bit"]
 
 
-def test_the_space_reckoned_beforehand_is_an_upper_bound(whole: tuple[RunFolder, ExportManifest], tiny_model: Path) -> None:
+def test_the_space_reckoned_beforehand_is_an_upper_bound(
+    whole: tuple[RunFolder, ExportManifest], tiny_model: Path
+) -> None:
     """But for the vocabulary, which GGUF carries in the file: a few kilobytes here, covered by the constant."""
     for name, share in export.SHARE_OF_16BIT.items():
-        assert whole[1].artifacts[name].size_bytes <= share * base.weights_size(tiny_model) + 50_000, name
+        assert whole[1].artifacts[name].size_bytes <= share * base_model.weights_size(tiny_model) + 50_000, name
 
 
 def test_no_temporary_file_is_left(whole: tuple[RunFolder, ExportManifest]) -> None:
@@ -102,12 +107,19 @@ def test_gguf_f16_answers_as_merged_16bit(whole: tuple[RunFolder, ExportManifest
         model.close()
     torch.set_grad_enabled(True)
     assert answers["gguf_f32"] == answers["merged_16bit"]
-    assert sum(a == b for a, b in zip(answers["gguf_f16"], answers["merged_16bit"], strict=True)) >= 0.98 * len(prompts) - 1
+    assert (
+        sum(a == b for a, b in zip(answers["gguf_f16"], answers["merged_16bit"], strict=True))
+        >= 0.98 * len(prompts) - 1
+    )
     assert len({tuple(a) for a in answers["merged_16bit"]}) > len(CORPUS)
 
 
 def test_merged_16bit_is_made_although_only_its_children_are_asked_for(run: RunFolder, tiny_model: Path) -> None:
-    assert list(export.run(run, config(tiny_model, ["gguf_q8_0"])).artifacts) == ["adapter", "merged_16bit", "gguf_q8_0"]
+    assert list(export.run(run, config(tiny_model, ["gguf_q8_0"])).artifacts) == [
+        "adapter",
+        "merged_16bit",
+        "gguf_q8_0",
+    ]
 
 
 def test_the_adapter_alone_needs_no_merge(run: RunFolder, tiny_model: Path) -> None:
@@ -140,19 +152,19 @@ def test_a_further_format_leaves_the_others(two: RunFolder, tiny_model: Path) ->
 
 @pytest.mark.parametrize("damaged", ["gguf_f16", "merged_16bit"])
 def test_a_flipped_bit_is_rebuilt_and_only_there(two: RunFolder, tiny_model: Path, damaged: str) -> None:
-    before, sha256 = times(two), store.read_record(two.export_json, ExportManifest).artifacts[damaged].sha256
+    before, sha256 = times(two), storage.read_record(two.export_json, ExportManifest).artifacts[damaged].sha256
     path = two.artifact(damaged)
     file = path if path.is_file() else path / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
     file.write_bytes(data)
     manifest = export.run(two, config(tiny_model, ["merged_16bit", "gguf_f16"]))
-    assert manifest.artifacts[damaged].sha256 == sha256 == base.artifact_sha256(path)
+    assert manifest.artifacts[damaged].sha256 == sha256 == base_model.artifact_sha256(path)
     assert {name for name, time in times(two).items() if time != before[name]} == {damaged}
 
 
 def test_another_adapter_rebuilds_everything(two: RunFolder, tiny_model: Path, tmp_path: Path) -> None:
-    before = store.read_record(two.export_json, ExportManifest).artifacts
+    before = storage.read_record(two.export_json, ExportManifest).artifacts
     small_run.trained(two, tiny_model, small_run.save_adapter(tmp_path / "other", tiny_model, seed=1))
     after = export.run(two, config(tiny_model, ["merged_16bit", "gguf_f16"])).artifacts
     assert all(before[name].sha256 != after[name].sha256 for name in after)
@@ -161,19 +173,28 @@ def test_another_adapter_rebuilds_everything(two: RunFolder, tiny_model: Path, t
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_too_little_space_is_found_before_anything_is_written(run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_found_before_anything_is_written(
+    run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(StorageError, match=r"r: needs \d\.\d\d GB and 0.00 GB are free; free some space and run the same command again"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(
+        StorageError, match=r"r: needs \d\.\d\d GB and 0.00 GB are free; free some space and run the same command again"
+    ):
         export.run(run, config(tiny_model, FORMATS))
     assert sorted(p.name for p in run.path.iterdir()) == ["adapter", "train.json"]
 
 
-def test_a_disk_that_fills_up_leaves_no_half_artifact(run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_no_half_artifact(
+    run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(StorageError, match="cannot write: no space left on device; free some space"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(StorageError, match="cannot write: no space left on device; free some space"),
+    ):
         patched.setattr(gguf, "write", full)
         export.run(run, config(tiny_model, ["merged_16bit", "gguf_f16"]))
     assert not run.export_json.exists()

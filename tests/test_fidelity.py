@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from harness import probing, store
+from harness import storage
 from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.backends.transformers import TransformersBackend
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.formats import gguf
+from harness.prediction import fidelity_probe
 from harness.records import Comparison, PredictionManifest, Question, SplitManifest
 from harness.stages import compare, predict, score
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import scored_run, small_run
 from tests.models import edit_json
 
@@ -41,7 +42,9 @@ def test_divergence_by_hand() -> None:
     found = fidelity.divergence([np.concatenate([half, quarter]), half], [np.concatenate([quarter, quarter]), quarter])
     assert found is not None
     # Three positions: one, 0, one; argmax 0 against 1, 1 against 1, 0 against 1.
-    assert (found.mean_kl, found.p99_kl, found.top1_agreement, found.positions) == pytest.approx((2 / 3 * one, one, 1 / 3, 3))
+    assert (found.mean_kl, found.p99_kl, found.top1_agreement, found.positions) == pytest.approx(
+        (2 / 3 * one, one, 1 / 3, 3)
+    )
 
 
 def test_the_99th_percentile_is_of_positions() -> None:
@@ -55,7 +58,9 @@ def test_the_99th_percentile_is_of_positions() -> None:
 def test_a_probability_of_nothing_is_no_infinity() -> None:
     rows = np.array([[0.0, -np.inf, -3.4e38]], dtype=np.float32)
     assert fidelity.kl(rows, rows) == [0]
-    assert fidelity.kl(np.log([[0.5, 0.5, 1e-9]]), rows)[0] == pytest.approx(0.5 * -fidelity.LEAST - np.log(2), rel=1e-6)
+    assert fidelity.kl(np.log([[0.5, 0.5, 1e-9]]), rows)[0] == pytest.approx(
+        0.5 * -fidelity.LEAST - np.log(2), rel=1e-6
+    )
 
 
 def test_float32_rounding_makes_no_divergence() -> None:
@@ -107,7 +112,10 @@ def test_each_format_against_the_merged_one_and_the_one_before_it() -> None:
     ]
     assert fidelity.steps(["adapter", "gguf_q8_0"]) == [("gguf_q8_0", "adapter")]
     assert fidelity.steps(["merged_4bit", "gguf_f16"]) == []
-    assert fidelity.steps(["adapter", "merged_4bit", "gguf_f16"]) == [("merged_4bit", "adapter"), ("gguf_f16", "adapter")]
+    assert fidelity.steps(["adapter", "merged_4bit", "gguf_f16"]) == [
+        ("merged_4bit", "adapter"),
+        ("gguf_f16", "adapter"),
+    ]
     assert fidelity.steps(["base", "adapter"]) == []
 
 
@@ -158,7 +166,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 
 
 def manifest_of(run: RunFolder, variant: str) -> PredictionManifest:
-    return store.read_record(run.prediction(variant)[1], PredictionManifest)
+    return storage.read_record(run.prediction(variant)[1], PredictionManifest)
 
 
 def npz(run: RunFolder, variant: str) -> Path:
@@ -177,7 +185,10 @@ def test_a_quantisation_shows_where_16_bits_do_not(compared: Comparison) -> None
 def test_the_log_probabilities_are_distributions_over_the_reference(tiny_model: Path, answered: RunFolder) -> None:
     with np.load(npz(answered, "merged_16bit"), allow_pickle=False) as found:
         assert sorted(found["ids"]) == sorted(q.id for q in small_run.questions())
-        assert found["lengths"].sum() == len(found["logprobs"]) and found["lengths"].max() <= probing.REFERENCE_TOKENS
+        assert (
+            found["lengths"].sum() == len(found["logprobs"])
+            and found["lengths"].max() <= fidelity_probe.REFERENCE_TOKENS
+        )
         assert np.exp(found["logprobs"]).sum(axis=1) == pytest.approx(1, abs=1e-4)
     assert npz(answered, "base").read_bytes() == npz(answered, "merged_16bit").read_bytes()
 
@@ -189,7 +200,9 @@ def test_every_variant_has_a_noise_row(compared: Comparison) -> None:
     assert compared.noise["gguf_f16"]["how"] == "slots: 1 against 4"
 
 
-def test_what_was_measured_is_not_measured_again(tiny_model: Path, answered: RunFolder, started: list[tuple[str, bool]]) -> None:
+def test_what_was_measured_is_not_measured_again(
+    tiny_model: Path, answered: RunFolder, started: list[tuple[str, bool]]
+) -> None:
     predict.run(answered, config(tiny_model))
     predict.run(answered, config(tiny_model, questions=0))
     assert started == []
@@ -214,12 +227,16 @@ def test_what_is_missing_is_measured_without_answering_again(
     assert lines.stat().st_mtime_ns == written and manifest_of(answered, "base") == before
 
 
-def test_damaged_log_probabilities_are_not_compared(tiny_model: Path, compared: Comparison, answered: RunFolder) -> None:
+def test_damaged_log_probabilities_are_not_compared(
+    tiny_model: Path, compared: Comparison, answered: RunFolder
+) -> None:
     file = npz(answered, "gguf_f16")
     whole = file.read_bytes()
     try:
         file.write_bytes(whole[:-9])
-        with pytest.raises(ArtifactError, match=r"gguf_f16.logprobs.npz: .*not what predict wrote; run harness predict again"):
+        with pytest.raises(
+            ArtifactError, match=r"gguf_f16.logprobs.npz: .*not what predict wrote; run harness predict again"
+        ):
             compare.run(answered, config(tiny_model), force=True)
     finally:
         file.write_bytes(whole)
@@ -232,7 +249,9 @@ def test_other_questions_are_measured_anew_and_none_if_none_are_wanted(
     for questions, measured in ((0, 0), (2, 2), (3, 3)):
         predict.run(run, small_run.config(tiny_model, predict={"variants": ["base"], "fidelity_questions": questions}))
         found = manifest_of(run, "base")
-        assert found.noise.get("n", 0) == measured and npz(run, "base").exists() == bool(found.logprobs_sha256) == bool(measured)
+        assert found.noise.get("n", 0) == measured and npz(run, "base").exists() == bool(found.logprobs_sha256) == bool(
+            measured
+        )
     assert started == [("base", False), ("base", True), ("base", True)]
 
 
@@ -262,16 +281,18 @@ class Fickle(TransformersBackend):
         return found if Fickle.alone % 2 else [Completion([65, 66, 67], "stop", 0.0)]
 
 
-def test_an_answer_that_changes_with_the_batch_is_a_flip(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_changes_with_the_batch_is_a_flip(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     run, settings = small_run.split(tmp_path), small_run.config(tiny_model)
-    split, asked = store.read_record(run.split_json, SplitManifest), store.read_records(run.heldout_jsonl, Question)
+    split, asked = storage.read_record(run.split_json, SplitManifest), storage.read_records(run.heldout_jsonl, Question)
     job = next(predict.jobs(run, settings, split.split_id, asked, ["base"]))
     monkeypatch.setattr(predict.backends, "find", lambda _: Fickle)
     before = torch.is_grad_enabled()
     try:
-        noise = predict.answer(job, probe=probing.probe(settings, asked)).noise
+        noise = predict.answer(job, probe=fidelity_probe.probe(settings, asked)).noise
     finally:
         torch.set_grad_enabled(before)
     assert noise == {"flip_rate": pytest.approx(3 / 7), "n": 7, "how": "batch: 1 against 64 at most"}
@@ -281,10 +302,13 @@ def test_an_answer_that_changes_with_the_batch_is_a_flip(tiny_model: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("rates", "verdict"), [((0.0, 0.0), "better"), ((0.5, 0.2), "better"), ((1.0, 0.0), "undecided"), ((0.0, 1.0), "undecided")]
+    ("rates", "verdict"),
+    [((0.0, 0.0), "better"), ((0.5, 0.2), "better"), ((1.0, 0.0), "undecided"), ((0.0, 1.0), "undecided")],
 )
 def test_no_difference_below_the_floor_is_better(tmp_path: Path, rates: tuple[float, float], verdict: str) -> None:
-    run = scored_run.make(tmp_path, {"adapter": lambda q: q.answer, "base": lambda _: "nothing"}, asked=scored_run.questions(30, 4))
+    run = scored_run.make(
+        tmp_path, {"adapter": lambda q: q.answer, "base": lambda _: "nothing"}, asked=scored_run.questions(30, 4)
+    )
     for variant, rate in zip(("adapter", "base"), rates, strict=True):
         edit_json(run.prediction(variant)[1], noise={"flip_rate": rate, "n": 24, "how": "x"})
     score.run(run, scored_run.CONFIG)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from bitsandbytes.optim.adamw import AdamW
 
-from harness.training.flat import Flat
+from harness.training.flat_parameters import Flat
 
 SHAPES = [(16, 512), (512, 16), (3, 100), (16, 300), (16, 256), (64, 64), (8, 256), (128, 96)]
 """Whole blocks twice, too small, not whole, whole twice, too small for 8 bits, whole."""
@@ -37,7 +37,7 @@ def compare(device: str) -> None:
     alone, together = parameters(device), parameters(device)
     apart, flat = adamw(alone), Flat(together)
     joined = adamw(together)
-    flat.join(joined)
+    flat.fuse_small_updates(joined)
     for step in range(STEPS):
         if step == STEPS // 2:
             saved = io.BytesIO()
@@ -45,7 +45,7 @@ def compare(device: str) -> None:
             saved.seek(0)
             joined = adamw(together)
             flat = Flat(together)
-            flat.join(joined)
+            flat.fuse_small_updates(joined)
             joined.load_state_dict(torch.load(saved, weights_only=True))
         flat.clear()
         for parameter, other, gradient in zip(alone, together, gradients(step, device), strict=True):
@@ -67,12 +67,15 @@ def test_joined_parameters_take_the_same_steps() -> None:
 def test_neighbours_of_one_group_are_joined() -> None:
     of = parameters("cpu")
     optimizer = adamw(of)
-    Flat(of).join(optimizer)
-    assert [[p.numel() for p in group["params"]] for group in optimizer.param_groups] == [[16384, 300, 4800, 4096, 2048, 12288], [4096]]
+    Flat(of).fuse_small_updates(optimizer)
+    assert [[p.numel() for p in group["params"]] for group in optimizer.param_groups] == [
+        [16384, 300, 4800, 4096, 2048, 12288],
+        [4096],
+    ]
 
 
 def test_a_state_over_two_parameters_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Why a parameter of 4,800 elements is not joined."""
-    monkeypatch.setattr("harness.training.flat.BLOCK", 4)
+    monkeypatch.setattr("harness.training.flat_parameters.BLOCK", 4)
     with pytest.raises(AssertionError, match=r"^\(1, 3\)"):
         compare("cpu")

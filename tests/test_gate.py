@@ -15,13 +15,14 @@ from scored_run import CONFIG, COST, GENERATION, make, questions
 from typer.testing import CliRunner
 
 from benchmarks.gate_power import share_failed
-from harness import baseline, cli, store
-from harness.analysis.noninferiority import family_p, judge
+from harness import cli, storage
 from harness.analysis.resampling import Totals
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
+from harness.gating import baseline
+from harness.gating.noninferiority import family_p, judge
 from harness.records import Comparison, GateCheck, GateExample, GateResult, SplitManifest
-from harness.rendering import gate_outputs
+from harness.report import gate_outputs
 from harness.stages import compare, gate, report, score
 
 MANY = questions(n_groups=95, size=3)
@@ -108,7 +109,7 @@ def test_a_format_breaches_its_limit_only_surely():
 @pytest.mark.parametrize(
     "delta, lowest, highest, verdict",
     [
-        (-0.05, -0.04, 0.0, "inconclusive"),  # another seed lost nearly as much: luck
+        (-0.05, -0.04, 0.0, "inconclusive"),  # another seed lost nearly as much: seed_spread
         (-0.061, -0.04, 0.0, "regression"),  # more than the margin below the lowest
         (-0.05, 0.0, 0.04, "regression"),  # others came out better: no excuse
         (0.05, 0.0, 0.06, "pass"),  # a lucky seed is no improvement
@@ -116,7 +117,7 @@ def test_a_format_breaches_its_limit_only_surely():
     ],
 )
 def test_a_difference_that_other_seeds_make_too_is_no_verdict(delta, lowest, highest, verdict):
-    assert judge(delta, (delta - 0.03, delta + 0.03), 0.001, margin=0.02, luck=(lowest, highest)) == verdict
+    assert judge(delta, (delta - 0.03, delta + 0.03), 0.001, margin=0.02, seed_spread=(lowest, highest)) == verdict
 
 
 @given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1), st.floats(0, 0.2))
@@ -171,7 +172,9 @@ def test_another_metric_or_variant_cannot_hide_a_loss(tmp_path):
 
 def test_a_loss_no_worse_than_that_of_other_seeds_is_told_and_does_not_fail(tmp_path):
     trainings = {"good": right, "second": right_but(6), "third": right_but(30)}
-    runs = {name: scored(tmp_path, name, {"adapter": answer}, weights_sha256=name) for name, answer in trainings.items()}
+    runs = {
+        name: scored(tmp_path, name, {"adapter": answer}, weights_sha256=name) for name, answer in trainings.items()
+    }
     first, *others = (baseline.snapshot(run, config()) for run in runs.values())
     path = tmp_path / "baseline.json"
     for known, verdict, exit_code in (([], "regression", 1), (others, "inconclusive", 0)):
@@ -190,8 +193,13 @@ def test_what_changed_stands_in_the_result(tmp_path):
     assert worst.message.startswith("100% -> 80%, -20 points against the baseline (95% CI -")
     assert len(result.examples) == 5
     first = result.examples[0]
-    assert (first.before, first.after, first.answer, first.expected) == (1, 0, "nothing", MANY[int(first.id[1:])].answer)
-    assert "harness baseline save --run new" in gated(tmp_path, wrong, right).mend
+    assert (first.before, first.after, first.answer, first.expected) == (
+        1,
+        0,
+        "nothing",
+        MANY[int(first.id[1:])].answer,
+    )
+    assert "harness baseline save --run new" in gated(tmp_path, wrong, right).hint
 
 
 # --------------------------------------------------------------------------------------------------------- incomparable
@@ -209,7 +217,7 @@ def test_what_is_not_alike_is_named_with_the_command_that_renews(tmp_path, chang
     result = gated(tmp_path, right, wrong, **changes)
     assert (result.verdict, result.exit_code, result.checks) == ("incomparable", 3, [])
     assert any(line.startswith(named) for line in result.differs) and named in result.reason
-    assert "harness baseline save --run new --baseline" in result.mend
+    assert "harness baseline save --run new --baseline" in result.hint
     for text in ((tmp_path / "reports/new/gate.md").read_text(), (tmp_path / "reports/new/junit.xml").read_text()):
         assert "harness baseline save" in text
 
@@ -228,7 +236,7 @@ def test_no_check_is_no_pass():
 
 def test_a_missing_or_damaged_baseline_is_an_error_and_leaves_no_old_verdict(tmp_path):
     gated(tmp_path, right, right)
-    new = store.RunFolder("new", tmp_path)
+    new = storage.RunFolder("new", tmp_path)
     (tmp_path / "baseline.json").write_text("{")
     for path in (tmp_path / "baseline.json", tmp_path / "none.json"):
         with pytest.raises(ArtifactError, match="harness baseline save"):
@@ -293,8 +301,8 @@ def test_a_format_that_thinks_otherwise_fails_before_its_scores_fall(tmp_path, l
     assert gate.run(run, settings, baseline_file=path).notes == [
         "the divergence of gguf_q8_0 was not measured (predict.fidelity_questions), and was not checked"
     ]
-    comparison = store.read_record(run.comparison_json, Comparison)
-    store.write_json(run.comparison_json, comparison.model_copy(update={"fidelity": [measured]}))
+    comparison = storage.read_record(run.comparison_json, Comparison)
+    storage.write_json(run.comparison_json, comparison.model_copy(update={"fidelity": [measured]}))
     assert gate.run(run, settings, baseline_file=path).verdict == "pass", "on the limit"
     result = gate.run(run, config(divergence={"gguf_q8_0": 0.029}), baseline_file=path)
     assert result.verdict == "regression"
@@ -323,11 +331,29 @@ HOSTILE = "</failure>]]> ``` | # @nobody <img src=x> \x00\x1b[31m \ufffe \u202e\
 
 def result_of(message="", text=HOSTILE, **changes):
     check = GateCheck(
-        kind="baseline", name="baseline/adapter/token_f1", variant="adapter", verdict="regression", message=message, limit=0.02
+        kind="baseline",
+        name="baseline/adapter/token_f1",
+        variant="adapter",
+        verdict="regression",
+        message=message,
+        limit=0.02,
     )
-    example = GateExample(id="q", variant="adapter", metric="token_f1", before=1, after=0, question=text, expected=text, answer=text)
-    fields = {"run": "r", "verdict": "regression", "reason": message or "x", "exit_code": 1, "strict": False, "baseline": "b.json",
-              "baseline_run": "old", "baseline_commit": None, "checks": [check], "examples": [example], "seconds": 0.0}  # fmt: skip
+    example = GateExample(
+        id="q", variant="adapter", metric="token_f1", before=1, after=0, question=text, expected=text, answer=text
+    )
+    fields = {
+        "run": "r",
+        "verdict": "regression",
+        "reason": message or "x",
+        "exit_code": 1,
+        "strict": False,
+        "baseline": "b.json",
+        "baseline_run": "old",
+        "baseline_commit": None,
+        "checks": [check],
+        "examples": [example],
+        "seconds": 0.0,
+    }
     return GateResult.model_validate({**fields, **changes})
 
 
@@ -365,7 +391,10 @@ def test_answers_are_text_in_markdown():
 
 
 def test_markdown_fits_a_comment():
-    many = [result_of().checks[0].model_copy(update={"name": f"x/{i}", "verdict": "pass", "message": "m" * 90}) for i in range(600)]
+    many = [
+        result_of().checks[0].model_copy(update={"name": f"x/{i}", "verdict": "pass", "message": "m" * 90})
+        for i in range(600)
+    ]
     text = gate_outputs.markdown(result_of(checks=[*result_of().checks, *many]))
     assert len(text) < 65_536 and "Regression" in text and "| pass |" not in text
 
@@ -395,7 +424,11 @@ def test_the_verbs(tmp_path, monkeypatch):
     assert "run good" in invoke("baseline", "show").output
     assert invoke("gate", "--run", "good", *few).exit_code == 0
     failed = invoke("gate", "--run", "poor", *few)
-    assert failed.exit_code == 1 and "gate: regression: baseline/adapter/" in failed.output and "::error" not in failed.output
+    assert (
+        failed.exit_code == 1
+        and "gate: regression: baseline/adapter/" in failed.output
+        and "::error" not in failed.output
+    )
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert "\n::error title=quality gate" in invoke("gate", "--run", "poor", *few).output
     assert "exact_match_normalized: 100% -> 80%" in invoke("baseline", "diff", "--run", "poor", *few).output
@@ -425,7 +458,9 @@ def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
     readers = [lambda: report.run(run, CONFIG), lambda: gate.run(run, CONFIG, baseline_file=tmp_path / "b.json")]
     make(tmp_path, {"base": untuned, "adapter": right_but(3)}, name="r", asked=MANY)
     for read in readers:
-        with pytest.raises(ArtifactError, match="scored from other answers than those beside it; run harness score and compare again"):
+        with pytest.raises(
+            ArtifactError, match="scored from other answers than those beside it; run harness score and compare again"
+        ):
             read()
     score.run(run, CONFIG)
     for read in readers:
@@ -434,8 +469,12 @@ def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
     compare.run(run, CONFIG)
     assert "Gate" not in report.run(run, CONFIG).read_text()
     assert gate.run(run, CONFIG, baseline_file=tmp_path / "b.json").verdict == "regression"
-    store.write_json(run.split_json, store.read_record(run.split_json, SplitManifest).model_copy(update={"split_id": "another"}))
-    with pytest.raises(ArtifactError, match="is not of the present split; run harness predict, score and compare again"):
+    storage.write_json(
+        run.split_json, storage.read_record(run.split_json, SplitManifest).model_copy(update={"split_id": "another"})
+    )
+    with pytest.raises(
+        ArtifactError, match="is not of the present split; run harness predict, score and compare again"
+    ):
         report.run(run, CONFIG)
 
 
@@ -453,7 +492,11 @@ def test_the_gate_alone_ends_within_three_seconds(tmp_path):
     before = os.times()
     command = [sys.executable, "-m", "harness", "gate", "--set", "gate.size_ratio={}"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
     )
     after = os.times()
     assert done.returncode == 0, done.stdout + done.stderr

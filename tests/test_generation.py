@@ -15,12 +15,13 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from harness import backends
-from harness.backends import Execution, Generation, Source, decoding, kernels, settle
+from harness.backends import Execution, Generation, Source, resolve_batch_size
 from harness.backends import transformers as transformers_module
-from harness.backends.decoding import Decoder
+from harness.backends.decoding import decoder, kernels
+from harness.backends.decoding.decoder import Decoder
 from harness.config import PROJECT, TEMPLATE
 from harness.errors import DeviceError
-from harness.jobs import _processes
+from harness.prediction.jobs import _processes
 from harness.prompt import Prompter, load_tokenizer
 from tests import small_run
 
@@ -50,7 +51,9 @@ def embedded() -> Any:
 
 def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], new: int = NEW) -> list[list[int]]:
     """What transformers' own `generate` answers to a left-padded batch, each up to its end token."""
-    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=list(stops), pad_token_id=0)
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=new, eos_token_id=list(stops), pad_token_id=0
+    )
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -62,74 +65,96 @@ def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int]
 # ------------------------------------------------------------------------------------------------------------ the text
 
 
-def test_the_embedded_model_says_what_generate_says_and_what_it_says_one_by_one(embedded: Any, asked: list[list[int]]) -> None:
+def test_the_embedded_model_says_what_generate_says_and_what_it_says_one_by_one(
+    embedded: Any, asked: list[list[int]]
+) -> None:
     stops = [embedded.config.eos_token_id]
     expected = generated(embedded, asked, stops)
-    decoder = Decoder(embedded, stops, 0, NEW)
-    assert decoder.generate(asked) == expected
-    assert [decoder.generate([prompt])[0] for prompt in asked[:12]] == expected[:12]
+    made = Decoder(embedded, stops, 0, NEW)
+    assert made.generate(asked) == expected
+    assert [made.generate([prompt])[0] for prompt in asked[:12]] == expected[:12]
     assert len({len(ids) for ids in expected}) > 5
 
 
 @pytest.mark.parametrize("cut", ["slices", "rounded", "crowded", "after another batch"])
-def test_how_a_batch_is_laid_out_changes_no_text(embedded: Any, asked: list[list[int]], cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_a_batch_is_laid_out_changes_no_text(
+    embedded: Any, asked: list[list[int]], cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stops = [embedded.config.eos_token_id]
     prompts = asked[:13]
     expected = generated(embedded, prompts, stops)
-    decoder = Decoder(embedded, stops, 0, NEW, graphs=cut == "rounded")
+    made = Decoder(embedded, stops, 0, NEW, graphs=cut == "rounded")
     if cut == "rounded":
-        decoder.graph_problem = "no GPU here"  # rows are made up to 16 all the same
+        made.graph_problem = "no GPU here"  # rows are made up to 16 all the same
     elif cut == "slices":
-        monkeypatch.setattr(decoding, "PREFILL_TOKENS", 150)
+        monkeypatch.setattr(decoder, "PREFILL_TOKENS", 150)
     elif cut == "crowded":
-        monkeypatch.setattr(decoding, "CHECK_STEPS", 1)
+        monkeypatch.setattr(decoder, "CHECK_STEPS", 1)
     else:
-        decoder.generate([p + q for p, q in zip(prompts, asked[13:], strict=False)])
-    assert decoder.generate(prompts) == expected
+        made.generate([p + q for p, q in zip(prompts, asked[13:], strict=False)])
+    assert made.generate(prompts) == expected
 
 
-def test_rows_are_moved_together_when_half_have_finished(embedded: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_moved_together_when_half_have_finished(
+    embedded: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stops, rows = [embedded.config.eos_token_id], []
-    decoder = Decoder(embedded, stops, 0, 64)
-    step = decoder._step
-    monkeypatch.setattr(decoder, "_step", lambda state: rows.append(state.rows) or step(state))
-    assert decoder.generate(asked) == generated(embedded, asked, stops, 64)
+    made = Decoder(embedded, stops, 0, 64)
+    step = made._step
+    monkeypatch.setattr(made, "_step", lambda state: rows.append(state.rows) or step(state))
+    assert made.generate(asked) == generated(embedded, asked, stops, 64)
     assert rows[0] == len(asked) and rows == sorted(rows, reverse=True) and len(set(rows)) > 2
 
 
 def test_every_batch_comes_by_the_same_numbers_of_rows(embedded: Any) -> None:
-    decoder = Decoder(embedded, [2], 0, NEW, graphs=True)
-    assert [decoder._rows(n) for n in (1, 3, 8, 9, 395, 400)] == [1, 4, 8, 16, 400, 400]
-    found = {decoder._fewer(400, n) for n in range(1, 401)}
+    made = Decoder(embedded, [2], 0, NEW, graphs=True)
+    assert [made._rows(n) for n in (1, 3, 8, 9, 395, 400)] == [1, 4, 8, 16, 400, 400]
+    found = {made._fewer(400, n) for n in range(1, 401)}
     assert sorted(found) == [1, 2, 4, 8, 16, 32, 56, 104, 200, 400]
-    assert all(decoder._fewer(400, n) >= n for n in range(1, 401)) and decoder._fewer(400, 201) == 400
+    assert all(made._fewer(400, n) >= n for n in range(1, 401)) and made._fewer(400, 201) == 400
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt_neox", "phi3"])
 def test_families_of_models(family: str) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 256}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 256,
+    }
+    heads = {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**sizes, **heads)).eval().float()
     generator = np.random.default_rng(0)
     prompts = [generator.integers(3, 512, size).tolist() for size in (17, 3, 9, 9, 30, 1, 22)]
-    assert decoding.unsupported(model) == ""
+    assert decoder.unsupported(model) == ""
     expected = generated(model, prompts, [2, 77, 78])
     assert Decoder(model, [2, 77, 78], 0, NEW).generate(prompts) == expected
 
 
 def test_models_that_cannot_are_left_to_generate() -> None:
-    mamba = AutoModelForCausalLM.from_config(CONFIG_MAPPING["mamba"](vocab_size=64, hidden_size=32, num_hidden_layers=1))
-    assert decoding.unsupported(mamba) == "its class does not run on a static cache"
-    bloom = AutoModelForCausalLM.from_config(CONFIG_MAPPING["bloom"](vocab_size=64, hidden_size=32, n_layer=1, n_head=2)).eval()
+    mamba = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING["mamba"](vocab_size=64, hidden_size=32, num_hidden_layers=1)
+    )
+    assert decoder.unsupported(mamba) == "its class does not run on a static cache"
+    bloom = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING["bloom"](vocab_size=64, hidden_size=32, n_layer=1, n_head=2)
+    ).eval()
     found, problem = transformers_module._decoder(bloom, Generation(4, (2,), 0), graphs=False)
     assert found is None and problem.endswith("on a static cache")
 
 
 def test_a_window_that_would_slide_is_left_to_generate(embedded: Any) -> None:
     embedded.config.sliding_window = 100
-    decoder = Decoder(embedded, [2], 0, NEW)
-    assert decoder.fits(100 - NEW) and not decoder.fits(101 - NEW)
+    made = Decoder(embedded, [2], 0, NEW)
+    assert made.fits(100 - NEW) and not made.fits(101 - NEW)
 
 
 # ----------------------------------------------------------------------------------------------- models made ready for it
@@ -143,7 +168,10 @@ def logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("adapted", [False, True])
 def test_weights_out_of_4_bits_give_the_same_numbers(tiny_model: Path, tmp_path: Path, adapted: bool) -> None:
     options = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, quantization_config=options)
     for module in model.modules():
@@ -168,7 +196,9 @@ def test_norms_in_one_kernel_are_the_same_norms(embedded: Any, asked: list[list[
     after = logits(embedded, asked[:3])
     assert not all(a is b for a, b in zip(before, after, strict=True))
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(before, after, strict=True))
-    gemma = CONFIG_MAPPING["gemma"](vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16)
+    gemma = CONFIG_MAPPING["gemma"](
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16
+    )
     other = AutoModelForCausalLM.from_config(gemma)
     for module in other.modules():
         if type(module).__name__ == "GemmaRMSNorm":
@@ -181,12 +211,17 @@ def test_norms_in_one_kernel_are_the_same_norms(embedded: Any, asked: list[list[
 
 def test_the_cache_of_llama_3_8b() -> None:
     shape = CONFIG_MAPPING["llama"](
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
     )
-    assert decoding.bytes_per_token(shape, 2) == 128 * 1024
-    card, large = (decoding.tokens_in_memory(shape, 2, gib * 2**30, 128) for gib in (6, 120))
+    assert decoder.bytes_per_token(shape, 2) == 128 * 1024
+    card, large = (decoder.tokens_in_memory(shape, 2, gib * 2**30, 128) for gib in (6, 120))
     assert 20_000 < card < 6 * 2**30 / 131072 and 600_000 < large < 120 * 2**30 / 131072
-    assert decoding.tokens_in_memory(shape, 2, 0, 128) == 129
+    assert decoder.tokens_in_memory(shape, 2, 0, 128) == 129
 
 
 @pytest.mark.parametrize(
@@ -203,7 +238,7 @@ def test_the_cache_of_llama_3_8b() -> None:
     ],
 )
 def test_automatic_sizes(asked_for: Any, room: int, questions: int, processes: int, earlier: Any, settled: Any) -> None:
-    found = settle(Execution("cuda", *asked_for), room, questions, processes, earlier=earlier)
+    found = resolve_batch_size(Execution("cuda", *asked_for), room, questions, processes, earlier=earlier)
     assert (found.batch_tokens, found.max_batch) == settled
 
 

@@ -18,7 +18,7 @@ from harness.backends import Execution, Generation, Source
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.config import GGUF_TYPES
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError, StorageError
-from harness.formats import FORMATS, find, gguf, llama, quantize, tensors
+from harness.formats import FORMATS, find, gguf, llama, quantize, safetensors_reader
 from tests.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
 
 
@@ -74,10 +74,14 @@ def test_every_type_computes_what_the_model_computes(tiny_model: Path, tmp_path:
     assert facts["size_bytes"] == (tmp_path / "model.gguf").stat().st_size
 
 
-def test_without_the_rope_permutation_the_numbers_are_wrong(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_rope_permutation_the_numbers_are_wrong(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     convert = gguf._convert
     monkeypatch.setattr(
-        gguf, "_convert", lambda t, first, count: convert(llama.Planned(t.name, t.shape, t.kind, t.source, 0), first, count)
+        gguf,
+        "_convert",
+        lambda t, first, count: convert(llama.Planned(t.name, t.shape, t.kind, t.source, 0), first, count),
     )
     gguf.write(tiny_model, tmp_path / "model.gguf", "f32")
     assert difference(tiny_model, tmp_path / "model.gguf")[0] > 1
@@ -174,7 +178,12 @@ GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "u
 QWEN2 = {
     "type": "Sequence",
     "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": LLAMA3_REGEX.replace("{1,3}", "")}, "behavior": "Isolated", "invert": False},
+        {
+            "type": "Split",
+            "pattern": {"Regex": LLAMA3_REGEX.replace("{1,3}", "")},
+            "behavior": "Isolated",
+            "invert": False,
+        },
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
     ],
 }
@@ -183,7 +192,13 @@ SMOLLM = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_d
 
 @pytest.mark.parametrize(
     ("pre", "ignore_merges", "pre_tokenizer"),
-    [("llama-bpe", True, None), ("smaug-bpe", False, None), ("gpt-2", False, GPT2), ("qwen2", False, QWEN2), ("smollm", False, SMOLLM)],
+    [
+        ("llama-bpe", True, None),
+        ("smaug-bpe", False, None),
+        ("gpt-2", False, GPT2),
+        ("qwen2", False, QWEN2),
+        ("smollm", False, SMOLLM),
+    ],
 )
 def test_llama_cpp_splits_text_as_the_tokenizer_does(
     tiny_model: Path, tmp_path: Path, pre: str, ignore_merges: bool, pre_tokenizer: dict[str, Any] | None
@@ -247,7 +262,10 @@ def test_q4_k_m_gives_more_bits_where_llama_cpp_does() -> None:
     # llama.cpp src/llama-quant.cpp, use_more_bits, for 32 layers (Llama-3-8B).
     more = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
     for part in ("attn_v", "ffn_down"):
-        kinds = [quantize.tensor_type(f"blk.{i}.{part}.weight", (1024, 4096), "q4_k_m", layers=32, tied=False).name for i in range(32)]
+        kinds = [
+            quantize.tensor_type(f"blk.{i}.{part}.weight", (1024, 4096), "q4_k_m", layers=32, tied=False).name
+            for i in range(32)
+        ]
         assert [i for i, kind in enumerate(kinds) if kind == "Q6_K"] == more
         assert set(kinds) == {"Q4_K", "Q6_K"}
 
@@ -286,12 +304,21 @@ LLAMA_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-LLAMA_70B = LLAMA_8B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
 
 
 def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch) -> list[llama.Planned]:
     monkeypatch.setattr(
-        tensors, "index", lambda folder: {name: tensors.Tensor(name, folder, "BF16", s, 0) for name, s in llama._expected(config).items()}
+        safetensors_reader,
+        "index",
+        lambda folder: {
+            name: safetensors_reader.Tensor(name, folder, "BF16", s, 0) for name, s in llama._expected(config).items()
+        },
     )
     return llama.plan(Path(), config, kind)
 
@@ -299,20 +326,32 @@ def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("kind", "bits"), [("f16", 16.0005), ("q8_0", 8.5008), ("q6_k", 6.5633), ("q5_k_m", 5.7036), ("q4_k_m", 4.8944)]
 )  # llama.cpp tools/quantize/README.md, table of meta-llama/Llama-3.1-8B
-def test_bits_per_weight_are_those_that_llama_cpp_publishes(kind: str, bits: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_per_weight_are_those_that_llama_cpp_publishes(
+    kind: str, bits: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned = plan_without_weights(LLAMA_8B, kind, monkeypatch)
-    assert 8 * sum(t.size_bytes for t in planned) / sum(np.prod(t.shape, dtype=int) for t in planned) == pytest.approx(bits, abs=5e-5)
+    assert 8 * sum(t.size_bytes for t in planned) / sum(np.prod(t.shape, dtype=int) for t in planned) == pytest.approx(
+        bits, abs=5e-5
+    )
 
 
 def test_70b_gets_more_bits_for_attn_v(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {t.name: t.kind.name for t in plan_without_weights(LLAMA_70B, "q4_k_m", monkeypatch)}
-    assert (kinds["blk.10.attn_v.weight"], kinds["blk.12.attn_v.weight"], kinds["blk.10.ffn_down.weight"]) == ("Q5_K", "Q6_K", "Q4_K")
+    assert (kinds["blk.10.attn_v.weight"], kinds["blk.12.attn_v.weight"], kinds["blk.10.ffn_down.weight"]) == (
+        "Q5_K",
+        "Q6_K",
+        "Q4_K",
+    )
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(192, 6), (48, 4)])
 def test_rows_that_do_not_fit_a_block_still_load(tmp_path: Path, hidden: int, heads: int) -> None:
     folder = save_model(
-        tmp_path / "model", hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=2, intermediate_size=2 * hidden
+        tmp_path / "model",
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
     )
     for kind in ("q4_k_m", "q8_0", "q5_k_m"):
         gguf.write(folder, tmp_path / "model.gguf", kind)
@@ -337,7 +376,9 @@ def test_q8_0_is_that_of_ggufs_own_quantiser(tiny_model: Path, tmp_path: Path) -
 # ---------------------------------------------------------------------------------------------------- bytes and memory
 
 
-def test_bytes_depend_on_neither_threads_nor_chunks_nor_shards(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_depend_on_neither_threads_nor_chunks_nor_shards(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sharded = save_model(tmp_path / "sharded", shard="300KB")
     whole = save_model(tmp_path / "whole")
     assert len(list(sharded.glob("*.safetensors"))) > 3
@@ -345,13 +386,15 @@ def test_bytes_depend_on_neither_threads_nor_chunks_nor_shards(tiny_model: Path,
     gguf.write(sharded, tmp_path / "b.gguf", "q4_k_m", threads=4)
     monkeypatch.setattr(gguf, "CHUNK", 4096)
     gguf.write(whole, tmp_path / "c.gguf", "q4_k_m", threads=3)
-    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
+    assert (
+        (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_memory_stays_under_one_tensor_and_a_constant(tmp_path: Path, kind: str) -> None:
     folder = save_model(tmp_path / "model", num_hidden_layers=16, intermediate_size=2048, hidden_size=512, shard="20MB")
-    index = tensors.index(folder)
+    index = safetensors_reader.index(folder)
     sizes = [4 * t.rows * t.row_length for t in index.values()]
     tracemalloc.start()
     gguf.write(folder, tmp_path / "model.gguf", kind, threads=1)
@@ -398,26 +441,59 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 BAD = {
     "no config": (lambda f: (f / "config.json").unlink(), ModelError, "has no config"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), ModelError, "cannot be read as JSON"),
-    "config without layers": (lambda f: edit_json(f / "config.json", num_hidden_layers=None), ModelError, "no num_hidden_layers"),
+    "config without layers": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=None),
+        ModelError,
+        "no num_hidden_layers",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ModelError, "has no tokenizer"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ModelError, "has no weights"),
     "weights cut": (lambda f: cut(f / "model.safetensors", 0.7), ArtifactError, "is truncated"),
     "weights cut in the header": (lambda f: cut(f / "model.safetensors", 0.0001), ArtifactError, "is truncated"),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), ArtifactError, "is truncated"),
-    "weights of another kind": (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x02PK" * 100), ArtifactError, "not a safetensors"),
-    "header damaged": (lambda f: (f / "model.safetensors").write_bytes(b"\x04" + bytes(7) + b"{{{{"), ArtifactError, "damaged"),
+    "weights of another kind": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x80\x02PK" * 100),
+        ArtifactError,
+        "not a safetensors",
+    ),
+    "header damaged": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x04" + bytes(7) + b"{{{{"),
+        ArtifactError,
+        "damaged",
+    ),
     "a tensor missing": (lambda f: drop(f, Q), ModelError, Q),
     "an adapter not merged": (lambda f: edit_json(f / "config.json", num_hidden_layers=1), ModelError, "not part of"),
     "another shape": (lambda f: edit_json(f / "config.json", intermediate_size=768), ModelError, "has shape"),
-    "another architecture": (lambda f: edit_json(f / "config.json", architectures=["Qwen2ForCausalLM"]), ModelError, "Qwen2ForCausalLM"),
+    "another architecture": (
+        lambda f: edit_json(f / "config.json", architectures=["Qwen2ForCausalLM"]),
+        ModelError,
+        "Qwen2ForCausalLM",
+    ),
     "another activation": (lambda f: edit_json(f / "config.json", hidden_act="gelu"), ModelError, "gelu"),
-    "yarn": (lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "yarn", "factor": 2.0}), ModelError, "yarn"),
-    "llama3 without its factor": (lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "llama3"}), ModelError, "no factor"),
-    "quantised": (lambda f: edit_json(f / "config.json", quantization_config={"load_in_4bit": True}), ModelError, "quantised already"),
-    "too few rows": (lambda f: edit_json(f / "config.json", vocab_size=510), ModelError, "512 tokens and its embedding 510"),
+    "yarn": (
+        lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "yarn", "factor": 2.0}),
+        ModelError,
+        "yarn",
+    ),
+    "llama3 without its factor": (
+        lambda f: edit_json(f / "config.json", rope_parameters={"rope_type": "llama3"}),
+        ModelError,
+        "no factor",
+    ),
+    "quantised": (
+        lambda f: edit_json(f / "config.json", quantization_config={"load_in_4bit": True}),
+        ModelError,
+        "quantised already",
+    ),
+    "too few rows": (
+        lambda f: edit_json(f / "config.json", vocab_size=510),
+        ModelError,
+        "512 tokens and its embedding 510",
+    ),
     "no end token": (
         lambda f: [
-            edit_json(f / n, eos_token=None, eos_token_id=None) for n in ("config.json", "generation_config.json", "tokenizer_config.json")
+            edit_json(f / n, eos_token=None, eos_token_id=None)
+            for n in ("config.json", "generation_config.json", "tokenizer_config.json")
         ],
         ModelError,
         "no end token",
@@ -450,7 +526,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tiny_model: Path, tmp_path: Pa
         gguf.write(folder, out, "f16")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from harness import store
+from harness import storage
 from harness.errors import TrainingError
-from harness.history import MOST_LEFT_OUT, HistoryCallback
 from harness.records import HistoryPoint
+from harness.training.history import MOST_LEFT_OUT, HistoryCallback
 
 
 def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
     wandb = wandb or SimpleNamespace(log=lambda *_, **__: None)
-    return HistoryCallback(path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, "progress": lambda _: None, **options})
+    return HistoryCallback(
+        path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, "progress": lambda _: None, **options}
+    )
 
 
 def tell(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: float) -> None:
@@ -36,7 +38,7 @@ def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
     tell(history, 2, loss=1.0, grad_norm=0.5, learning_rate=0.05)
     tell(history, 2, eval_loss=3.0, eval_runtime=1.0)
     tell(history, 2, train_runtime=9.0)
-    points = store.read_records(tmp_path / "h.jsonl", HistoryPoint)
+    points = storage.read_records(tmp_path / "h.jsonl", HistoryPoint)
     assert [(p.step, p.epoch, p.loss, p.heldout_loss, p.tokens) for p in points] == [
         (1, 0.25, 2.0, None, 250),
         (2, 0.5, 1.0, None, 500),
@@ -44,16 +46,22 @@ def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
     ]
     assert points[1].tokens_per_second and points[1].tokens_per_second > 0 and points[2].tokens_per_second is None
     assert [step for _, step in rows] == [1, 2, 2]
-    assert rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/heldout_loss"] == 3.0
+    assert (
+        rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/heldout_loss"] == 3.0
+    )
     assert (history.last("loss"), history.last("heldout_loss"), history.last("grad_norm")) == (1.0, 3.0, 0.5)
-    assert (history.last("loss", over=2), history.last("loss", over=9), callback(tmp_path / "i.jsonl").last("loss")) == (1.5, 1.5, None)
+    assert (
+        history.last("loss", over=2),
+        history.last("loss", over=9),
+        callback(tmp_path / "i.jsonl").last("loss"),
+    ) == (1.5, 1.5, None)
 
 
 def test_the_file_is_whole_after_every_log(tmp_path: Path) -> None:
     history = callback(tmp_path / "h.jsonl")
     for step in (1, 2):
         tell(history, step, loss=1.0)
-        assert len(store.read_records(tmp_path / "h.jsonl", HistoryPoint)) == step
+        assert len(storage.read_records(tmp_path / "h.jsonl", HistoryPoint)) == step
 
 
 def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
@@ -62,7 +70,7 @@ def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
         tell(first, step, loss=4.0 - step)
     second = callback(tmp_path / "h.jsonl", resume_step=2)
     tell(second, 3, loss=0.5)
-    points = store.read_records(tmp_path / "h.jsonl", HistoryPoint)
+    points = storage.read_records(tmp_path / "h.jsonl", HistoryPoint)
     assert [(p.step, p.loss) for p in points] == [(1, 3.0), (2, 2.0), (3, 0.5)]
     assert points[2].seconds >= points[1].seconds
     third = callback(tmp_path / "h.jsonl")
@@ -83,14 +91,17 @@ def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs
     tell(history, 6, loss=1.0)
     with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):
         tell(history, 7, **logs)
-    assert [p.step for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
+    assert [p.step for p in storage.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
 
 
 def test_a_step_that_fp16_leaves_out_is_no_end(tmp_path: Path) -> None:
     history = callback(tmp_path / "h.jsonl")
     tell(history, 1, fp16=True, loss=2.0, grad_norm=float("inf"))
     tell(history, 2, fp16=True, loss=1.5, grad_norm=0.5)
-    assert [(p.loss, p.grad_norm) for p in store.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [(2.0, None), (1.5, 0.5)]
+    assert [(p.loss, p.grad_norm) for p in storage.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [
+        (2.0, None),
+        (1.5, 0.5),
+    ]
     with pytest.raises(TrainingError, match="loss is nan at step 3"):
         tell(history, 3, fp16=True, loss=float("nan"), grad_norm=float("nan"))
 

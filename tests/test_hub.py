@@ -1,4 +1,4 @@
-"""Hub models that cannot be had, each in one line with its mend; a local server stands for the hub, and huggingface_hub raises its own errors."""
+"""Hub models that cannot be had, each in one line with its hint; a local server stands for the hub, and huggingface_hub raises its own errors."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PROJECT = Path(__file__).parent.parent
 ASK = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
-from harness import base
+from harness.models import base_model
 from harness.config import Model
 from harness.errors import HarnessError
-base.quiet_libraries()
+base_model.quiet_libraries()
 import huggingface_hub.errors
 def ask(name):
     path, _, revision = name.partition("@")
     try:
-        return str(base.resolve(Model(path=path, revision=revision or None)))
+        return str(base_model.resolve(Model(path=path, revision=revision or None)))
     except HarnessError as error:
         return f"error {error.exit_code}: {error}"
 with ThreadPoolExecutor(len(sys.argv)) as pool:
@@ -61,8 +61,16 @@ class Hub:
 
 
 def ask(*names: str, home: Path, **environment: str) -> dict[str, str]:
-    settings = {**os.environ, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "4", "HF_HUB_DOWNLOAD_TIMEOUT": "4", **environment}
-    done = subprocess.run([sys.executable, "-c", ASK, *names], capture_output=True, text=True, cwd=PROJECT, env=settings, timeout=240)
+    settings = {
+        **os.environ,
+        "HF_HOME": str(home),
+        "HF_HUB_ETAG_TIMEOUT": "4",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "4",
+        **environment,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *names], capture_output=True, text=True, cwd=PROJECT, env=settings, timeout=240
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -76,7 +84,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 def test_a_hub_model_is_downloaded_and_checked(hub: Hub) -> None:
     folder = Path(hub.told["good/model"])
-    assert folder.is_relative_to(hub.home) and {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    assert folder.is_relative_to(hub.home) and {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in folder.iterdir()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,12 +106,19 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub: Hub) -> None:
 def test_a_downloaded_model_needs_no_network(hub: Hub) -> None:
     """Neither with HF_HUB_OFFLINE nor without a hub; and what is only partly there is not taken for a model."""
     asked = "good/model", "missing/model", "torn/model"
-    offline, refused = ask(*asked, home=hub.home, HF_HUB_OFFLINE="1"), ask(*asked, home=hub.home, HF_ENDPOINT=closed_port())
+    offline, refused = (
+        ask(*asked, home=hub.home, HF_HUB_OFFLINE="1"),
+        ask(*asked, home=hub.home, HF_ENDPOINT=closed_port()),
+    )
     assert offline["good/model"] == refused["good/model"] == hub.told["good/model"]
     absent = f"error 2: missing/model: cannot be reached (HF_HUB_OFFLINE is set) and is not whole in the cache; unset it, or {ELSEWHERE}"
     assert offline["missing/model"] == absent
-    assert refused["missing/model"] == f"error 2: missing/model: cannot be reached (no connection to the hub); {ELSEWHERE}"
-    assert offline["torn/model"].startswith("error 2: torn/model: ") and refused["torn/model"].startswith("error 2: torn/model: ")
+    assert (
+        refused["missing/model"] == f"error 2: missing/model: cannot be reached (no connection to the hub); {ELSEWHERE}"
+    )
+    assert offline["torn/model"].startswith("error 2: torn/model: ") and refused["torn/model"].startswith(
+        "error 2: torn/model: "
+    )
 
 
 def test_the_command_line_ends_with_that_line(tmp_path: Path) -> None:
@@ -110,7 +127,18 @@ def test_the_command_line_ends_with_that_line(tmp_path: Path) -> None:
     settings = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": closed_port()}
 
     def harness(verb: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", verb, "--qa", "qa.json", "--set", "model.path=owner/model", "--set", "device=cpu"]
+        command = [
+            sys.executable,
+            "-m",
+            "harness",
+            verb,
+            "--qa",
+            "qa.json",
+            "--set",
+            "model.path=owner/model",
+            "--set",
+            "device=cpu",
+        ]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=settings, timeout=120)
 
     assert harness("split").returncode == 0

@@ -37,7 +37,9 @@ def prompts(tiny_model: Path) -> list[list[int]]:
     return [row[:n] for n in (1, 2, 3, 5, 8, 12) for row in rows if n < len(row)][:40]
 
 
-def backend(path: Path, *, limit: int = 24, stop: tuple[int, ...] = (END,), slots: int = 4, threads: int = 1) -> LlamaCppBackend:
+def backend(
+    path: Path, *, limit: int = 24, stop: tuple[int, ...] = (END,), slots: int = 4, threads: int = 1
+) -> LlamaCppBackend:
     return LlamaCppBackend(Source(path), Generation(limit, stop, 0), Execution(slots=slots, threads=threads))
 
 
@@ -56,7 +58,9 @@ def test_the_greedy_text_is_that_of_the_model(tiny_model: Path, f16: Path, promp
     answers = ask(f16, prompts)
     same = 0
     for prompt, answer in zip(prompts, answers, strict=True):
-        out = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=END, pad_token_id=END)
+        out = model.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=END, pad_token_id=END
+        )
         expected = out[0, len(prompt) :].tolist()
         same += answer.answer_ids == [i for i in expected if i != END]
         assert answer.finish_reason == ("stop" if END in expected or len(expected) < 24 else "length")
@@ -66,7 +70,9 @@ def test_the_greedy_text_is_that_of_the_model(tiny_model: Path, f16: Path, promp
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
-def test_quantised_text_is_close(tiny_model: Path, f16: Path, tmp_path: Path, prompts: list[list[int]], kind: str) -> None:
+def test_quantised_text_is_close(
+    tiny_model: Path, f16: Path, tmp_path: Path, prompts: list[list[int]], kind: str
+) -> None:
     gguf.write(tiny_model, tmp_path / "model.gguf", kind)
     whole, quantised = ask(f16, prompts), ask(tmp_path / "model.gguf", prompts)
     same = sum(a.answer_ids == b.answer_ids for a, b in zip(whole, quantised, strict=True))
@@ -100,7 +106,12 @@ def test_an_answer_of_exactly_the_limit(tiny_model: Path, f16: Path) -> None:
     row = AutoTokenizer.from_pretrained(tiny_model)(CORPUS[0])["input_ids"]
     prompt, rest = row[:10], row[10:]
     # The end token counts: with room for it the answer stops, without it was cut.
-    for limit, reason in ((len(rest) + 1, "stop"), (len(rest), "length"), (len(rest) - 1, "length"), (len(rest) + 2, "stop")):
+    for limit, reason in (
+        (len(rest) + 1, "stop"),
+        (len(rest), "length"),
+        (len(rest) - 1, "length"),
+        (len(rest) + 2, "stop"),
+    ):
         (answer,) = ask(f16, [prompt], limit=limit)
         assert (answer.answer_ids, answer.finish_reason) == (rest[:limit], reason)
 
@@ -113,7 +124,9 @@ def test_a_stop_token_that_llama_cpp_does_not_know(f16: Path, prompts: list[list
     assert answer.finish_reason == "stop"
 
 
-def test_llama_cpps_own_end_token_stops_without_being_asked(f16: Path, tiny_model: Path, prompts: list[list[int]]) -> None:
+def test_llama_cpps_own_end_token_stops_without_being_asked(
+    f16: Path, tiny_model: Path, prompts: list[list[int]]
+) -> None:
     assert [a.answer_ids for a in ask(f16, prompts, stop=())] == [a.answer_ids for a in ask(f16, prompts)]
 
 
@@ -158,7 +171,9 @@ def test_every_sampling_field_is_sent_and_used(f16: Path, monkeypatch: pytest.Mo
     }
     assert expected.items() <= body.items()
     # Whatever llama.cpp reports of itself is as it was sent: none of its defaults applied.
-    assert {k: used[k] for k in expected if k in used} == pytest.approx({k: v for k, v in expected.items() if k in used})
+    assert {k: used[k] for k in expected if k in used} == pytest.approx(
+        {k: v for k, v in expected.items() if k in used}
+    )
     changing = {
         "dry_multiplier": 0.0,
         "xtc_probability": 0.0,
@@ -176,7 +191,9 @@ def test_a_field_that_llama_cpp_ignores_is_an_error(f16: Path, monkeypatch: pyte
     post = model._post
 
     def renamed(body: dict[str, Any], route: str = "/completion") -> tuple[int, Any]:
-        return post({("penalty" if k == "repeat_penalty" else k): v for k, v in body.items()} | {"repeat_penalty": 1.1}, route)
+        return post(
+            {("penalty" if k == "repeat_penalty" else k): v for k, v in body.items()} | {"repeat_penalty": 1.1}, route
+        )
 
     monkeypatch.setattr(model, "_post", renamed)
     with pytest.raises(ModelError, match="repeat_penalty"):
@@ -196,7 +213,9 @@ def test_the_prompt_cache_is_off(f16: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = backend(f16, slots=1)
     seen: list[Any] = []
     post = model._post
-    monkeypatch.setattr(model, "_post", lambda body, route="/completion": (lambda r: (seen.append(r[1]), r)[1])(post(body, route)))
+    monkeypatch.setattr(
+        model, "_post", lambda body, route="/completion": (lambda r: (seen.append(r[1]), r)[1])(post(body, route))
+    )
     for _ in range(2):
         model.answer([[BOS_ID, *range(5, 60)]])
     model.close()
@@ -206,7 +225,9 @@ def test_the_prompt_cache_is_off(f16: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # -------------------------------------------------------------------------------------------------------------- context
 
 
-def test_prompts_that_cannot_be_asked_are_errors_and_the_others_are_answered(f16: Path, prompts: list[list[int]]) -> None:
+def test_prompts_that_cannot_be_asked_are_errors_and_the_others_are_answered(
+    f16: Path, prompts: list[list[int]]
+) -> None:
     bad = {"empty": [], "outside": [BOS_ID, VOCABULARY], "negative": [-1], "long": [5] * 600, "full": [5] * 511}
     answers = ask(f16, [prompts[0], *bad.values(), prompts[1]])
     assert [a.finish_reason for a in answers[1:-1]] == ["error"] * 5
@@ -222,10 +243,15 @@ def test_an_answer_ends_at_the_context(f16: Path) -> None:
     model.close()
     for i, n in enumerate(lengths):
         room = min(50, 511 - n)
-        assert answers[i].finish_reason == "stop" or (len(answers[i].answer_ids), answers[i].finish_reason) == (room, "length")
+        assert answers[i].finish_reason == "stop" or (len(answers[i].answer_ids), answers[i].finish_reason) == (
+            room,
+            "length",
+        )
 
 
-def test_a_longer_prompt_than_expected_gets_more_context(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_prompt_than_expected_gets_more_context(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "FIRST_CONTEXT", 64)
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     edit_json(folder / "config.json", max_position_embeddings=4096)
@@ -252,7 +278,9 @@ def test_logprobs_are_the_models(tiny_model: Path, f16: Path, prompts: list[list
     loaded.close()
     for prompt, answer, q in zip(prompts, answers, found, strict=False):
         with torch.no_grad():
-            p = torch.log_softmax(model(torch.tensor([prompt + answer])).logits[0].double(), -1).numpy()[len(prompt) - 1 : -1]
+            p = torch.log_softmax(model(torch.tensor([prompt + answer])).logits[0].double(), -1).numpy()[
+                len(prompt) - 1 : -1
+            ]
         assert q.shape == (len(answer), VOCABULARY)
         assert np.exp(q).sum(1) == pytest.approx(1, abs=1e-4)
         assert np.abs(p - q).max() < 0.05

@@ -43,7 +43,9 @@ def project(tmp_path: Path) -> Path:
 def ran(project: Path, *arguments: str) -> list[str]:
     """The verbs that `make` with these arguments ran, in order."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(["make", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["make", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return re.findall(r"^\.venv/bin/harness (\w+) --run", done.stdout, re.MULTILINE)
 

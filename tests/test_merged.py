@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import ArtifactError, ModelError
-from harness.formats import merged, tensors
+from harness.formats import merged, safetensors_reader
 from tests import small_run
 from tests.models import CORPUS, save_model
 
@@ -68,7 +68,9 @@ def test_16_bits_are_those_of_peft(tiny_model: Path, adapter: Path, merged_16bit
 
 
 def test_rank_stabilised_lora_is_scaled_as_peft_does(tiny_model: Path, tmp_path: Path) -> None:
-    adapter = small_run.save_adapter(tmp_path / "a", tiny_model, r=8, alpha=4, use_rslora=True, target_modules=["q_proj", "down_proj"])
+    adapter = small_run.save_adapter(
+        tmp_path / "a", tiny_model, r=8, alpha=4, use_rslora=True, target_modules=["q_proj", "down_proj"]
+    )
     merged.write_16bit(tiny_model, adapter, tmp_path / "m")
     assert_equal(weights(tmp_path / "m"), by_peft(tiny_model, adapter))
 
@@ -80,7 +82,10 @@ def test_a_sharded_base_gives_the_same_shards(tmp_path: Path) -> None:
     merged.write_16bit(base, adapter, out)
     assert len(list(out.glob("*.safetensors"))) == len(list(base.glob("*.safetensors"))) > 3
     assert_equal(weights(out), by_peft(base, adapter))
-    assert json.loads((out / tensors.INDEX).read_text())["weight_map"] == json.loads((base / tensors.INDEX).read_text())["weight_map"]
+    assert (
+        json.loads((out / safetensors_reader.INDEX).read_text())["weight_map"]
+        == json.loads((base / safetensors_reader.INDEX).read_text())["weight_map"]
+    )
     merged.check(out, 20)
 
 
@@ -107,7 +112,10 @@ def test_4_bits_are_those_of_quantising_on_loading(merged_16bit: Path, merged_4b
     from transformers import AutoTokenizer, BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     found, expected = load_4bit(merged_4bit), load_4bit(merged_16bit, quantization_config=settings)
     assert_equal(found.state_dict(), expected.state_dict())
@@ -155,7 +163,9 @@ def test_4_bits_are_smaller_and_near(merged_16bit: Path, merged_4bit: Path) -> N
 
 def test_an_adapter_for_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
     narrow = save_model(tmp_path / "narrow", hidden_size=128)
-    with pytest.raises(ModelError, match=r"the adapter's model.layers.0\S+ is \d+ x \d+; merge it onto the base that it was trained on"):
+    with pytest.raises(
+        ModelError, match=r"the adapter's model.layers.0\S+ is \d+ x \d+; merge it onto the base that it was trained on"
+    ):
         merged.write_16bit(narrow, adapter, tmp_path / "out")
     shallow = save_model(tmp_path / "shallow", num_hidden_layers=1)
     with pytest.raises(ModelError, match=r"adapts 'model.layers.1.\S+', which \S+shallow does not have"):
@@ -173,7 +183,9 @@ def test_an_adapter_for_another_base_is_refused(adapter: Path, tmp_path: Path) -
         ({"alpha_pattern": {"q_proj": 2}}, "uses alpha_pattern"),
     ],
 )
-def test_other_adapters_than_plain_lora_are_refused(tiny_model: Path, tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+def test_other_adapters_than_plain_lora_are_refused(
+    tiny_model: Path, tmp_path: Path, options: dict[str, Any], problem: str
+) -> None:
     adapter = small_run.save_adapter(tmp_path / "a", tiny_model, **options)
     with pytest.raises(ModelError, match=rf"a: {problem}.*; train with plain LoRA"):
         merged.write_16bit(tiny_model, adapter, tmp_path / "m")
@@ -182,7 +194,9 @@ def test_other_adapters_than_plain_lora_are_refused(tiny_model: Path, tmp_path: 
 
 def test_an_adapter_with_other_tensors_is_refused(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
     strange = shutil.copytree(adapter, tmp_path / "a")
-    save_file(load_file(strange / "adapter_model.safetensors") | {"x": torch.zeros(2)}, strange / "adapter_model.safetensors")
+    save_file(
+        load_file(strange / "adapter_model.safetensors") | {"x": torch.zeros(2)}, strange / "adapter_model.safetensors"
+    )
     with pytest.raises(ModelError, match="holds tensors that are not LoRA's A and B"):
         merged.adapter_tensors(strange)
 
@@ -199,7 +213,9 @@ def test_a_damaged_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
-def test_an_adapter_with_values_that_are_no_numbers_is_refused(tiny_model: Path, adapter: Path, tmp_path: Path, value: float) -> None:
+def test_an_adapter_with_values_that_are_no_numbers_is_refused(
+    tiny_model: Path, adapter: Path, tmp_path: Path, value: float
+) -> None:
     broken = shutil.copytree(adapter, tmp_path / "a")
     values = load_file(broken / "adapter_model.safetensors")
     values[sorted(values)[1]][0, 0] = value
@@ -267,7 +283,7 @@ import json, re, sys, torch
 from pathlib import Path
 import bitsandbytes.functional
 from harness.formats import merged
-from harness.formats.tensors import index
+from harness.formats.safetensors_reader import index
 layers, width = int(sys.argv[2]), 1024
 folder = Path(sys.argv[1])
 rate = lambda key: int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -21,7 +21,9 @@ GOLDEN = Path(__file__).parent / "golden"
 LEGAL = json.loads((GOLDEN / "legal.json").read_text(encoding="utf-8"))
 DEVANAGARI = json.loads((GOLDEN / "devanagari.json").read_text(encoding="utf-8"))["cases"]
 ROUGE = json.loads((GOLDEN / "rouge.json").read_text(encoding="utf-8"))["cases"]
-ROUGE_CLASSES = {c.name: c for c in (rouge_module.Rouge1, rouge_module.Rouge2, rouge_module.RougeL, rouge_module.RougeLsum)}
+ROUGE_CLASSES = {
+    c.name: c for c in (rouge_module.Rouge1, rouge_module.Rouge2, rouge_module.RougeL, rouge_module.RougeLsum)
+}
 ANSWERS = st.text(st.sampled_from("the a an 21A (1) क्षि é राष्ट्र 人 , . ' “ ” - shall not\n"), max_size=30)
 ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 
@@ -176,11 +178,18 @@ def test_every_metric_works_alone_as_evaluate_metric(name):
     assert isinstance(metric, evaluate.Metric)
     predictions = ["Article 14 of the Constitution", "Article 15", "none"]
     several = [["Article 14", "x"], ["Article 15"], ["Article 16", "y"]]
-    assert metric.compute(predictions=predictions, references=several) == find(name).compute(predictions=predictions, references=several)
+    assert metric.compute(predictions=predictions, references=several) == find(name).compute(
+        predictions=predictions, references=several
+    )
     single = [r[0] for r in several]
-    assert metric.compute(predictions=predictions, references=single) == find(name).compute(predictions=predictions, references=single)
+    assert metric.compute(predictions=predictions, references=single) == find(name).compute(
+        predictions=predictions, references=single
+    )
 
 
 def test_finding_a_metric_imports_no_heavy_library():
     code = "import sys; from harness.metrics import find; find('token_f1'); print({'evaluate','datasets','torch','rouge_score'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )

@@ -17,16 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from harness import backends, store, workers
+from harness import backends, storage
 from harness.backends import Completion, Execution, Facts, Generation, Source, batches
 from harness.backends.replay import ReplayBackend
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, ModelError
-from harness.jobs import Job
+from harness.prediction import runners
+from harness.prediction.jobs import Job
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
 from harness.stages import predict, score
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import small_run
 from tests.models import CORPUS, EOS_ID, VOCABULARY, edit_json
 
@@ -55,7 +56,7 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answering processes are forked from this one, so that they see its backends."""
     context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(runners.multiprocessing, "get_context", lambda _: context)
 
 
 def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
@@ -63,13 +64,23 @@ def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
     monkeypatch.setitem(backends.BACKENDS, "replay", f"{backend.__module__}:{backend.__name__}")
 
 
-def recording(path: Path, prompts: list[list[int]], *, ids: Callable[[int], list[int]] = lambda i: [65 + i % 26, 66]) -> Path:
+def recording(
+    path: Path, prompts: list[list[int]], *, ids: Callable[[int], list[int]] = lambda i: [65 + i % 26, 66]
+) -> Path:
     """A predictions file with an answer to each prompt, for the replaying backend."""
     rows = [
-        Prediction(id=str(i), prompt_hash=prompt_hash(p), prompt_ids=p, answer_ids=ids(i), text="", finish_reason="stop", seconds=0.25)
+        Prediction(
+            id=str(i),
+            prompt_hash=prompt_hash(p),
+            prompt_ids=p,
+            answer_ids=ids(i),
+            text="",
+            finish_reason="stop",
+            seconds=0.25,
+        )
         for i, p in enumerate(prompts)
     ]
-    store.write_jsonl(path, rows)
+    storage.write_jsonl(path, rows)
     return path
 
 
@@ -79,10 +90,21 @@ def job(root: Path, model: Path, prompts: list[list[int]], **changes: Any) -> Jo
     run = RunFolder("r", root)
     lines, manifest = run.prediction("v")
     made = Job(
-        variant="v", backend="replay", source=Source(recorded), generation=GENERATION, execution=Execution(max_batch=3), weights_sha256="w",
-        size_bytes=7, questions=[f"q{i}" for i in range(len(prompts))], prompts=prompts, tokenizer=model, tokenizer_sha256="t", split_id="s",
-        lines=lines, manifest=manifest,
-    )  # fmt: skip
+        variant="v",
+        backend="replay",
+        source=Source(recorded),
+        generation=GENERATION,
+        execution=Execution(max_batch=3),
+        weights_sha256="w",
+        size_bytes=7,
+        questions=[f"q{i}" for i in range(len(prompts))],
+        prompts=prompts,
+        tokenizer=model,
+        tokenizer_sha256="t",
+        split_id="s",
+        lines=lines,
+        manifest=manifest,
+    )
     return replace(made, **changes)
 
 
@@ -147,7 +169,9 @@ def test_a_batch_of_mixed_lengths_answers_as_one_by_one(tiny_model: Path, prompt
     assert len({tuple(a) for a in together}) > len(CORPUS)
 
 
-def test_padding_stands_on_the_left_and_is_masked(tiny_model: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_stands_on_the_left_and_is_masked(
+    tiny_model: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     model, seen = transformers(Source(tiny_model)), {}
@@ -169,15 +193,26 @@ def test_a_zero_adapter_answers_as_the_base_and_a_trained_one_does_not(
     assert answers(Source(tiny_model, adapter=adapter), prompts) != plain
 
 
-def test_a_zero_adapter_on_4_bits_answers_as_4_bits_alone(tiny_model: Path, zero: Path, adapter: Path, prompts: list[list[int]]) -> None:
+def test_a_zero_adapter_on_4_bits_answers_as_4_bits_alone(
+    tiny_model: Path, zero: Path, adapter: Path, prompts: list[list[int]]
+) -> None:
     plain = answers(Source(tiny_model, load_in_4bit=True), prompts)
     assert answers(Source(tiny_model, adapter=zero, load_in_4bit=True), prompts) == plain
     assert answers(Source(tiny_model, adapter=adapter, load_in_4bit=True), prompts) != plain
 
 
-def test_a_model_that_asks_for_sampling_is_not_sampled(tiny_model: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+def test_a_model_that_asks_for_sampling_is_not_sampled(
+    tiny_model: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
     sampling = shutil.copytree(tiny_model, tmp_path / "m")
-    edit_json(sampling / "generation_config.json", do_sample=True, temperature=5.0, top_k=0, repetition_penalty=5.0, max_new_tokens=2)
+    edit_json(
+        sampling / "generation_config.json",
+        do_sample=True,
+        temperature=5.0,
+        top_k=0,
+        repetition_penalty=5.0,
+        max_new_tokens=2,
+    )
     assert answers(Source(sampling), prompts) == answers(Source(tiny_model), prompts)
 
 
@@ -203,7 +238,9 @@ def test_a_model_that_cannot_be_loaded_is_a_model_error(tiny_model: Path, tmp_pa
     weights = load_file(broken / "model.safetensors")
     weights.pop("model.norm.weight")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"m: cannot be loaded: it lacks 1 tensors, 'model.norm.weight' among them; check that"):
+    with pytest.raises(
+        ModelError, match=r"m: cannot be loaded: it lacks 1 tensors, 'model.norm.weight' among them; check that"
+    ):
         transformers(Source(broken))
     (broken / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(ModelError, match=r"m: cannot be loaded.*; check that") as error:
@@ -216,7 +253,7 @@ def test_a_model_that_cannot_be_loaded_is_a_model_error(tiny_model: Path, tmp_pa
 
 def test_replay_gives_what_was_recorded(tiny_model: Path, prompts: list[list[int]], tmp_path: Path) -> None:
     manifest = predict.answer(job(tmp_path, tiny_model, prompts))
-    rows = store.read_records(RunFolder("r", tmp_path).prediction("v")[0], Prediction)
+    rows = storage.read_records(RunFolder("r", tmp_path).prediction("v")[0], Prediction)
     tokenizer: Any = load_tokenizer(tiny_model)
     assert [r.answer_ids for r in rows] == [[65 + i % 26, 66] for i in range(len(prompts))]
     assert [r.text for r in rows] == [tokenizer.decode(r.answer_ids).strip() for r in rows]
@@ -229,7 +266,9 @@ def test_replay_gives_what_was_recorded(tiny_model: Path, prompts: list[list[int
 
 def test_a_prompt_that_was_not_recorded_is_unscored(tiny_model: Path, prompts: list[list[int]], tmp_path: Path) -> None:
     recorded = job(tmp_path, tiny_model, prompts).source
-    manifest = predict.answer(replace(job(tmp_path, tiny_model, [*prompts, [1, 2]]), source=Source(recording(recorded.path, prompts))))
+    manifest = predict.answer(
+        replace(job(tmp_path, tiny_model, [*prompts, [1, 2]]), source=Source(recording(recorded.path, prompts)))
+    )
     assert manifest.finish == {"stop": len(prompts), "error": 1}
 
 
@@ -259,11 +298,15 @@ class Counting(ReplayBackend):
 
 
 @pytest.fixture
-def killed(tiny_model: Path, prompts: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None) -> Iterator[Job]:
+def killed(
+    tiny_model: Path, prompts: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None
+) -> Iterator[Job]:
     """A job whose process was killed in its third batch of three."""
     register(monkeypatch, Dying)
     interrupted = job(tmp_path / "killed", tiny_model, prompts)
-    with pytest.raises(ArtifactError, match=r"answered with v was killed by signal 9; run the same command again") as error:
+    with pytest.raises(
+        ArtifactError, match=r"answered with v was killed by signal 9; run the same command again"
+    ) as error:
         predict._in_own_process(interrupted, lambda _: None)
     assert "\n" not in str(error.value)
     assert not interrupted.lines.exists() and not interrupted.manifest.exists()
@@ -306,8 +349,8 @@ def test_a_journal_of_another_job_is_begun_anew(killed: Job) -> None:
 
 
 def keys(run: RunFolder, config: Config) -> str:
-    questions = store.read_records(run.heldout_jsonl, Question)
-    split = store.read_record(run.split_json, SplitManifest)
+    questions = storage.read_records(run.heldout_jsonl, Question)
+    split = storage.read_record(run.split_json, SplitManifest)
     return next(predict.jobs(run, config, split.split_id, questions, ["base"])).key("1")
 
 
@@ -337,7 +380,7 @@ def test_end_tokens_are_the_union(tiny_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "m")
     edit_json(model / "generation_config.json", eos_token_id=[5, 7])
     run = small_run.split(tmp_path)
-    split = store.read_record(run.split_json, SplitManifest)
+    split = storage.read_record(run.split_json, SplitManifest)
     made = next(predict.jobs(run, small_run.config(model), split.split_id, small_run.questions(), ["base"]))
     assert made.generation.stop_ids == (5, 7, EOS_ID)
 
@@ -346,11 +389,13 @@ def test_end_tokens_are_the_union(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def texts(run: RunFolder, variant: str) -> list[str]:
-    return [p.text for p in store.iter_records(run.prediction(variant)[0], Prediction)]
+    return [p.text for p in storage.iter_records(run.prediction(variant)[0], Prediction)]
 
 
 @pytest.fixture(scope="module")
-def answered(tiny_model: Path, zero: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Config]:
+def answered(
+    tiny_model: Path, zero: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunFolder, Config]:
     """A run that answered with base, adapter, the base again as merged_16bit, and itself with a zero adapter."""
     root = tmp_path_factory.mktemp("answered")
     run = small_run.split(root)
@@ -369,9 +414,11 @@ def answered(tiny_model: Path, zero: Path, adapter: Path, tmp_path_factory: pyte
 
 def test_the_stage_answers_with_every_variant(answered: tuple[RunFolder, Config]) -> None:
     run, _ = answered
-    assert store.read_json(run.predict_json)["variants"] == ["base", "adapter", "merged_16bit"]
+    assert storage.read_json(run.predict_json)["variants"] == ["base", "adapter", "merged_16bit"]
     assert texts(run, "merged_16bit") == texts(run, "base") != texts(run, "adapter")
-    manifests = [store.read_record(run.prediction(v)[1], PredictionManifest) for v in ("base", "adapter", "merged_16bit")]
+    manifests = [
+        storage.read_record(run.prediction(v)[1], PredictionManifest) for v in ("base", "adapter", "merged_16bit")
+    ]
     assert len({m.prompts_sha256 for m in manifests}) == 1
     assert manifests[0].generation["temperature"] == 0.0
     assert all(m.n == len(small_run.QUESTIONS) and m.cost.peak_memory_bytes and m.lines_sha256 for m in manifests)
@@ -387,10 +434,10 @@ def test_an_unchanged_job_is_not_answered_again(answered: tuple[RunFolder, Confi
 def test_two_runs_give_the_same_answers(answered: tuple[RunFolder, Config]) -> None:
     run, config = answered
     lines = run.prediction("base")[0]
-    before = [p.model_dump(exclude={"seconds"}) for p in store.iter_records(lines, Prediction)]
+    before = [p.model_dump(exclude={"seconds"}) for p in storage.iter_records(lines, Prediction)]
     predict.run(run, config, force=True, only=["base"])
-    assert [p.model_dump(exclude={"seconds"}) for p in store.iter_records(lines, Prediction)] == before
-    assert store.read_json(run.predict_json)["variants"] == ["base", "adapter", "merged_16bit"]
+    assert [p.model_dump(exclude={"seconds"}) for p in storage.iter_records(lines, Prediction)] == before
+    assert storage.read_json(run.predict_json)["variants"] == ["base", "adapter", "merged_16bit"]
 
 
 def test_damaged_answers_are_answered_again(answered: tuple[RunFolder, Config]) -> None:
@@ -402,7 +449,9 @@ def test_damaged_answers_are_answered_again(answered: tuple[RunFolder, Config]) 
     assert texts(run, "base") == before
 
 
-def test_weights_overwritten_at_the_same_path_are_asked_again(answered: tuple[RunFolder, Config], adapter: Path) -> None:
+def test_weights_overwritten_at_the_same_path_are_asked_again(
+    answered: tuple[RunFolder, Config], adapter: Path
+) -> None:
     from harness.formats import merged
 
     run, config = answered
@@ -444,7 +493,8 @@ def test_an_adapter_that_training_did_not_write_is_refused(tiny_model: Path, ada
 
 def test_an_extra_model_that_is_not_there_is_named(tiny_model: Path, tmp_path: Path) -> None:
     config = small_run.config(
-        tiny_model, predict={"variants": ["x"], "extra": {"x": {"backend": "transformers", "path": str(tmp_path / "no")}}}
+        tiny_model,
+        predict={"variants": ["x"], "extra": {"x": {"backend": "transformers", "path": str(tmp_path / "no")}}},
     )
     with pytest.raises(ArtifactError, match=r"no: does not exist; correct predict.extra.x.path"):
         predict.run(small_run.split(tmp_path), config)
@@ -462,7 +512,9 @@ class Narrow(ReplayBackend):
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
         assert all(len(p) + LIMIT <= 24 for p in prompts)
-        return [Completion([], "error", 0.1, error="no") if p[-1] == 0 else Completion([65], "stop", 0.1) for p in prompts]
+        return [
+            Completion([], "error", 0.1, error="no") if p[-1] == 0 else Completion([65], "stop", 0.1) for p in prompts
+        ]
 
 
 def test_a_prompt_longer_than_the_context_is_counted_and_not_asked(
@@ -470,7 +522,7 @@ def test_a_prompt_longer_than_the_context_is_counted_and_not_asked(
 ) -> None:
     register(monkeypatch, Narrow)
     manifest = predict.answer(job(tmp_path, tiny_model, [[1] * 13, [1] * 12, [1] * 40]))
-    rows = store.read_records(RunFolder("r", tmp_path).prediction("v")[0], Prediction)
+    rows = storage.read_records(RunFolder("r", tmp_path).prediction("v")[0], Prediction)
     assert [(r.finish_reason, r.prompt_cut, r.error) for r in rows] == [
         ("error", True, "prompt of 13 tokens; the context leaves 12"),
         ("stop", False, None),
@@ -490,18 +542,22 @@ def test_a_question_that_failed_is_unscored_and_not_zero(
     config = small_run.config(
         tiny_model,
         prompt={"template": "{question}"},
-        predict={"variants": ["x"], "max_new_tokens": LIMIT, "extra": {"x": {"backend": "replay", "path": str(recorded)}}},
+        predict={
+            "variants": ["x"],
+            "max_new_tokens": LIMIT,
+            "extra": {"x": {"backend": "replay", "path": str(recorded)}},
+        },
         score={"resamples": 100},
     )
     assert predict.run(run, config)["x"].finish == {"stop": 5, "error": 1}
     score.run(run, config)
-    metric = store.read_record(run.score("x")[1], ScoreManifest).metrics["exact_match"]
+    metric = storage.read_record(run.score("x")[1], ScoreManifest).metrics["exact_match"]
     assert (metric.n, metric.n_unscored) == (5, 1)
 
 
 class Failing(ReplayBackend):
     def __init__(self, source: Source, generation: Generation, execution: Execution):
-        raise ModelError("cannot be loaded", "mend it", file=source.path)
+        raise ModelError("cannot be loaded", "hint it", file=source.path)
 
 
 class Buggy(ReplayBackend):
@@ -516,8 +572,8 @@ def test_an_error_in_the_child_comes_back_whole(
     asked = job(tmp_path, tiny_model, prompts)
     with pytest.raises(ModelError) as error:
         predict._in_own_process(asked, lambda _: None)
-    assert str(error.value) == f"{asked.source.path}: cannot be loaded; mend it"
-    assert (error.value.problem, error.value.mend) == ("cannot be loaded", "mend it")
+    assert str(error.value) == f"{asked.source.path}: cannot be loaded; hint it"
+    assert (error.value.problem, error.value.hint) == ("cannot be loaded", "hint it")
 
 
 def test_a_bug_in_the_child_keeps_its_traceback(

@@ -64,7 +64,9 @@ def test_braces_in_a_question_stay_braces(prompter: Prompter) -> None:
 def test_no_end_token_is_refused(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "t")
     edit_json(other / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(ModelError, match=r"t: the tokenizer has no end token; use a base model whose tokenizer defines eos_token"):
+    with pytest.raises(
+        ModelError, match=r"t: the tokenizer has no end token; use a base model whose tokenizer defines eos_token"
+    ):
         Prompter(load_tokenizer(other), TEMPLATE)
 
 
@@ -91,7 +93,10 @@ def test_the_prompt_carries_loss_too_if_asked(prompter: Prompter) -> None:
 
 
 def test_a_row_too_long_loses_the_end_of_its_answer(prompter: Prompter) -> None:
-    prompt, whole = prompter.ids(QUESTION), prompter.example(QUESTION, ANSWER, train_on="answer", max_length=500).input_ids
+    prompt, whole = (
+        prompter.ids(QUESTION),
+        prompter.example(QUESTION, ANSWER, train_on="answer", max_length=500).input_ids,
+    )
     cut = prompter.example(QUESTION, ANSWER, train_on="answer", max_length=len(prompt) + 2)
     assert (cut.input_ids, cut.cut) == (whole[: len(prompt) + 2], True)
     only = prompter.example(QUESTION, ANSWER, train_on="answer", max_length=len(prompt) - 3)
@@ -133,7 +138,11 @@ def test_the_hash_is_of_what_decides_the_ids(folder: Path, tmp_path: Path) -> No
     tokenizer.pad_token = EOS
     tokenizer(["a", "a b c d e"], padding=True, truncation=True, max_length=3)
     tokenizer.padding_side = "right"
-    assert tokenizer_sha256(tokenizer) == first == tokenizer_sha256(load_tokenizer(shutil.copytree(folder, tmp_path / "moved")))
+    assert (
+        tokenizer_sha256(tokenizer)
+        == first
+        == tokenizer_sha256(load_tokenizer(shutil.copytree(folder, tmp_path / "moved")))
+    )
     (tmp_path / "other").mkdir()
     assert tokenizer_sha256(save_tokenizer(tmp_path / "other", size=400)) != first
     other = shutil.copytree(folder, tmp_path / "end")
@@ -158,6 +167,8 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_one_line(folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "t")
     (broken / "tokenizer.json").write_text('{"version": "1.0", "model":')
-    with pytest.raises(ModelError, match=r"t: its tokenizer cannot be loaded .*; check the folder or the model's name") as error:
+    with pytest.raises(
+        ModelError, match=r"t: its tokenizer cannot be loaded .*; check the folder or the model's name"
+    ) as error:
         load_tokenizer(broken)
     assert "\n" not in str(error.value)

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from report_fixture import HOSTILE, METRICS, write_run
 from typer.testing import CliRunner
 
-from harness import provenance, store
+from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.records import Comparison, GateResult, HistoryPoint, Pair, SplitManifest
-from harness.rendering import answer_views, curves, figures, plotting, provenance_views, render, verdict, views
+from harness.report import answers, headline, provenance_section, sections
+from harness.report import page as rendering
+from harness.report.charts import comparison, label_placement, training
 from harness.stages import report
 
 
@@ -34,11 +36,20 @@ def made(tmp_path_factory):
 
 
 def comparison_of(run) -> Comparison:
-    return store.read_record(run.comparison_json, Comparison)
+    return storage.read_record(run.comparison_json, Comparison)
 
 
 def pair(**changes) -> Pair:
-    values = {"left": "a", "right": "b", "metric": "m", "delta": 0.1, "ci95": (0.05, 0.2), "p": 0.01, "p_holm": 0.02, "verdict": "better"}
+    values = {
+        "left": "a",
+        "right": "b",
+        "metric": "m",
+        "delta": 0.1,
+        "ci95": (0.05, 0.2),
+        "p": 0.01,
+        "p_holm": 0.02,
+        "verdict": "better",
+    }
     return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
 
 
@@ -106,7 +117,7 @@ def test_unchanged_input_writes_nothing_and_changed_input_does(tmp_path):
 
 def test_missing_comparison_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"comparison\.json: is missing"):
-        report.run(store.RunFolder("none", tmp_path), Config())
+        report.run(storage.RunFolder("none", tmp_path), Config())
 
 
 def test_damaged_line_is_named(tmp_path):
@@ -117,7 +128,7 @@ def test_damaged_line_is_named(tmp_path):
 
 
 def test_everything_but_the_comparison_may_be_missing(made, tmp_path):
-    run = store.RunFolder("demo", tmp_path)
+    run = storage.RunFolder("demo", tmp_path)
     run.reports.mkdir(parents=True)
     shutil.copy(made.comparison_json, run.comparison_json)
     edit(run, breakdowns=[], fidelity=[], noise={}, pairs=[], baselines={}, alarms=[])
@@ -140,7 +151,7 @@ def test_one_variant_or_none(tmp_path, variants):
     page = report.run(run, Config()).read_text()
     assert "Nothing to compare" in page or "no base model to compare it with" in page
     assert "No plot of quality against cost" in page
-    assert len(run.report_md.read_text()) < render.MAX_MARKDOWN
+    assert len(run.report_md.read_text()) < rendering.MAX_MARKDOWN
 
 
 def test_zero_scored_is_unscored_not_zero(tmp_path):
@@ -160,13 +171,22 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
 def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
     run = write_run(tmp_path, questions=12)
     assert "Gate:" not in report.run(run, Config()).read_text()
-    store.write_json(
+    storage.write_json(
         run.gate_json,
         GateResult(
-            run=run.name, comparison_sha256=store.sha256_file(run.comparison_json), verdict="pass", reason="no regression <b>beyond</b> the margin",
-            exit_code=0, strict=False, baseline="b.json", baseline_run="b", baseline_commit=None, checks=[], seconds=0.1,
+            run=run.name,
+            comparison_sha256=storage.sha256_file(run.comparison_json),
+            verdict="pass",
+            reason="no regression <b>beyond</b> the margin",
+            exit_code=0,
+            strict=False,
+            baseline="b.json",
+            baseline_run="b",
+            baseline_commit=None,
+            checks=[],
+            seconds=0.1,
         ),
-    )  # fmt: skip
+    )
     assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
     edit(run, alarms=[])
     page = report.run(run, Config()).read_text()
@@ -176,17 +196,25 @@ def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
 
 def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
     one, two = write_run(tmp_path, "one", questions=24), write_run(tmp_path, "two", questions=24, seed=1)
-    tested = [pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))]
+    tested = [
+        pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))
+    ]
     page = report.run(one, Config(), others=[two], tested=tested).read_text()
     assert "Runs side by side" in page and "two, held-out" in page
     text = " ".join(Outline(page).text)
-    assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), "the pair is turned round: two minus one"
+    assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), (
+        "the pair is turned round: two minus one"
+    )
     lines = one.report_md.read_text().splitlines()
     head = lines.index("**Runs side by side**") + 2
-    assert re.fullmatch(r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2])
+    assert re.fullmatch(
+        r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2]
+    )
     assert len({line.count("|") for line in lines[head : lines.index("", head)]}) == 1
     edit(two, split_id="another")
-    store.write_json(two.split_json, store.read_record(two.split_json, SplitManifest).model_copy(update={"split_id": "another"}))
+    storage.write_json(
+        two.split_json, storage.read_record(two.split_json, SplitManifest).model_copy(update={"split_id": "another"})
+    )
     assert "not comparable: other questions" in report.run(one, Config(), others=[two]).read_text()
 
 
@@ -204,10 +232,13 @@ def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monk
 
 def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
     stages = {
-        verb: {"command": f"harness {verb} --run r --set a='b c'"} for verb in ("score", "predict", "compare", "split", "gate", "demo")
+        verb: {"command": f"harness {verb} --run r --set a='b c'"}
+        for verb in ("score", "predict", "compare", "split", "gate", "demo")
     }
     found = provenance.commands({"stages": stages | {"train": {"status": "failed"}}})
-    assert found == [f"harness {verb} --run r --set a='b c'" for verb in ("split", "predict", "score", "compare", "report")]
+    assert found == [
+        f"harness {verb} --run r --set a='b c'" for verb in ("split", "predict", "score", "compare", "report")
+    ]
     assert provenance.commands({}) == []
     page = made.report_html.read_text()
     shown = re.search(r'<pre tabindex="0" id="commands"[^>]*><code>(.*?)</code></pre>', page, re.S)
@@ -250,13 +281,13 @@ def test_hostile_text_stays_text(tmp_path):
     assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "style"]
     assert not [value for _, value in outline.attributes if value and value.lower().startswith("javascript:")]
     assert "\u202e" not in page and "\u2028" not in page and "\x00" not in page
-    assert "⟨U+202E⟩" in page and render.visible("\ud800") == "⟨U+D800⟩"
+    assert "⟨U+202E⟩" in page and rendering.visible("\ud800") == "⟨U+D800⟩"
     json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=60))
 def test_code_spans_hold_any_text(text):
-    span = render.code(text)
+    span = rendering.code(text)
     if not text.split():
         assert span == "(empty)"
         return
@@ -264,13 +295,17 @@ def test_code_spans_hold_any_text(text):
     assert fence and span.endswith(fence[0]) and "\n" not in span
     inner = span[len(fence[0]) : -len(fence[0])]
     assert fence[0] not in re.findall("`+", inner)
-    assert not render.INVISIBLE.search(span)
+    assert not rendering.INVISIBLE.search(span)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_plain_markdown_holds_no_markup(text):
-    shown = render.plain(text)
-    assert not re.search(r"(?<!\\)(\\\\)*[`*_\[\]|#~]", shown.replace("&#", "")) and not set("<>@") & set(shown) and "://" not in shown
+    shown = rendering.plain(text)
+    assert (
+        not re.search(r"(?<!\\)(\\\\)*[`*_\[\]|#~]", shown.replace("&#", ""))
+        and not set("<>@") & set(shown)
+        and "://" not in shown
+    )
 
 
 @given(
@@ -280,7 +315,7 @@ def test_plain_markdown_holds_no_markup(text):
     )
 )
 def test_islands_cannot_be_closed_and_lose_nothing(value):
-    island = str(render._island(value))
+    island = str(rendering._island(value))
     assert island.isascii() and not set("<>&") & set(island)
     assert json.loads(island) == value
 
@@ -297,7 +332,9 @@ def test_markdown_of_long_answers_is_short_and_whole(tmp_path):
     run = write_run(tmp_path, questions=400)
     for variant in ("base", "adapter", "merged_16bit", "gguf_q4_k_m"):
         lines = [json.loads(line) for line in run.prediction(variant)[0].read_text().splitlines()]
-        store.write_jsonl(run.prediction(variant)[0], [line | {"text": f"`{line['text']}` " + "word | " * 3000} for line in lines])
+        storage.write_jsonl(
+            run.prediction(variant)[0], [line | {"text": f"`{line['text']}` " + "word | " * 3000} for line in lines]
+        )
     report.run(run, Config())
     text = run.report_md.read_text()
     assert len(text) < 65_000 and text.count("<details>") == text.count("</details>") >= 1
@@ -332,43 +369,57 @@ def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
     ],
 )
 def test_percent_never_rounds_to_nothing_or_all(value, text):
-    assert verdict.percent(value) == text
-
-
-@pytest.mark.parametrize(("delta", "text"), [(0.59, "+59"), (-0.029, "\u22122.9"), (0.0, "0"), (-0.0001, "0"), (0.005, "+0.5")])
-def test_points(delta, text):
-    assert verdict.points(delta) == text
+    assert headline.percent(value) == text
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("better", "raised"), ("worse", "lowered"), ("tied", "made no difference"), ("undecided", "It is undecided whether")]
+    ("delta", "text"), [(0.59, "+59"), (-0.029, "\u22122.9"), (0.0, "0"), (-0.0001, "0"), (0.005, "+0.5")]
+)
+def test_points(delta, text):
+    assert headline.points(delta) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("better", "raised"),
+        ("worse", "lowered"),
+        ("tied", "made no difference"),
+        ("undecided", "It is undecided whether"),
+    ],
 )
 def test_headline_says_what_was_tested(made, word, said):
     comparison = comparison_of(made)
     changed = comparison.model_copy(
         update={"pairs": [p.model_copy(update={"verdict": word}) if p.right == "base" else p for p in comparison.pairs]}
     )
-    assert said in verdict.headline(changed).text
+    assert said in headline.headline(changed).text
 
 
 def test_beaten_by_a_baseline_is_said(made):
     comparison = comparison_of(made)
     strong = comparison.model_copy(update={"baselines": {"nearest_train_copy": dict.fromkeys(METRICS, 0.99)}})
-    assert "does not beat that" in verdict.evidence(strong)[1].text
-    assert "does not beat that" not in verdict.evidence(comparison)[1].text
+    assert "does not beat that" in headline.evidence(strong)[1].text
+    assert "does not beat that" not in headline.evidence(comparison)[1].text
 
 
 def test_pairs_are_found_turned_round():
     stored = [pair(left="x", right="y", delta=0.1, ci95=(0.05, 0.2), verdict="better", wins=20, losses=10)]
-    turned = verdict.find_pair(stored, "y", "x", "m")
-    assert turned and (turned.delta, turned.ci95, turned.verdict, turned.wins, turned.losses) == (-0.1, (-0.2, -0.05), "worse", 10, 20)
-    assert verdict.find_pair(stored, "y", "z", "m") is None
+    turned = headline.find_pair(stored, "y", "x", "m")
+    assert turned and (turned.delta, turned.ci95, turned.verdict, turned.wins, turned.losses) == (
+        -0.1,
+        (-0.2, -0.05),
+        "worse",
+        10,
+        20,
+    )
+    assert headline.find_pair(stored, "y", "z", "m") is None
 
 
 def test_best_is_the_highest_and_ties_are_tested_ones(made):
     comparison = comparison_of(made)
     metric = "exact_match_normalized"
-    best, ties = verdict.best_and_ties(comparison, metric)
+    best, ties = headline.best_and_ties(comparison, metric)
     values = {v: r.metrics[metric].value or 0 for v, r in comparison.variants.items()}
     assert best and values[best] == max(values.values())
     assert "base" not in ties and best not in ties
@@ -384,7 +435,7 @@ def test_variants_stand_in_the_order_of_the_pipeline(made):
 
 def test_answers_keep_every_text_score_and_reason(made):
     inputs = report.read(made)
-    found = answer_views.answers(inputs)
+    found = answers.answers(inputs)
     assert [len(column["text"]) for column in found["variants"]] == [60] * 7
     at = 17
     for column in found["variants"]:
@@ -395,13 +446,18 @@ def test_answers_keep_every_text_score_and_reason(made):
 
 def test_regressions_are_real_losses_and_sorted(made):
     inputs = report.read(made)
-    rows = answer_views.regressions(inputs, "gguf_q4_k_m", "merged_16bit")
-    scores = {v: {s.id: s.scores["exact_match_normalized"] or 0 for s in inputs.scores[v]} for v in ("gguf_q4_k_m", "merged_16bit")}
+    rows = answers.regressions(inputs, "gguf_q4_k_m", "merged_16bit")
+    scores = {
+        v: {s.id: s.scores["exact_match_normalized"] or 0 for s in inputs.scores[v]}
+        for v in ("gguf_q4_k_m", "merged_16bit")
+    }
     assert all(scores["gguf_q4_k_m"][row["id"]] < scores["merged_16bit"][row["id"]] for row in rows)
 
 
 def test_free_tables_take_any_keys():
-    shown = views.table([{"right": "b", "left": "gguf_q8_0", "identical": 0.9876, "mean_kl": 0.00412}, {"left": "a", "odd": None}])
+    shown = sections.table(
+        [{"right": "b", "left": "gguf_q8_0", "identical": 0.9876, "mean_kl": 0.00412}, {"left": "a", "odd": None}]
+    )
     assert sorted(shown["columns"]) == ["Against", "Format", "Mean KL", "Odd", "Same text"]
     assert {"GGUF Q8_0", "98.8%", "0.0041"} <= set(shown["rows"][0])
 
@@ -409,8 +465,8 @@ def test_free_tables_take_any_keys():
 def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(made):
     inputs = report.read(made)
     columns = "Format|Against|Answers|Same text|Token agreement|Positions|Top-1 agreement|Mean KL|99% KL"
-    assert views.table(inputs.comparison.fidelity)["columns"] == columns.split("|")
-    noise = views.table(views.noise_rows(inputs.comparison))
+    assert sections.table(inputs.comparison.fidelity)["columns"] == columns.split("|")
+    noise = sections.table(sections.noise_rows(inputs.comparison))
     assert noise["columns"] == ["Variant", "What was changed", "Answers", "Of them changed"]
     assert noise["rows"][0] == ["Adapter", "batch: 1 against 64 at most", "64", "0.4%"]
 
@@ -421,12 +477,19 @@ def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
 
     def unscored(counts):
         variants = {
-            name: result.model_copy(update={"metrics": result.metrics | {metric: result.metrics[metric].model_copy(update={"n": 60 - n, "n_unscored": n})}})
+            name: result.model_copy(
+                update={
+                    "metrics": result.metrics
+                    | {metric: result.metrics[metric].model_copy(update={"n": 60 - n, "n_unscored": n})}
+                }
+            )
             for (name, result), n in zip(comparison.variants.items(), counts, strict=True)
-        }  # fmt: skip
-        board = views.leaderboard(comparison.model_copy(update={"variants": variants}))
+        }
+        board = sections.leaderboard(comparison.model_copy(update={"variants": variants}))
         at = [column["key"] for column in board["columns"]].index(metric)
-        return board["columns"][at]["note"], [row["cells"][at]["unscored"] for row in board["rows"] if not row["baseline"]]
+        return board["columns"][at]["note"], [
+            row["cells"][at]["unscored"] for row in board["rows"] if not row["baseline"]
+        ]
 
     assert unscored([7] * 7) == ("n = 53", [0] * 7)
     assert unscored([7, 0, 0, 0, 0, 0, 0]) == ("", [7, 0, 0, 0, 0, 0, 0])
@@ -436,7 +499,7 @@ def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
 def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
     split = report.read(made).split
     assert split is not None
-    shown = provenance_views.grouping(split)
+    shown = provenance_section.grouping(split)
     answers = [f"{who} answer, {side} split" for who in ("Nearest training", "Constant") for side in ("this", "random")]
     assert shown["columns"] == ["Metric", *answers]
     assert shown["rows"] == [["Exact match", "4.1%", "19%", "5.7%", "6.1%"], ["ROUGE-L", "36%", "51%", "8%", "9%"]]
@@ -447,39 +510,44 @@ def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.floats(0, 0.99))
 def test_smoothing_stays_within_the_values_and_begins_at_the_first(values, weight):
-    smoothed = plotting.smooth(values, weight)
+    smoothed = label_placement.smooth(values, weight)
     assert smoothed[0] == pytest.approx(values[0])
     assert all(min(values) - 1e-6 <= value <= max(values) + 1e-6 for value in smoothed)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=400))
 def test_thinning_keeps_the_extremes_and_the_order(values):
-    xs, ys = plotting.thin(list(range(len(values))), values, limit=20)
+    xs, ys = label_placement.thin(list(range(len(values))), values, limit=20)
     assert len(xs) <= max(20, len(values) if len(values) <= 20 else 20) and xs == sorted(xs)
     assert (min(ys), max(ys)) == (min(values), max(values))
 
 
 def test_curves_show_only_what_was_measured():
     history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step) for step in range(1, 30)]
-    assert [drawing.key for drawing in curves.curves({"run": history})] == ["curve-loss"]
-    assert curves.curves({}) == []
+    assert [drawing.key for drawing in training.curves({"run": history})] == ["curve-loss"]
+    assert training.curves({}) == []
 
 
 def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
-    history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step, grad_norm=1.0) for step in range(1, 30)]
-    alone = curves.curves({"run": history})[0].plotly
+    history = [
+        HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step, grad_norm=1.0) for step in range(1, 30)
+    ]
+    alone = training.curves({"run": history})[0].plotly
     assert [trace["name"] for trace in alone["data"]] == ["train, raw", "train, smoothed"]
     assert alone["data"][0]["customdata"][:2] == [0.1, 0.2] and "epoch" in alone["data"][0]["hovertemplate"]
     assert [note["text"] for note in alone["layout"]["annotations"]] == ["epoch 1", "epoch 2"]
-    loss, norm = curves.curves({"a": history, "<b>": history[:9]})
-    assert [trace["name"] for trace in loss.plotly["data"] if trace.get("showlegend", True)] == ["a, train", "&lt;b&gt;, train"]
+    loss, norm = training.curves({"a": history, "<b>": history[:9]})
+    assert [trace["name"] for trace in loss.plotly["data"] if trace.get("showlegend", True)] == [
+        "a, train",
+        "&lt;b&gt;, train",
+    ]
     assert [trace["name"] for trace in norm.plotly["data"] if trace.get("showlegend", True)] == ["a", "&lt;b&gt;"]
     dashes = {trace["line"].get("dash") for trace in norm.plotly["data"] if trace.get("showlegend", True)}
     assert len(dashes) == 2, "colour is not all that tells them apart"
 
 
 def test_front_of_the_pareto_plot_is_beaten_by_none(made):
-    drawing = figures.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
+    drawing = comparison.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
     assert drawing is not None
     points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
     front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))
@@ -487,7 +555,7 @@ def test_front_of_the_pareto_plot_is_beaten_by_none(made):
 
 
 def test_forest_draws_the_margin_and_the_noise_floor():
-    drawing = figures.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
+    drawing = comparison.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
     shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
     assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
     assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"

@@ -6,7 +6,7 @@ import sys
 import pytest
 from scored_run import CONFIG, make, predict, questions
 
-from harness import store
+from harness import storage
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, HarnessError, IncomparableError
 from harness.metrics import find
@@ -28,7 +28,7 @@ def half(question):
 
 def read(run, variant):
     lines, manifest = run.score(variant)
-    return store.read_records(lines, Score), store.read_record(manifest, ScoreManifest)
+    return storage.read_records(lines, Score), storage.read_record(manifest, ScoreManifest)
 
 
 def test_every_variant_is_scored_with_an_interval_and_a_signature(tmp_path):
@@ -44,7 +44,7 @@ def test_every_variant_is_scored_with_an_interval_and_a_signature(tmp_path):
     none = read(run, "base")[1].metrics["exact_match"]
     assert none.value == 0 and none.ci95 is not None and none.ci95[1] > 0
     assert "Wilson" in none.interval
-    assert store.read_record(run.score_json, ScoreSet).variants == ["base", "adapter"]
+    assert storage.read_record(run.score_json, ScoreSet).variants == ["base", "adapter"]
 
 
 def test_a_failed_generation_is_unscored_and_counted_never_0(tmp_path):
@@ -118,7 +118,9 @@ def test_two_runs_of_the_stage_give_the_same_bytes(tmp_path):
     runs = [make(tmp_path / side, {"base": half}) for side in "ab"]
     for run in runs:
         score.run(run, CONFIG)
-    assert [p.read_bytes() for p in sorted(runs[0].scores.iterdir())] == [p.read_bytes() for p in sorted(runs[1].scores.iterdir())]
+    assert [p.read_bytes() for p in sorted(runs[0].scores.iterdir())] == [
+        p.read_bytes() for p in sorted(runs[1].scores.iterdir())
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,11 +166,12 @@ def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ConfigError, match="bleurt"):
         score.run(make(tmp_path, {"base": wrong}), config)
     with pytest.raises(HarnessError):
-        score.run(store.RunFolder("nowhere", tmp_path), CONFIG)
+        score.run(storage.RunFolder("nowhere", tmp_path), CONFIG)
 
 
 def test_scoring_imports_neither_torch_nor_evaluate():
-    code = (
-        "import sys; import harness.stages.score, harness.stages.compare; print({'torch', 'evaluate', 'transformers'} & set(sys.modules))"
+    code = "import sys; import harness.stages.score, harness.stages.compare; print({'torch', 'evaluate', 'transformers'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli, store
+from harness import cli, storage
 from harness.config import Config
 from harness.errors import ConfigError, ModelError
 from harness.metrics import find, semantic
@@ -67,13 +67,15 @@ def no_package(name: str) -> str:
 def test_it_is_off_by_default_and_on_with_a_model(tmp_path: Path, model: Path) -> None:
     run = scored_run.make(tmp_path, {"base": lambda q: q.answer, "adapter": lambda q: "nothing"})
     score.run(run, scored_run.CONFIG)
-    assert "semantic_similarity" not in store.read_record(run.score("base")[1], ScoreManifest).metrics
-    config = Config.model_validate({"score": {"resamples": 100, "semantic_model": str(model)}, "compare": {"resamples": 100}})
+    assert "semantic_similarity" not in storage.read_record(run.score("base")[1], ScoreManifest).metrics
+    config = Config.model_validate(
+        {"score": {"resamples": 100, "semantic_model": str(model)}, "compare": {"resamples": 100}}
+    )
     score.run(run, config)
-    value = store.read_record(run.score("base")[1], ScoreManifest).metrics["semantic_similarity"]
+    value = storage.read_record(run.score("base")[1], ScoreManifest).metrics["semantic_similarity"]
     assert (value.value, value.signature) == (1, find("semantic_similarity", model=str(model)).signature)
     compare.run(run, config)
-    assert "semantic_similarity" in {p.metric for p in store.read_record(run.comparison_json, Comparison).pairs}
+    assert "semantic_similarity" in {p.metric for p in storage.read_record(run.comparison_json, Comparison).pairs}
 
 
 @pytest.mark.parametrize("fault", ["package", "model", "damaged"])
@@ -108,7 +110,9 @@ def test_a_name_that_no_hub_gives_is_refused(model: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     for name, full in (("owner/model", "owner/model"), ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")):
-        with pytest.raises(ModelError, match=rf"{name}: is no folder, and cannot be fetched .*ConnectionError.*score.semantic_model"):
+        with pytest.raises(
+            ModelError, match=rf"{name}: is no folder, and cannot be fetched .*ConnectionError.*score.semantic_model"
+        ):
             SemanticSimilarity(name)
         assert asked[-1] == full
 
@@ -167,7 +171,9 @@ def test_the_real_package(tmp_path: Path) -> None:
     sizes: Any = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path / "bert")
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
-    SentenceTransformer(modules=[Transformer(str(tmp_path / "bert")), Pooling(32)], device="cpu").save(str(tmp_path / "model"))
+    SentenceTransformer(modules=[Transformer(str(tmp_path / "bert")), Pooling(32)], device="cpu").save(
+        str(tmp_path / "model")
+    )
     predictions = [" ".join(words[5 : 5 + n]) for n in range(1, 10)] * 5
     references = [[" ".join(words[14 - n :])] for n in range(1, 10)] * 5
     together = SemanticSimilarity(str(tmp_path / "model")).score_all(predictions, references)

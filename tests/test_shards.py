@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import store
+from harness import storage
 from harness.backends import Completion, Execution
 from harness.backends.replay import ReplayBackend
 from harness.errors import ArtifactError
-from harness.journal import Journal
+from harness.prediction.journal import Journal
+from harness.prediction.runners import WorkerPool
 from harness.records import Prediction, Question, SplitManifest
 from harness.stages import predict
-from harness.store import RunFolder
-from harness.workers import Workers
+from harness.storage import RunFolder
 from tests import small_run
 from tests.test_predict import forked, job, partial, register  # noqa: F401
 
@@ -35,7 +35,7 @@ def gradients_as_before() -> Iterator[None]:
 
 
 def lines(run: RunFolder) -> list[dict[str, object]]:
-    return [p.model_dump(exclude={"seconds"}) for p in store.iter_records(run.prediction("base")[0], Prediction)]
+    return [p.model_dump(exclude={"seconds"}) for p in storage.iter_records(run.prediction("base")[0], Prediction)]
 
 
 def test_two_processes_answer_as_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -77,13 +77,16 @@ PROMPTS = [[1, 2, 3, 4, i] for i in range(8, 20)]
 
 
 def test_batches_go_to_whoever_is_free_and_wall_time_is_counted(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None  # noqa: F811
-) -> None:  # fmt: skip
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forked: None,  # noqa: F811
+) -> None:
     register(monkeypatch, Slow)
     made = replace(job(tmp_path, tiny_model, PROMPTS), processes=3)
-    team = Workers(made)
+    team = WorkerPool(made)
     try:
-        found = dict(team.each([PROMPTS[i : i + 2] for i in range(0, 12, 2)]))
+        found = dict(team.answer_batches([PROMPTS[i : i + 2] for i in range(0, 12, 2)]))
     finally:
         team.close()
     who = [completions[0].error for _, completions in sorted(found.items())]
@@ -95,8 +98,11 @@ def test_batches_go_to_whoever_is_free_and_wall_time_is_counted(
 
 
 def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: None  # noqa: F811
-) -> None:  # fmt: skip
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forked: None,  # noqa: F811
+) -> None:
     register(monkeypatch, Mortal)
     prompts = [*PROMPTS, [1, 2, 7]]
     made = replace(job(tmp_path, tiny_model, prompts), processes=2)
@@ -112,7 +118,7 @@ def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
 
 def test_an_interrupted_run_goes_on_in_its_own_batches(tiny_model: Path, tmp_path: Path) -> None:
     run = small_run.split(tmp_path)
-    split, asked = store.read_record(run.split_json, SplitManifest), store.read_records(run.heldout_jsonl, Question)
+    split, asked = storage.read_record(run.split_json, SplitManifest), storage.read_records(run.heldout_jsonl, Question)
     made = next(predict.jobs(run, small_run.config(tiny_model), split.split_id, asked, ["base"]))
     # As on a GPU, where the batch is what memory held then.
     automatic = replace(made, execution=replace(made.execution, batch_tokens=0, max_batch=0))
@@ -127,7 +133,9 @@ def test_an_interrupted_run_goes_on_in_its_own_batches(tiny_model: Path, tmp_pat
 def test_a_long_tmpdir_starts_the_workers_all_the_same(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
-    code = "from harness import workers; workers.start_fork_server(); import tempfile; print(tempfile.gettempdir())"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True)
+    code = "from harness.prediction import runners; runners.start_fork_server(); import tempfile; print(tempfile.gettempdir())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, str(folder)), done.stderr
     assert not list(folder.iterdir())

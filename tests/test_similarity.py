@@ -57,7 +57,9 @@ def test_nearest_is_the_first_of_the_most_similar(texts, data):
     for at, found, value in zip(queries, best, similarity, strict=True):
         scores = [jaccard(texts[at], texts[other]) for other in corpus]
         assert value == pytest.approx(max(scores))
-        assert found == next(other for other, score in zip(corpus, scores, strict=True) if score == pytest.approx(max(scores)))
+        assert found == next(
+            other for other, score in zip(corpus, scores, strict=True) if score == pytest.approx(max(scores))
+        )
 
 
 def test_candidates_hold_nearly_every_near_duplicate():
@@ -107,7 +109,10 @@ SAME = [
         ("Who may by law admit a new State into the Union?", "Parliament by law"),
     ),
     (("Who appoints the Governor of a State?", "The President"), ("Who appoints the Governor?", "The President")),
-    (("Under Article 352, who proclaims an emergency?", "The President"), ("Who proclaims an emergency?", "The President")),
+    (
+        ("Under Article 352, who proclaims an emergency?", "The President"),
+        ("Who proclaims an emergency?", "The President"),
+    ),
     (("Who is responsible for appointing Members?", "The President."), ("Who appoints the Members?", "The President")),
     (("What is the title of Part V?", "The Union"), ("What's the title of Part V?", "The Union")),
 ]
@@ -127,7 +132,10 @@ DIFFERENT = [
         ("Which Part has the article on free schools for children?", "Part III"),
     ),
     (("What does the Article deal with?", "Equality"), ("What does Article 15 deal with?", "Discrimination")),
-    (("In which Part stands what concerns Panchayats?", "Part IX"), ("In which Part stands what concerns Tribunals?", "Part XIV")),
+    (
+        ("In which Part stands what concerns Panchayats?", "Part IX"),
+        ("In which Part stands what concerns Tribunals?", "Part XIV"),
+    ),
 ]
 
 
@@ -193,7 +201,9 @@ def test_templates_do_not_chain_a_file(labelled):
         rows += [
             row(f"What does Article {n} deal with?", subject.capitalize(), label),
             row(
-                f"In one sentence, what does Article {n} provide?", f"Article {n} of the Constitution of India deals with {subject}.", label
+                f"In one sentence, what does Article {n} provide?",
+                f"Article {n} of the Constitution of India deals with {subject}.",
+                label,
             ),
             row(f"In which Part is Article {n}?", f"Part {['I', 'II', 'III'][n % 3]}", label),
             row(f"Which article deals with {subject}?", f"Article {n}", label),
@@ -206,7 +216,11 @@ def test_templates_do_not_chain_a_file(labelled):
 
 
 few = st.lists(
-    st.builds(row, st.sampled_from([a[0] for pair in SAME + DIFFERENT for a in pair]), st.sampled_from(["Yes", "1949", "a b c d e f g"])),
+    st.builds(
+        row,
+        st.sampled_from([a[0] for pair in SAME + DIFFERENT for a in pair]),
+        st.sampled_from(["Yes", "1949", "a b c d e f g"]),
+    ),
     min_size=1,
     max_size=10,
 )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import config, store
+from harness import config, storage
 from harness.errors import StorageError
 from harness.records import Question, SplitManifest
 from harness.stages import split
@@ -32,39 +32,67 @@ def make(count, seed=0):
 def run(folder, rows, *overrides, **options):
     path = folder / "qa.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    run = store.RunFolder("test", folder)
+    run = storage.RunFolder("test", folder)
     manifest = split.run(run, config.load("tiny", list(overrides), qa=str(path)), **options)
     return run, manifest
 
 
 def sides(run):
-    read = {side: store.read_records(path, Question) for side, path in (("train", run.train_jsonl), ("heldout", run.heldout_jsonl))}
+    read = {
+        side: storage.read_records(path, Question)
+        for side, path in (("train", run.train_jsonl), ("heldout", run.heldout_jsonl))
+    }
     return {question.row: side for side, questions in read.items() for question in questions}
 
 
 def test_every_row_is_on_one_side_and_groups_are_whole(tmp_path):
     rows = make(400)
     folder, manifest = run(tmp_path, rows)
-    train, heldout = store.read_records(folder.train_jsonl, Question), store.read_records(folder.heldout_jsonl, Question)
+    train, heldout = (
+        storage.read_records(folder.train_jsonl, Question),
+        storage.read_records(folder.heldout_jsonl, Question),
+    )
     assert (len(train), len(heldout)) == (manifest.n_train, manifest.n_heldout)
     assert sorted(q.row for q in train + heldout) == list(range(1, 401))
     assert not {q.group for q in train} & {q.group for q in heldout}
-    assert (len({q.group for q in train}), len({q.group for q in heldout})) == (manifest.n_groups_train, manifest.n_groups_heldout)
+    assert (len({q.group for q in train}), len({q.group for q in heldout})) == (
+        manifest.n_groups_train,
+        manifest.n_groups_heldout,
+    )
     assert 0.06 < manifest.n_heldout / 400 < 0.14
     assert all(q.nearest_train is None for q in train)
     assert all(0 <= q.nearest_train < 0.9 for q in heldout)
     assert manifest.merges["near_duplicate"] > 50
-    assert store.read_record(folder.split_json, SplitManifest) == manifest
+    assert storage.read_record(folder.split_json, SplitManifest) == manifest
 
 
 def test_fields_of_the_file_are_kept(tmp_path):
     rows = [
         *make(80),
-        {"question": "Q?", "answer": "A", "id": "x", "article": 14, "kind": "term", "references": ["B"], "source": {"page": 3}},
+        {
+            "question": "Q?",
+            "answer": "A",
+            "id": "x",
+            "article": 14,
+            "kind": "term",
+            "references": ["B"],
+            "source": {"page": 3},
+        },
     ]
     folder, _ = run(tmp_path, rows)
-    kept = next(q for path in (folder.train_jsonl, folder.heldout_jsonl) for q in store.read_records(path, Question) if q.id == "x")
-    assert (kept.article, kept.kind, kept.references, kept.extra, kept.row) == ("14", "term", ["B"], {"source": {"page": 3}}, 81)
+    kept = next(
+        q
+        for path in (folder.train_jsonl, folder.heldout_jsonl)
+        for q in storage.read_records(path, Question)
+        if q.id == "x"
+    )
+    assert (kept.article, kept.kind, kept.references, kept.extra, kept.row) == (
+        "14",
+        "term",
+        ["B"],
+        {"source": {"page": 3}},
+        81,
+    )
 
 
 def test_the_same_bytes_twice_and_another_split_for_another_seed(tmp_path):
@@ -109,7 +137,7 @@ def test_no_manifest_stands_beside_files_that_could_not_be_written(tmp_path, mon
     def full(path, rows):
         raise StorageError("cannot write: no space left on device", "free some space", file=path)
 
-    monkeypatch.setattr(store, "write_jsonl", full)
+    monkeypatch.setattr(storage, "write_jsonl", full)
     with pytest.raises(StorageError):
         run(tmp_path, make(61))
     assert not folder.split_json.exists()
@@ -126,7 +154,10 @@ def test_rows_added_at_the_end_move_nothing(tmp_path_factory, seed, added, split
     if labelled:
         for row in rows:
             row["group"] = row["answer"]
-        more += [{"question": f"Who may {subject(rng)}?", "answer": subject(rng), "group": row["group"]} for row in rng.sample(rows, 5)]
+        more += [
+            {"question": f"Who may {subject(rng)}?", "answer": subject(rng), "group": row["group"]}
+            for row in rng.sample(rows, 5)
+        ]
     overrides = [f"data.seed={split_seed}", "data.heldout=0.3"]
     before, after = tmp_path_factory.mktemp("before"), tmp_path_factory.mktemp("after")
     old, new = sides(run(before, rows, *overrides)[0]), sides(run(after, rows + more, *overrides)[0])
@@ -146,7 +177,7 @@ def test_labelled_rows_may_be_added_anywhere(tmp_path):
     found = []
     for folder, given_rows in ((tmp_path, rows), (tmp_path / "b", shuffled)):
         made, _ = run(folder, given_rows)
-        found.append({q.id for q in store.read_records(made.heldout_jsonl, Question)})
+        found.append({q.id for q in storage.read_records(made.heldout_jsonl, Question)})
     assert found[0] == {name for name in found[1] if not name.startswith("new")}
 
 
@@ -158,7 +189,10 @@ def test_a_count_is_met_to_within_a_group(tmp_path, count):
 
 def test_a_large_group_and_a_share_far_off_are_warned_of(tmp_path):
     rows = make(100) + [
-        {"question": f"Who may {subject(random.Random(1000 + n))}?", "answer": "It is not said in the Constitution at all."}
+        {
+            "question": f"Who may {subject(random.Random(1000 + n))}?",
+            "answer": "It is not said in the Constitution at all.",
+        }
         for n in range(30)
     ]
     _, manifest = run(tmp_path, rows, "data.heldout=0.05")
@@ -183,7 +217,11 @@ def test_conflicting_answers_are_told_and_stay_together(tmp_path):
     ]
     folder, manifest = run(tmp_path, rows)
     assert manifest.conflicts == [
-        {"question": "Who elects the Speaker?", "answers": ["The House", "The Governor", "the house."], "rows": [11, 12, 13]}
+        {
+            "question": "Who elects the Speaker?",
+            "answers": ["The House", "The Governor", "the house."],
+            "rows": [11, 12, 13],
+        }
     ]
     assert any("1 questions have several different answers" in warning for warning in manifest.warnings)
     assert len({sides(folder)[row] for row in (11, 12, 13)}) == 1
@@ -192,12 +230,19 @@ def test_conflicting_answers_are_told_and_stay_together(tmp_path):
 def test_leakage_counts_short_answers_and_no_long_one_is_left(tmp_path):
     rng = random.Random(1)
     rows = [
-        {"question": f"Who may {subject(rng)}?", "answer": "The President" if n % 2 else f"{subject(rng)} {subject(rng)}"}
+        {
+            "question": f"Who may {subject(rng)}?",
+            "answer": "The President" if n % 2 else f"{subject(rng)} {subject(rng)}",
+        }
         for n in range(200)
     ]
-    rows += [{"question": f"When is {subject(rng)}?", "answer": row["answer"]} for row in rows if row["answer"] != "The President"]
+    rows += [
+        {"question": f"When is {subject(rng)}?", "answer": row["answer"]}
+        for row in rows
+        if row["answer"] != "The President"
+    ]
     folder, manifest = run(tmp_path, rows)
-    heldout = store.read_records(folder.heldout_jsonl, Question)
+    heldout = storage.read_records(folder.heldout_jsonl, Question)
     presidents = sum(q.answer == "The President" for q in heldout)
     assert manifest.leakage["answers_in_train"] == presidents > 0
     assert manifest.leakage["long_answers_in_train"] == 0
@@ -217,4 +262,9 @@ def test_the_baselines_show_what_the_grouping_is_worth(tmp_path):
     copy = {name: values["nearest_train_copy"]["exact_match"] for name, values in manifest.baselines.items()}
     assert copy["grouped"] == 0
     assert copy["random"] > 0.9
-    assert set(manifest.baselines["grouped"]["constant_answer"]) >= {"exact_match", "exact_match_normalized", "token_f1", "rougeL"}
+    assert set(manifest.baselines["grouped"]["constant_answer"]) >= {
+        "exact_match",
+        "exact_match_normalized",
+        "token_f1",
+        "rougeL",
+    }

@@ -78,7 +78,9 @@ def test_holm_leaves_out_what_was_not_tested():
 def test_the_sign_flip_test_is_scipys_permutation_test():
     rng = np.random.default_rng(2)
     left, right = rng.random(10), rng.random(10)
-    exact = stats.permutation_test((left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf).pvalue
+    exact = stats.permutation_test(
+        (left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
     found = sign_flip_p(Totals.of(left - right, np.arange(10)), flips=200_000, seed=0)[0]
     assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 200_000))
 

@@ -18,12 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import store
+from harness import storage
 from harness.config import Train
 from harness.errors import DeviceError, TrainingError
 from harness.prompt import IGNORED
 from harness.records import HistoryPoint
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training import launch, packing
 from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
@@ -41,7 +41,9 @@ CPU = torch.device("cpu")
 
 
 def plan_of(memory: float, **settings: Any) -> Plan:
-    return planning.make(LLAMA3_8B, Train(**settings), LENGTHS, 8, memory_bytes=int(memory * GIB), packing=True, graphs=True)
+    return planning.make(
+        LLAMA3_8B, Train(**settings), LENGTHS, 8, memory_bytes=int(memory * GIB), packing=True, graphs=True
+    )
 
 
 def test_the_shape_counts_the_parameters_of_llama_3_8b() -> None:
@@ -59,7 +61,9 @@ def test_a_large_device_takes_a_step_at_once_and_as_a_graph() -> None:
 
 def test_less_memory_means_smaller_micro_batches_and_then_checkpointing() -> None:
     plans = [plan_of(memory) for memory in (139, 20, 12, 9, 7.5)]
-    assert [p.tokens for p in plans] == sorted((p.tokens for p in plans), reverse=True) or any(p.checkpointing for p in plans)
+    assert [p.tokens for p in plans] == sorted((p.tokens for p in plans), reverse=True) or any(
+        p.checkpointing for p in plans
+    )
     assert plans[-1].checkpointing and not plans[-1].graphs
     assert all(p.peak_bytes <= memory * GIB for p, memory in zip(plans, (139, 20, 12, 9, 7.5), strict=True))
 
@@ -87,12 +91,17 @@ def test_what_modules_hold_by_themselves_is_found() -> None:
 
 
 def test_too_little_memory_says_what_would_fit() -> None:
-    with pytest.raises(DeviceError, match=r"training needs about \d+\.\d GiB of device memory and 3\.6 are to be had; .*load_in_4bit=true"):
+    with pytest.raises(
+        DeviceError,
+        match=r"training needs about \d+\.\d GiB of device memory and 3\.6 are to be had; .*load_in_4bit=true",
+    ):
         plan_of(4, load_in_4bit=False)
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=64), st.integers(1, 16), st.integers(1, 2000), st.booleans())
-def test_a_cut_keeps_every_row_once_in_order_within_the_limits(lengths: list[int], rows: int, tokens: int, together: bool) -> None:
+def test_a_cut_keeps_every_row_once_in_order_within_the_limits(
+    lengths: list[int], rows: int, tokens: int, together: bool
+) -> None:
     groups = planning.cut(lengths, Plan(rows, tokens, packed=together))
     assert [i for group in groups for i in group] == list(range(len(lengths)))
     for group in groups:
@@ -127,7 +136,9 @@ def test_packed_rows_are_the_same_tokens(lengths: list[int], filling: int, spare
 
 
 @settings(deadline=None)  # the first call imports
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=200), st.integers(1, 8), st.integers(0, 2**31), st.integers(0, 5))
+@given(
+    st.lists(st.integers(1, 600), min_size=1, max_size=200), st.integers(1, 8), st.integers(0, 2**31), st.integers(0, 5)
+)
 def test_the_order_by_length_has_every_row_once_and_follows_from_seed_and_epoch(
     lengths: list[int], size: int, seed: int, epoch: int
 ) -> None:
@@ -244,7 +255,9 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("7 rows, 4 steps of 3") == 1
-        curves.append([(p.step, p.epoch, p.loss, p.heldout_loss) for p in store.read_records(run.history_jsonl, HistoryPoint)])
+        curves.append(
+            [(p.step, p.epoch, p.loss, p.heldout_loss) for p in storage.read_records(run.history_jsonl, HistoryPoint)]
+        )
         assert json.loads(run.train_json.read_text())["plan"]["devices"] == processes
     for one, two in zip(*curves, strict=True):
         assert [-1 if x is None else x for x in one] == pytest.approx([-1 if x is None else x for x in two], rel=1e-4)
@@ -258,10 +271,14 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
 def test_several_processes_end_as_one_does(tmp_path: Path) -> None:
     """One line and exit code 2: torchrun has a traceback for whatever goes wrong, and every process an error."""
     command = [sys.executable, "-m", "harness.training.launch", "2", "train", "--run", "two"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+    )
     assert done.returncode == 2
     assert re.fullmatch(r"error: runs/two/split/split.json: is missing; .*\n", done.stderr)
-    planned = subprocess.run(["make", "-n", "train", "GPUS=2", "RUN=two"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    planned = subprocess.run(
+        ["make", "-n", "train", "GPUS=2", "RUN=two"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
     assert " ".join(command[1:]) in planned
 
 

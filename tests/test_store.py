@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import store
+from harness import storage
 from harness.errors import ArtifactError, BusyError, ConfigError, StorageError
 from harness.records import HistoryPoint, ScoreSet
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 HOLD = """
 import sys, time
-from harness.store import RunFolder
+from harness.storage import RunFolder
 with RunFolder("r", sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(60)
@@ -35,17 +36,17 @@ with RunFolder("r", sys.argv[1]).lock():
 
 def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    store.write_json(file, {"old": 1})
+    storage.write_json(file, {"old": 1})
 
     def rows() -> Any:
         yield {"a": 1}
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.write_jsonl(file, rows())
+        storage.write_jsonl(file, rows())
     with pytest.raises(ValueError, match="not JSON compliant"):
-        store.write_json(file, {"x": float("nan")})
-    assert store.read_json(file) == {"old": 1}
+        storage.write_json(file, {"x": float("nan")})
+    assert storage.read_json(file) == {"old": 1}
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -57,8 +58,11 @@ def test_a_failed_rename_leaves_the_old_folder(tmp_path: Path, monkeypatch: pyte
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "replace", fail)
-    with pytest.raises(StorageError, match="no space left on device; free some space"), store.atomic_path(folder) as temporary:
+    monkeypatch.setattr(os, "replace", fail)
+    with (
+        pytest.raises(StorageError, match="no space left on device; free some space"),
+        storage.atomic_path(folder) as temporary,
+    ):
         temporary.mkdir()
         (temporary / "new").write_text("2")
     assert [p.name for p in folder.iterdir()] == ["old"]
@@ -67,7 +71,7 @@ def test_a_failed_rename_leaves_the_old_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with store.atomic_path(tmp_path / "model") as temporary:
+        with storage.atomic_path(tmp_path / "model") as temporary:
             temporary.mkdir()
             (temporary / name).write_text(name)
     assert [p.name for p in (tmp_path / "model").rglob("*")] == ["new"]
@@ -76,15 +80,15 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    store.write_json(file, {"old": 1})
-    code = "import os, sys; from pathlib import Path; from harness import store\nwith store.atomic_path(Path(sys.argv[1])) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
+    storage.write_json(file, {"old": 1})
+    code = "import os, sys; from pathlib import Path; from harness import storage\nwith storage.atomic_path(Path(sys.argv[1])) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, str(file)]).returncode == -signal.SIGKILL
-    assert store.read_json(file) == {"old": 1}
+    assert storage.read_json(file) == {"old": 1}
 
 
 def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "a", {"b": 1, "a": "§ ü"})
-    store.write_json(tmp_path / "b", {"a": "§ ü", "b": 1})
+    storage.write_json(tmp_path / "a", {"b": 1, "a": "§ ü"})
+    storage.write_json(tmp_path / "b", {"a": "§ ü", "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == '{\n  "a": "§ ü",\n  "b": 1\n}\n'.encode()
 
 
@@ -93,9 +97,9 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(error, os.strerror(error), str(tmp_path / "x"))
 
-    monkeypatch.setattr(store.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(StorageError) as raised:
-        store.write_text(tmp_path / "x", "")
+        storage.write_text(tmp_path / "x", "")
     assert raised.value.exit_code == 2
     assert str(raised.value).startswith(f"{tmp_path}/x: cannot write: {os.strerror(error).lower()}; ")
     assert ("free some space" in str(raised.value)) == (error in (28, 122))
@@ -114,9 +118,9 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
         named.append(len(synced))
         replace(source, place)
 
-    monkeypatch.setattr(store.os, "fsync", watched)
-    monkeypatch.setattr(store.os, "replace", renamed)
-    with store.atomic_path(target) as temporary:
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "replace", renamed)
+    with storage.atomic_path(target) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("1")
     assert [p.name for p in synced[: named[0]]] == ["model", "weights"]
@@ -126,14 +130,17 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
 def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> None:
     base, file = tmp_path / "none" / "base", tmp_path / "out" / "x"
     unreadable = r"none/base: cannot read: no such file or directory; check the path and its permissions$"
-    with pytest.raises(StorageError, match=unreadable), store.atomic_path(file) as temporary:
+    with pytest.raises(StorageError, match=unreadable), storage.atomic_path(file) as temporary:
         temporary.write_bytes(base.read_bytes())
-    with pytest.raises(StorageError, match=r"x: cannot write: no space left on device; free some space"), store.atomic_path(file):
+    with (
+        pytest.raises(StorageError, match=r"x: cannot write: no space left on device; free some space"),
+        storage.atomic_path(file),
+    ):
         # As shutil.copyfile tells it: by the name of what it was reading.
         raise OSError(errno.ENOSPC, "No space left on device", str(base))
     with pytest.raises(StorageError, match=r"x: cannot write: is a directory; check the path"):
         (tmp_path / "out" / "x").mkdir(parents=True)
-        store.write_text(tmp_path / "out" / "x", "")
+        storage.write_text(tmp_path / "out" / "x", "")
 
 
 @pytest.mark.parametrize(
@@ -151,13 +158,15 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> 
     ],
 )
 def test_a_library_that_cannot_write_is_understood(error: Exception, told: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=rf"x: cannot write: {told}"), store.storage_errors(tmp_path / "x"):
+    with pytest.raises(StorageError, match=rf"x: cannot write: {told}"), storage.storage_errors(tmp_path / "x"):
         raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("of another kind"), ArtifactError("is missing"), OSError("without a number")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("of another kind"), ArtifactError("is missing"), OSError("without a number")]
+)
 def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as raised, store.storage_errors(tmp_path / "x"):
+    with pytest.raises(type(error)) as raised, storage.storage_errors(tmp_path / "x"):
         raise error
     assert raised.value is error
 
@@ -165,15 +174,15 @@ def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> No
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match=r"runs\S*: cannot write: .*; check the path and its permissions"):
-        store.write_text(RunFolder("r", tmp_path).run_json, "")
+        storage.write_text(RunFolder("r", tmp_path).run_json, "")
     with pytest.raises(StorageError, match=r"runs\S*: cannot write"), RunFolder("r", tmp_path).lock():
         pass
 
 
 def test_space_is_checked(tmp_path: Path) -> None:
-    store.need_space(tmp_path / "not" / "yet" / "there", 1)
+    storage.need_space(tmp_path / "not" / "yet" / "there", 1)
     with pytest.raises(StorageError, match=r"there: needs 1000000000.00 GB and \d+\.\d\d GB are free; free some space"):
-        store.need_space(tmp_path / "not" / "yet" / "there", 10**18)
+        storage.need_space(tmp_path / "not" / "yet" / "there", 10**18)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -193,75 +202,86 @@ def test_space_is_checked(tmp_path: Path) -> None:
 )
 def test_a_damaged_manifest_is_named(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ArtifactError, match=rf"x.json: {problem}.*; delete it and run the stage that writes it again") as error:
-        store.read_record(tmp_path / "x.json", HistoryPoint)
+    with pytest.raises(
+        ArtifactError, match=rf"x.json: {problem}.*; delete it and run the stage that writes it again"
+    ) as error:
+        storage.read_record(tmp_path / "x.json", HistoryPoint)
     assert "\n" not in str(error.value)
 
 
 def test_a_changed_manifest_is_named(tmp_path: Path) -> None:
     file, written = tmp_path / "x.json", ScoreSet(fingerprint="f", variants=["base"])
-    store.write_json(file, written)
-    assert store.read_record(file, ScoreSet) == written
+    storage.write_json(file, written)
+    assert storage.read_record(file, ScoreSet) == written
     text = file.read_text()
-    store.write_text(file, text.replace("base", "bare"))
-    for read in (store.read_json, lambda path: store.read_record(path, ScoreSet)):
-        with pytest.raises(ArtifactError, match=r"x.json: is damaged or was changed: its checksum is another; delete it and run the stage"):
+    storage.write_text(file, text.replace("base", "bare"))
+    for read in (storage.read_json, lambda path: storage.read_record(path, ScoreSet)):
+        with pytest.raises(
+            ArtifactError,
+            match=r"x.json: is damaged or was changed: its checksum is another; delete it and run the stage",
+        ):
             read(file)
     # Written by hand or by an older harness.
-    store.write_text(file, '{"fingerprint": "f", "variants": ["bare"]}')
-    assert store.read_record(file, ScoreSet).variants == ["bare"]
+    storage.write_text(file, '{"fingerprint": "f", "variants": ["bare"]}')
+    assert storage.read_record(file, ScoreSet).variants == ["bare"]
 
 
 def test_lines_that_are_not_what_their_manifest_says_are_named(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text("1")
-    store.check_written(file, store.sha256_file(file), "score")
-    store.check_written(file, "", "score")
+    storage.check_written(file, storage.sha256_file(file), "score")
+    storage.check_written(file, "", "score")
     with pytest.raises(
-        ArtifactError, match=r"x.jsonl: is damaged or was changed: it is not what score wrote; run harness score --force again$"
+        ArtifactError,
+        match=r"x.jsonl: is damaged or was changed: it is not what score wrote; run harness score --force again$",
     ):
-        store.check_written(file, "0" * 64, "score --force")
+        storage.check_written(file, "0" * 64, "score --force")
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ArtifactError, match=r"x.json: cannot be read"):
-        store.read_json(tmp_path / "x.json")
+        storage.read_json(tmp_path / "x.json")
 
 
 def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
-    for read in (store.read_json, store.sha256_file, lambda p: store.read_records(p, HistoryPoint)):
+    for read in (storage.read_json, storage.sha256_file, lambda p: storage.read_records(p, HistoryPoint)):
         with pytest.raises(ArtifactError, match=r"x: is missing; run the stage that writes it first"):
             read(tmp_path / "x")
 
 
 def test_the_first_bad_line_is_named(tmp_path: Path) -> None:
-    point = store.dumps(HistoryPoint(step=1, epoch=0.1, seconds=1.0))
+    point = storage.dumps(HistoryPoint(step=1, epoch=0.1, seconds=1.0))
     (tmp_path / "x.jsonl").write_text(f"{point}\n{point}\n{point[:-5]}\n")
     with pytest.raises(ArtifactError, match=r"x.jsonl, row 3: is damaged"):
-        store.read_records(tmp_path / "x.jsonl", HistoryPoint)
+        storage.read_records(tmp_path / "x.jsonl", HistoryPoint)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    )
+)
 def test_canonical_json_reads_back(value: Any) -> None:
-    assert json.loads(store.dumps(value)) == value
+    assert json.loads(storage.dumps(value)) == value
 
 
 def test_the_hash_of_a_tree_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
-    first = store.sha256_tree(tmp_path)
+    first = storage.sha256_tree(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert store.sha256_tree(tmp_path) != first
+    assert storage.sha256_tree(tmp_path) != first
     (tmp_path / "b").rename(tmp_path / "a")
     (tmp_path / "log").write_text("x")
-    assert store.sha256_tree(tmp_path, lambda p: p.name != "log") == first
-    assert store.size_of(tmp_path) == 2
+    assert storage.sha256_tree(tmp_path, lambda p: p.name != "log") == first
 
 
 # -------------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "/etc", "a..b", "", "-x", ".hidden", "a\n", "a b", "ü", "x" * 101, "a\0"])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "a/b", "/etc", "a..b", "", "-x", ".hidden", "a\n", "a b", "ü", "x" * 101, "a\0"]
+)
 def test_names_that_would_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run name .* is not usable") as error:
         RunFolder(name, tmp_path)
@@ -288,7 +308,9 @@ def test_usual_names_are_taken(tmp_path: Path) -> None:
 
 
 def holder(root: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+    )
     assert process.stdout and process.stdout.readline() == "held\n"
     return process
 
@@ -333,7 +355,11 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("link", "letter"),
-    [(".adapter.x.tmp", "replaced/letter"), (".adapter.x.tmp/replaced", "letter"), ("adapter", ".x.tmp/replaced/letter")],
+    [
+        (".adapter.x.tmp", "replaced/letter"),
+        (".adapter.x.tmp/replaced", "letter"),
+        ("adapter", ".x.tmp/replaced/letter"),
+    ],
 )
 def test_what_stands_behind_a_link_in_a_received_run_stays_where_it_is(tmp_path: Path, link: str, letter: str) -> None:
     """What a killed process left is cleared away, and a folder that was being replaced goes back; neither reaches elsewhere."""

@@ -13,20 +13,25 @@ from typing import Any
 
 import pytest
 
-from harness import base, store
+from harness import storage
 from harness.config import Config
 from harness.errors import ArtifactError, ModelError, TrainingError
+from harness.models import base_model
 from harness.prompt import IGNORED, Prompter, load_tokenizer
 from harness.records import HistoryPoint, Question, TrainManifest
 from harness.stages import train
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training import checkpoints
 from harness.training.distributed import Processes
 from tests import small_run
 from tests.models import CORPUS
 
 STEPS = 6
-CANARIES = {"WANDB_API_KEY": "c0ffee" * 6 + "dead", "HF_TOKEN": "hf_canaryCanaryCanaryCanaryCanary", "HF_HUB_OFFLINE": "1"}
+CANARIES = {
+    "WANDB_API_KEY": "c0ffee" * 6 + "dead",
+    "HF_TOKEN": "hf_canaryCanaryCanaryCanaryCanary",
+    "HF_HUB_OFFLINE": "1",
+}
 PROJECT = Path(__file__).parent.parent
 
 THREE_RUNS = """
@@ -34,7 +39,7 @@ import sys
 from pathlib import Path
 from harness.config import Config
 from harness.stages import train
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training.distributed import Processes
 config = Config.model_validate_json((Path(sys.argv[1]) / "config.json").read_text())
 whole, interrupted = (RunFolder(name, sys.argv[1]) for name in ("whole", "interrupted"))
@@ -69,7 +74,7 @@ def config(model: Path, **settings: Any) -> Config:
 
 
 def points(run: RunFolder) -> list[HistoryPoint]:
-    return store.read_records(run.history_jsonl, HistoryPoint)
+    return storage.read_records(run.history_jsonl, HistoryPoint)
 
 
 def curve(run: RunFolder) -> list[tuple[Any, ...]]:
@@ -88,7 +93,9 @@ def gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Config, TrainManifest, list[str]]:
+def finished(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunFolder, Config, TrainManifest, list[str]]:
     """An undisturbed run, and what it told."""
     import torch
 
@@ -107,24 +114,29 @@ def test_the_adapter_fits_the_base_and_says_nothing_of_this_machine(finished: An
     run, _, manifest, _ = finished
     assert len(merged.adapter_tensors(run.adapter)) == 14
     assert (run.adapter / "tokenizer.json").exists()
-    assert manifest.adapter_sha256 == base.weights_sha256(run.adapter)
+    assert manifest.adapter_sha256 == base_model.weights_sha256(run.adapter)
     assert not run.checkpoints.exists()
     assert json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_model)
 
 
 def test_the_manifest_says_what_was_trained(finished: Any, tiny_model: Path) -> None:
     run, settings, manifest, told = finished
-    assert manifest == store.read_record(run.train_json, TrainManifest)
+    assert manifest == storage.read_record(run.train_json, TrainManifest)
     # r (in + out) of seven projections in two layers; hidden 256, key/value 128, feed-forward 512.
     assert manifest.trainable_parameters == 2 * 16 * (2 * 512 + 2 * 384 + 3 * 768)
     assert manifest.base["parameters"] == 1_312_000
-    assert manifest.base["weights_sha256"] == base.weights_sha256(tiny_model)
-    assert manifest.trainable_share == pytest.approx(manifest.trainable_parameters / (manifest.trainable_parameters + 1_312_000))
+    assert manifest.base["weights_sha256"] == base_model.weights_sha256(tiny_model)
+    assert manifest.trainable_share == pytest.approx(
+        manifest.trainable_parameters / (manifest.trainable_parameters + 1_312_000)
+    )
     assert (manifest.steps, manifest.rows, manifest.epochs) == (STEPS, 7, STEPS * 2 / 7)
     assert (manifest.rows_cut, manifest.rows_without_labels, manifest.resumed_from) == (0, 0, 0)
     prompter = Prompter(load_tokenizer(tiny_model), settings.prompt.template)
-    examples = train.encode(store.read_records(run.train_jsonl, Question), prompter, settings.train)
-    tokens, labelled = sum(len(e.input_ids) for e in examples), sum(label != IGNORED for e in examples for label in e.labels)
+    examples = train.encode(storage.read_records(run.train_jsonl, Question), prompter, settings.train)
+    tokens, labelled = (
+        sum(len(e.input_ids) for e in examples),
+        sum(label != IGNORED for e in examples for label in e.labels),
+    )
     assert manifest.labelled_token_share == labelled / tokens
     assert 0.2 < manifest.labelled_token_share < 0.8
     assert manifest.tokens == round(tokens * STEPS * 2 / 7)
@@ -150,25 +162,39 @@ def test_unchanged_inputs_do_nothing(finished: Any) -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3])
-def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path, tmp_path: Path, rows_at_once: int) -> None:
+def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(
+    tiny_model: Path, tmp_path: Path, rows_at_once: int
+) -> None:
     """Whatever the batches: a mean of batches' means would change with the plan, and with the number of GPUs."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     run, tokenizer = small_run.split(tmp_path), load_tokenizer(tiny_model)
-    settings = config(tiny_model, max_steps=1, eval_every=1, eval_rows=8, batch_size=3, micro_batch_size=rows_at_once, load_in_4bit=False)
+    settings = config(
+        tiny_model,
+        max_steps=1,
+        eval_every=1,
+        eval_rows=8,
+        batch_size=3,
+        micro_batch_size=rows_at_once,
+        load_in_4bit=False,
+    )
     found = train.run(run, settings).final_heldout_loss
     base_model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base_model, run.adapter)
-    asked = train.sample(store.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
+    asked = train.sample(storage.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
     rows = train.encode(asked, Prompter(tokenizer, settings.prompt.template), settings.train)
     assert len({sum(label != IGNORED for label in row.labels) for row in rows}) > 1 and len(rows) > rows_at_once
     summed = 0.0
     for row in rows:
         with torch.no_grad():
             logits = model(torch.tensor([row.input_ids])).logits[0, :-1]
-        summed += float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), ignore_index=IGNORED, reduction="sum"))
+        summed += float(
+            torch.nn.functional.cross_entropy(
+                logits, torch.tensor(row.labels[1:]), ignore_index=IGNORED, reduction="sum"
+            )
+        )
     assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
 
 
@@ -182,7 +208,9 @@ def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path:
     assert losses[0] == losses[1]
 
 
-def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import Trainer
 
@@ -229,7 +257,7 @@ class Stop(KeyboardInterrupt):
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Ctrl-C when that step is logged."""
-    from harness.history import HistoryCallback
+    from harness.training.history import HistoryCallback
 
     on_log = HistoryCallback.on_log
 
@@ -263,7 +291,9 @@ def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_length: bool
 ) -> None:
     """Steps 5 to 8 are the second epoch; with dropout and evaluations, which draw random numbers too."""
-    settings = config(tiny_model, max_steps=8, save_every=5, eval_every=3, group_by_length=by_length, lora={"dropout": 0.3})
+    settings = config(
+        tiny_model, max_steps=8, save_every=5, eval_every=3, group_by_length=by_length, lora={"dropout": 0.3}
+    )
     whole, run = small_run.split(tmp_path / "whole"), small_run.split(tmp_path / "interrupted")
     manifest = train.run(whole, settings)
     with monkeypatch.context() as patched, pytest.raises(Stop):
@@ -275,7 +305,9 @@ def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 
 
-def test_several_processes_go_on_from_a_checkpoint(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_go_on_from_a_checkpoint(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With another number of processes than wrote it; one of those was killed while it wrote its random state."""
     whole, settings, _, _ = finished
     run = small_run.split(tmp_path)
@@ -284,11 +316,19 @@ def test_several_processes_go_on_from_a_checkpoint(finished: Any, tmp_path: Path
         train.run(run, settings)
     (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"torn")
     (tmp_path / "config.json").write_text(settings.model_dump_json())
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROJECT / "tests" / "train_once.py")]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(PROJECT / "tests" / "train_once.py"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command, str(tmp_path), run.name], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path), run.name], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert store.read_record(run.train_json, TrainManifest).resumed_from == 4
+    assert storage.read_record(run.train_json, TrainManifest).resumed_from == 4
     mine, theirs = ([(p.step, p.loss or p.heldout_loss) for p in points(r)] for r in (run, whole))
     assert mine == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in theirs]
 
@@ -325,7 +365,10 @@ def test_a_changed_config_trains_again(finished: Any, tiny_model: Path, tmp_path
     """Also: the plan is in epochs, rows too long are counted, and loss on the prompt can be asked for."""
     run = small_run.split(tmp_path)
     first = train.run(run, config(tiny_model, max_steps=1, eval_rows=0))
-    second = train.run(run, config(tiny_model, max_steps=None, epochs=0.5, eval_rows=0, train_on="all", max_length=40, load_in_4bit=False))
+    second = train.run(
+        run,
+        config(tiny_model, max_steps=None, epochs=0.5, eval_rows=0, train_on="all", max_length=40, load_in_4bit=False),
+    )
     assert second.adapter_sha256 != first.adapter_sha256
     assert (second.steps, second.labelled_token_share, second.final_heldout_loss) == (2, 1.0, None)
     prompter = Prompter(load_tokenizer(tiny_model), small_run.TEMPLATE)
@@ -348,7 +391,9 @@ def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, tmp_path:
 
 
 def test_rows_longer_than_the_model_takes_are_refused_before_loading(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"takes 512 tokens and train.max_length is 513; set train.max_length to 512 or less"):
+    with pytest.raises(
+        ModelError, match=r"takes 512 tokens and train.max_length is 513; set train.max_length to 512 or less"
+    ):
         train.run(small_run.split(tmp_path), config(tiny_model, max_length=513))
 
 
@@ -412,7 +457,9 @@ def unsloth(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFo
     settings = config(tiny_model, engine="unsloth", max_steps=4).model_copy(update={"wandb": Config().wandb})
     (root / "config.json").write_text(settings.model_dump_json())
     environment = {**os.environ, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", THREE_RUNS, str(root)], capture_output=True, text=True, cwd=root, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", THREE_RUNS, str(root)], capture_output=True, text=True, cwd=root, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert not any(canary in done.stdout + done.stderr for canary in list(CANARIES.values())[:2])
     return run
@@ -420,7 +467,7 @@ def unsloth(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFo
 
 def test_unsloth_goes_on_as_if_nothing_had_been(unsloth: RunFolder) -> None:
     resumed = RunFolder("interrupted", unsloth.root)
-    manifests = [store.read_record(run.train_json, TrainManifest) for run in (unsloth, resumed)]
+    manifests = [storage.read_record(run.train_json, TrainManifest) for run in (unsloth, resumed)]
     assert [m.resumed_from for m in manifests] == [0, 2]
     assert curve(resumed) == curve(unsloth)
     assert manifests[0].adapter_sha256 == manifests[1].adapter_sha256
@@ -429,7 +476,7 @@ def test_unsloth_goes_on_as_if_nothing_had_been(unsloth: RunFolder) -> None:
 def test_unsloth_trains_the_same_layers(unsloth: RunFolder, finished: Any) -> None:
     from harness.formats import merged
 
-    manifest = store.read_record(unsloth.train_json, TrainManifest)
+    manifest = storage.read_record(unsloth.train_json, TrainManifest)
     assert (manifest.engine, manifest.device) == ("unsloth", "cpu")
     assert merged.adapter_tensors(unsloth.adapter) == merged.adapter_tensors(finished[0].adapter)
     assert manifest.trainable_parameters == finished[2].trainable_parameters
@@ -455,6 +502,6 @@ def test_the_working_folder_is_left_clean(unsloth: RunFolder) -> None:
 
 
 def test_wandb_ran_offline(unsloth: RunFolder) -> None:
-    wandb = store.read_record(unsloth.train_json, TrainManifest).wandb
+    wandb = storage.read_record(unsloth.train_json, TrainManifest).wandb
     assert (wandb["mode"], wandb["url"], wandb["error"]) == ("offline", None, None)
     assert wandb["run_id"].startswith("whole-")

@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from harness import store, wandb_log
+from harness import storage
 from harness.config import Config
-from harness.history import HistoryCallback
 from harness.records import Comparison, HistoryPoint
-from harness.store import RunFolder
-from harness.wandb_log import WandbLog
+from harness.storage import RunFolder
+from harness.training import wandb_log
+from harness.training.history import HistoryCallback
+from harness.training.wandb_log import WandbLog
 from tests.report_fixture import write_run
 
 SECRET = "c0ffee" * 6 + "dead"
@@ -54,7 +55,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def log(tmp_path: Path, **options: Any) -> WandbLog:
-    return WandbLog(tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options})
+    return WandbLog(
+        tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options}
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
@@ -72,7 +75,12 @@ def log(tmp_path: Path, **options: Any) -> WandbLog:
     ],
 )
 def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], mode: str | None, key: str | None, expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[dict[str, Any]],
+    mode: str | None,
+    key: str | None,
+    expected: str,
 ) -> None:
     for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
         if value is not None:
@@ -98,7 +106,11 @@ def test_a_resumed_training_goes_on_in_the_same_run(tmp_path: Path, started: lis
 
 @pytest.mark.parametrize("fail", ["init", "log", "finish"])
 def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], fail: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[dict[str, Any]],
+    fail: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import wandb
     from wandb.errors import CommError
@@ -118,7 +130,7 @@ def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
     facts = logged.finish()
     assert facts["error"] == {"init": "CommError", "log": "RuntimeError", "finish": "TimeoutError"}[fail]
     assert SECRET not in json.dumps(facts) + (tmp_path / "h.jsonl").read_text() + caplog.text
-    assert len(store.read_records(tmp_path / "h.jsonl", HistoryPoint)) == 2
+    assert len(storage.read_records(tmp_path / "h.jsonl", HistoryPoint)) == 2
 
 
 def test_wandb_not_installed_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +166,7 @@ def wandb_files(run: RunFolder) -> list[Path]:
 
 
 def comparison_of(run: RunFolder) -> Comparison:
-    return store.read_record(run.comparison_json, Comparison)
+    return storage.read_record(run.comparison_json, Comparison)
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +174,13 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]
     """A run whose evaluation W&B really logged, offline, in a process of its own that has a secret; and the line that said so."""
     root = tmp_path_factory.mktemp("wandb")
     run = write_run(root, questions=30, variants=["base", "adapter"])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {"HARNESS_CANARY": SECRET}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
+        "HARNESS_CANARY": SECRET
+    }
     code = (
-        "from harness import store, wandb_log; from harness.config import Config; from harness.records import Comparison\n"
+        "from harness import storage; from harness.training import wandb_log; from harness.config import Config; from harness.records import Comparison\n"
         "import sys; assert not {'torch', 'transformers', 'wandb'} & set(sys.modules)\n"
-        "run = store.RunFolder('demo'); comparison = store.read_record(run.comparison_json, Comparison)\n"
+        "run = storage.RunFolder('demo'); comparison = storage.read_record(run.comparison_json, Comparison)\n"
         "for _ in range(2): print(wandb_log.log_evaluation(run, Config(), comparison))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
@@ -191,7 +205,9 @@ def test_the_summary_holds_every_variant_and_metric(evaluated: tuple[RunFolder, 
         found |= {update.key: json.loads(update.value_json) for update in record.summary.update if update.key}
     comparison = comparison_of(run)
     for variant, result in comparison.variants.items():
-        assert {metric: found[f"{variant}/{metric}"] for metric in result.metrics} == {m: v.value for m, v in result.metrics.items()}
+        assert {metric: found[f"{variant}/{metric}"] for metric in result.metrics} == {
+            m: v.value for m, v in result.metrics.items()
+        }
         assert found[f"{variant}/size_bytes"] == result.cost.size_bytes
     assert found["verdict"].startswith("Fine-tuning raised exact match") and found["alarms"] == len(comparison.alarms)
 
@@ -199,7 +215,8 @@ def test_the_summary_holds_every_variant_and_metric(evaluated: tuple[RunFolder, 
 def test_the_tables_hold_every_pair_and_every_question(evaluated: tuple[RunFolder, str]) -> None:
     run, _ = evaluated
     tables = {
-        file.name.split("_")[0]: json.loads(file.read_text()) for file in run.path.glob("wandb/offline-run-*/files/media/table/eval/*.json")
+        file.name.split("_")[0]: json.loads(file.read_text())
+        for file in run.path.glob("wandb/offline-run-*/files/media/table/eval/*.json")
     }
     comparison = comparison_of(run)
     pairs = [dict(zip(tables["pairs"]["columns"], row, strict=True)) for row in tables["pairs"]["data"]]

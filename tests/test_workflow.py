@@ -32,9 +32,14 @@ def test_the_workflow_fits_the_schema():
 def run(script, env, **settings):
     """A step as the runner runs it. Inputs are what was typed in; make plans and starts nothing: what it plans are the pipeline's tests."""
     typed = {"qa": "data/constitution_qa.json", "baseline": "reports/baseline.json"}
-    given = {key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: typed[found[1]], str(value)) for key, value in env.items()}
+    given = {
+        key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: typed[found[1]], str(value))
+        for key, value in env.items()
+    }
     whole = {**os.environ, **given, "MAKEFLAGS": "n", **settings.pop("environment", {})}
-    return subprocess.run(["bash", "-e", "-c", script], env=whole, capture_output=True, text=True, timeout=60, **settings)
+    return subprocess.run(
+        ["bash", "-e", "-c", script], env=whole, capture_output=True, text=True, timeout=60, **settings
+    )
 
 
 @pytest.mark.parametrize("job, env, script", MADE, ids=[f"{job}: {script}" for job, _, script in MADE])
@@ -43,10 +48,14 @@ def test_each_make_step_plans_its_stage(tmp_path, job, env, script):
         (tmp_path / name).symlink_to(ROOT / name)
     done = run(script, env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    planned = re.findall(r"^(?:@?code=0; )?\.venv/bin/harness (\w+) --run (\S+) --config (\S+)(.*)", done.stdout, re.MULTILINE)
+    planned = re.findall(
+        r"^(?:@?code=0; )?\.venv/bin/harness (\w+) --run (\S+) --config (\S+)(.*)", done.stdout, re.MULTILINE
+    )
     verbs = ["split", "train", "export", "predict", "score", "compare", "report", "gate"]
     target = script.split()[-1]
-    assert [verb for verb, *_ in planned if verb != "gate"] == verbs[: {"setup": 0, "train": 2, "eval": 7, "gate": 7}[target]]
+    assert [verb for verb, *_ in planned if verb != "gate"] == verbs[
+        : {"setup": 0, "train": 2, "eval": 7, "gate": 7}[target]
+    ]
     assert ("harness gate" in done.stdout) == (target == "gate")
     assert {(name, config) for _, name, config, _ in planned} <= {(job_config(job), job_config(job))}
     if "QA" in env:
@@ -68,7 +77,9 @@ def test_each_other_step_runs_as_a_script(tmp_path, job, env, script):
 
 
 def test_the_projects_own_ci_runs_the_same_gate():
-    commands = [line for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() if line.startswith("make ")]
+    commands = [
+        line for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() if line.startswith("make ")
+    ]
     assert commands == ["make lint test", "make gate"]
     assert "CONFIG ?= tiny\n" in MAKEFILE and "BASELINE ?= reports/baseline.json\n" in MAKEFILE, (
         "its defaults are those of the pull request"
@@ -84,22 +95,32 @@ def test_a_job_goes_from_set_up_to_gate_and_keeps_the_report(job):
     kept = [step for step in steps if "upload-artifact" in step.get("uses", "")]
     assert f"reports/{PARSED['jobs'][job]['env']['CONFIG']}/report.html" in kept[0]["with"]["path"]
     # A failed gate is when they are wanted.
-    assert all(step["if"] == "always()" for step in steps if step in kept or "GITHUB_STEP_SUMMARY" in step.get("run", ""))
+    assert all(
+        step["if"] == "always()" for step in steps if step in kept or "GITHUB_STEP_SUMMARY" in step.get("run", "")
+    )
 
 
 def test_the_pull_request_runs_the_default_and_the_gpu_only_by_hand():
     events = PARSED[True]  # YAML 1.1 reads `on` as true
     assert set(events) == {"pull_request", "workflow_dispatch"}
     jobs = PARSED["jobs"]
-    assert (jobs["embedded"]["env"]["CONFIG"], jobs["embedded"]["if"]) == ("tiny", "github.event_name == 'pull_request'")
-    assert (jobs["llama3-8b"]["env"]["CONFIG"], jobs["llama3-8b"]["if"]) == ("llama3-8b", "github.event_name == 'workflow_dispatch'")
+    assert (jobs["embedded"]["env"]["CONFIG"], jobs["embedded"]["if"]) == (
+        "tiny",
+        "github.event_name == 'pull_request'",
+    )
+    assert (jobs["llama3-8b"]["env"]["CONFIG"], jobs["llama3-8b"]["if"]) == (
+        "llama3-8b",
+        "github.event_name == 'workflow_dispatch'",
+    )
     assert "self-hosted" in jobs["llama3-8b"]["runs-on"]
 
 
 def test_nothing_more_is_allowed_than_is_needed():
     assert PARSED["permissions"] == {"contents": "read"}
     for _, _, step in STEPS:
-        assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/x@v1")), "pinned, and the code host's own"
+        assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/x@v1")), (
+            "pinned, and the code host's own"
+        )
         # An expression in a script is pasted in before the shell reads it: an injection, or a secret in the log.
         assert "${{" not in step.get("run", "")
     pulled = yaml.safe_dump(PARSED["jobs"]["embedded"])

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from harness import devices
 from harness.config import Config
+from harness.models import devices
 from harness.stages import train
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 if __name__ == "__main__":
     root, name, *dtype = Path(sys.argv[1]), *sys.argv[2:]

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from harness import store
+from harness import storage
 from harness.config import Compare
 from harness.metrics.text import words
 from harness.records import Alarm, Prediction, Question, ScoreManifest
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SHOWN = 40
 """Characters of an answer in a message."""
 
 
 def find(
-    run: RunFolder, manifests: Mapping[str, ScoreManifest], questions: Sequence[Question], tuned: Collection[str], limits: Compare
+    run: RunFolder,
+    manifests: Mapping[str, ScoreManifest],
+    questions: Sequence[Question],
+    tuned: Collection[str],
+    limits: Compare,
 ) -> Iterator[Alarm]:
     """The alarms of a run's variants.
 
@@ -39,7 +43,13 @@ def find(
         answer, share = commonest([text] for text in texts[name].values())
         if share - expected > limits.constant_limit:
             message = f"{name}: {share:.1%} of the answers are {answer[:SHOWN]!r}; the commonest reference is that of {expected:.1%} of the questions"
-            yield Alarm(code="constant_answers", variant=name, message=message, value=share - expected, limit=limits.constant_limit)
+            yield Alarm(
+                code="constant_answers",
+                variant=name,
+                message=message,
+                value=share - expected,
+                limit=limits.constant_limit,
+            )
         unlike = sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
         same = manifest.n if name in tuned and texts[name] == texts.get("base") else 0
         for code, count, what in (
@@ -73,7 +83,7 @@ def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:
 def _answers(run: RunFolder, name: str) -> tuple[dict[str, str], dict[str, str]]:
     """Question id -> text, and question id -> hash of the prompt's ids, taken anew: a stored hash cannot vouch for other tokens."""
     texts, prompts = {}, {}
-    for prediction in store.iter_records(run.prediction(name)[0], Prediction):
+    for prediction in storage.iter_records(run.prediction(name)[0], Prediction):
         texts[prediction.id] = prediction.text
-        prompts[prediction.id] = store.sha256_json(prediction.prompt_ids)
+        prompts[prediction.id] = storage.sha256_json(prediction.prompt_ids)
     return texts, prompts

@@ -55,7 +55,9 @@ class Difference(Estimate):
 # ---------------------------------------------------------------------------------------------------------- intervals
 
 
-def mean_intervals(values: ArrayLike, groups: Sequence[Any] | NDArray[Any], *, resamples: int, seed: int) -> list[Estimate]:
+def mean_intervals(
+    values: ArrayLike, groups: Sequence[Any] | NDArray[Any], *, resamples: int, seed: int
+) -> list[Estimate]:
     """The mean of each column of scores in 0..1, with its 95% interval.
 
     Cluster bootstrap, but Wilson where the mean is at or near 0 or 1 (see `RARE`): resampling sees too little of what is rare, and nothing
@@ -78,7 +80,9 @@ def mean_intervals(values: ArrayLike, groups: Sequence[Any] | NDArray[Any], *, r
             continue
         size = effective_n(estimate.value, deviation[k], estimate.n, effective[k])
         ci95 = wilson(estimate.value, size, degrees=max(1.0, effective[k] - 1))
-        intervals[k] = Estimate(estimate.value, estimate.se, ci95, estimate.n, estimate.n_groups, f"Wilson, effective n {size:.1f}")
+        intervals[k] = Estimate(
+            estimate.value, estimate.se, ci95, estimate.n, estimate.n_groups, f"Wilson, effective n {size:.1f}"
+        )
     return intervals
 
 
@@ -92,7 +96,9 @@ def _intervals(totals: Totals, bounds: Interval, *, resamples: int, seed: int) -
     """
     means, errors, robust = totals.mean, cluster_se(totals), jackknife_se(totals)
     groups, counts = totals.n_groups, totals.counts.sum(axis=0).astype(int)
-    distribution = bootstrap_means(totals, resamples=resamples, seed=seed) if resamples and groups.max(initial=0) >= FEW else None
+    distribution = (
+        bootstrap_means(totals, resamples=resamples, seed=seed) if resamples and groups.max(initial=0) >= FEW else None
+    )
     estimates: list[Estimate] = []
     for k, (value, n_groups) in enumerate(zip(means, groups, strict=True)):
         if n_groups < 2:
@@ -119,7 +125,11 @@ def wilson(rate: float, n: float, *, degrees: float = math.inf) -> Interval:
     Source: Wilson, J. Am. Statist. Assoc. 22 (1927) 209-212. For clustered data n is the effective size and the quantile Student's t, after Korn and
     Graubard, Survey Methodology 24 (1998) 193-201, who do the same to the exact interval.
     """
-    z2 = float(stats.t.ppf(1 - LEVEL / 2, degrees)) ** 2 if math.isfinite(degrees) else float(stats.norm.ppf(1 - LEVEL / 2)) ** 2
+    z2 = (
+        float(stats.t.ppf(1 - LEVEL / 2, degrees)) ** 2
+        if math.isfinite(degrees)
+        else float(stats.norm.ppf(1 - LEVEL / 2)) ** 2
+    )
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At 0 and 1 the end is exact; rounding must not move it inside.
@@ -202,7 +212,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def verdict(delta: float | None, ci95: Interval | None, p_holm: float | None, margin: float, floor: float = 0.0) -> Verdict:
+def verdict(
+    delta: float | None, ci95: Interval | None, p_holm: float | None, margin: float, floor: float = 0.0
+) -> Verdict:
     """What may be said of a difference.
 
     tied       the 95% interval lies wholly within plus or minus the margin, so that the reader sees it in the interval shown: two one-sided

@@ -121,7 +121,9 @@ class Backend(Protocol):
         ...
 
 
-def settle(execution: Execution, room: int, questions: int, processes: int, *, earlier: tuple[int, int] | None = None) -> Execution:
+def resolve_batch_size(
+    execution: Execution, room: int, questions: int, processes: int, *, earlier: tuple[int, int] | None = None
+) -> Execution:
     """`execution` with its automatic sizes (0) put into numbers.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
-from harness import strict_json
 from harness.backends import Completion, Execution, Facts, Generation, Source
 from harness.errors import ConfigError, ModelError
+from harness.storage import strict_json
 
 KEY = "HARNESS_ENDPOINT_KEY"
 """Environment variable with the server's key; sent, never stored."""
@@ -46,11 +46,15 @@ class EndpointBackend:
             longest = int(models.get(self.model, {}).get("max_model_len") or 2**31)
         except FAILURES as error:
             raise ModelError(
-                f"cannot be reached ({type(error).__name__})", f"check the address and {KEY}", file=self.url or "endpoint"
+                f"cannot be reached ({type(error).__name__})",
+                f"check the address and {KEY}",
+                file=self.url or "endpoint",
             ) from None
         if self.model not in models:
             raise ModelError(
-                f"does not serve {self.model!r}", f"set model to one of {', '.join(models) or 'what it serves'}", file=self.url
+                f"does not serve {self.model!r}",
+                f"set model to one of {', '.join(models) or 'what it serves'}",
+                file=self.url,
             )
         self.facts = Facts(f"endpoint {self.model}", longest, {"device": "remote", "slots": self.slots})
 
@@ -66,10 +70,23 @@ class EndpointBackend:
     def _ask(self, prompt: Sequence[int]) -> Completion:
         g = self.generation
         body = {
-            "model": self.model, "prompt": list(prompt), "max_tokens": g.max_new_tokens, "temperature": g.temperature, "top_p": g.top_p, "top_k": g.top_k,
-            "min_p": g.min_p, "repeat_penalty": g.repeat_penalty, "repetition_penalty": g.repeat_penalty, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-            "seed": g.seed, "n": 1, "stream": False, "cache_prompt": False, "stop_token_ids": list(g.stop_ids),
-        }  # fmt: skip
+            "model": self.model,
+            "prompt": list(prompt),
+            "max_tokens": g.max_new_tokens,
+            "temperature": g.temperature,
+            "top_p": g.top_p,
+            "top_k": g.top_k,
+            "min_p": g.min_p,
+            "repeat_penalty": g.repeat_penalty,
+            "repetition_penalty": g.repeat_penalty,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": g.seed,
+            "n": 1,
+            "stream": False,
+            "cache_prompt": False,
+            "stop_token_ids": list(g.stop_ids),
+        }
         began = time.monotonic()
         try:
             choice = self._json("POST", "/completions", json=body)["choices"][0]

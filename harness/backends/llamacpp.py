@@ -51,21 +51,29 @@ class LlamaCppBackend:
             # llama.cpp may abort the process on a damaged file.
             self.model = gguf.check(source.path)
         except ArtifactError as error:
-            raise ModelError(error.problem, error.mend, file=error.file) from None
+            raise ModelError(error.problem, error.hint, file=error.file) from None
         self.path, self.generation, self.execution = source.path, generation, execution
-        self.threads = execution.threads or min(os.cpu_count() or 1, 1 + self.model["parameters"] // PARAMETERS_A_THREAD)
+        self.threads = execution.threads or min(
+            os.cpu_count() or 1, 1 + self.model["parameters"] // PARAMETERS_A_THREAD
+        )
         self.ends = {*generation.stop_ids, *self.model["end_ids"]}
         # The server stops one token before a slot is full.
         context = self.model["context_length"] - 1
         version = f"xllamacpp {quantize.extension().__version__}"
-        self.facts = Facts(version, context, {"slots": execution.slots, "threads": self.threads, "device": execution.device})
+        self.facts = Facts(
+            version, context, {"slots": execution.slots, "threads": self.threads, "device": execution.device}
+        )
         self._server: _Server | None = None
         self._slot_context = 0
         self._load(min(FIRST_CONTEXT, context))
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
         """Answers a batch of prompts, in order; a request holds `REQUEST_SLOTS` prompts a slot."""
-        answers = {i: Completion([], "error", 0.0, error=problem) for i, prompt in enumerate(prompts) if (problem := self._problem(prompt))}
+        answers = {
+            i: Completion([], "error", 0.0, error=problem)
+            for i, prompt in enumerate(prompts)
+            if (problem := self._problem(prompt))
+        }
         # Almost every prompt has room for a whole answer; those near the end of the context are asked with what is left.
         rooms = {i: self._room(prompt) for i, prompt in enumerate(prompts) if i not in answers}
         self._load(max((len(prompts[i]) + room for i, room in rooms.items()), default=0))
@@ -175,7 +183,11 @@ class LlamaCppBackend:
         }
         status, answer = self._post({"prompt": ids, **settings})
         if status != 200 or not answer.get("completion_probabilities"):
-            raise ModelError(f"llama.cpp gave no log-probabilities ({str(answer)[:200]})", "install the pinned xllamacpp", file=self.path)
+            raise ModelError(
+                f"llama.cpp gave no log-probabilities ({str(answer)[:200]})",
+                "install the pinned xllamacpp",
+                file=self.path,
+            )
         for entry in answer["completion_probabilities"][0]["top_logprobs"]:
             row[entry["id"]] = entry["logprob"]
 
@@ -242,7 +254,9 @@ class _Server:
         except RuntimeError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise ModelError(
-                "llama.cpp cannot load it", "check that this llama.cpp knows its architecture, and that it fits in memory", file=path
+                "llama.cpp cannot load it",
+                "check that this llama.cpp knows its architecture, and that it fits in memory",
+                file=path,
             ) from None
         # A server that is freed before its loop runs never returns (xllamacpp 2026.10): an answered request shows that it does.
         self.post("/completion", {"prompt": [0], "n_predict": 1})
@@ -251,7 +265,12 @@ class _Server:
         """(status, parsed body) of a request; ModelError if the server is gone."""
         connection = _connection(self.server.listening_address)
         try:
-            connection.request("POST", route, json.dumps(body), {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"})
+            connection.request(
+                "POST",
+                route,
+                json.dumps(body),
+                {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
+            )
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException) as error:

@@ -2,9 +2,9 @@
 
 # ruff: noqa: E402, F401
 
-from harness import base
+from harness.models import base_model
 
-base.quiet_libraries()
+base_model.quiet_libraries()
 
 import bitsandbytes
 import peft

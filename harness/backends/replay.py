@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.backends import Completion, Execution, Facts, Generation, Source
 from harness.prompt import prompt_hash
 from harness.records import Prediction
-from harness.store import iter_records, sha256_file
+from harness.storage import iter_records, sha256_file
 
 
 class ReplayBackend:

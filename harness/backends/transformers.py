@@ -14,10 +14,11 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
-from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source, decoding, kernels
-from harness.backends.decoding import Decoder
-from harness.devices import compute_dtype
+from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source
+from harness.backends.decoding import decoder, kernels
+from harness.backends.decoding.decoder import Decoder
 from harness.errors import ModelError
+from harness.models.devices import compute_dtype
 
 PARAMETERS_A_THREAD = 50_000_000
 
@@ -42,12 +43,19 @@ class TransformersBackend:
         if self.device == "cpu":
             # A small model waits for its threads longer than they work for it.
             cores = os.cpu_count() or 1
-            torch.set_num_threads(execution.threads or min(cores, 1 + self.model.num_parameters() // PARAMETERS_A_THREAD))
+            torch.set_num_threads(
+                execution.threads or min(cores, 1 + self.model.num_parameters() // PARAMETERS_A_THREAD)
+            )
         # Written whole, so that a model's own generation_config (Llama's samples at 0.6) decides nothing.
         self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=generation.max_new_tokens, repetition_penalty=generation.repeat_penalty,
-            eos_token_id=list(generation.stop_ids), pad_token_id=generation.pad_id, use_cache=True,
-        )  # fmt: skip
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=generation.max_new_tokens,
+            repetition_penalty=generation.repeat_penalty,
+            eos_token_id=list(generation.stop_ids),
+            pad_token_id=generation.pad_id,
+            use_cache=True,
+        )
         context = getattr(self.model.config, "max_position_embeddings", 2048)
         version = f"transformers {transformers.__version__}, torch {torch.__version__}"
         if getattr(self.model.config, "quantization_config", None) is not None:
@@ -138,14 +146,14 @@ class TransformersBackend:
 def _decoder(model: Any, generation: Generation, *, graphs: bool) -> tuple[Decoder | None, str]:
     """A decoder for the model, or why it has none."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    problem = decoding.unsupported(inner)
+    problem = decoder.unsupported(inner)
     if not problem:
-        decoder = Decoder(inner, generation.stop_ids, generation.pad_id, generation.max_new_tokens, graphs=graphs)
+        made = Decoder(inner, generation.stop_ids, generation.pad_id, generation.max_new_tokens, graphs=graphs)
         try:
-            decoder.check()
-            return decoder, ""
+            made.check()
+            return made, ""
         except torch.OutOfMemoryError:
-            return decoder, ""
+            return made, ""
         except Exception as error:  # a model's own code, which may ask more of a cache or a mask than it is given here
             problem = f"{type(error).__name__} on a static cache"
     return None, problem
@@ -161,7 +169,7 @@ def _free_bytes() -> int:
 
 
 def _room(model: Any, max_new_tokens: int, copies: int) -> int:
-    return decoding.tokens_in_memory(model.config, _dtype(model).itemsize, _free_bytes() // copies, max_new_tokens)
+    return decoder.tokens_in_memory(model.config, _dtype(model).itemsize, _free_bytes() // copies, max_new_tokens)
 
 
 def _dequantised(model: Any, max_new_tokens: int) -> bool:
@@ -170,7 +178,7 @@ def _dequantised(model: Any, max_new_tokens: int) -> bool:
         return False
     size = _dtype(model).itemsize
     free = _free_bytes() - elements * size
-    if free < 0 or decoding.tokens_in_memory(model.config, size, free, max_new_tokens) < BATCH_TOKENS:
+    if free < 0 or decoder.tokens_in_memory(model.config, size, free, max_new_tokens) < BATCH_TOKENS:
         return False
     kernels.dequantise(model)
     torch.cuda.empty_cache()

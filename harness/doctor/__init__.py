@@ -25,12 +25,12 @@ class Finding:
     what: str
     value: str
     """What was found."""
-    mend: str = ""
+    hint: str = ""
     """What the user can do about it, as an imperative clause; empty if nothing needs doing."""
 
     def __str__(self) -> str:
         line = f"{self.status:4}  {self.what:20}  {self.value}"
-        return f"{line}; {self.mend}" if self.mend else line
+        return f"{line}; {self.hint}" if self.hint else line
 
 
 def run(config: Config) -> list[Finding]:
@@ -41,5 +41,5 @@ def run(config: Config) -> list[Finding]:
 
 
 def as_json(findings: list[Finding]) -> str:
-    """The findings as a JSON list of objects with `status`, `what`, `value` and `mend`."""
+    """The findings as a JSON list of objects with `status`, `what`, `value` and `hint`."""
     return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness import base, devices
 from harness.config import Config
 from harness.doctor import Finding, estimate, packages, space
 from harness.doctor.probes import Probe, probe
 from harness.errors import DataError, HarnessError
-from harness.formats import tensors
+from harness.formats import safetensors_reader
+from harness.models import base_model, devices
 from harness.questions import dataset
 from harness.questions.dataset import Row
 from harness.training.plan import GIB, Shape
@@ -28,7 +28,11 @@ SETUP = "run make setup GPU=1"
 
 def run(config: Config) -> list[Finding]:
     """See `harness.doctor.run`."""
-    names = ["torch", *(["unsloth"] if config.train.engine == "unsloth" else []), *(["llamacpp"] if packages.uses_gguf(config) else [])]
+    names = [
+        "torch",
+        *(["unsloth"] if config.train.engine == "unsloth" else []),
+        *(["llamacpp"] if packages.uses_gguf(config) else []),
+    ]
     with ThreadPoolExecutor(len(names)) as pool:
         probes = {name: pool.submit(probe, name, config.device) for name in names}
         rows, questions = _questions(config)
@@ -38,7 +42,11 @@ def run(config: Config) -> list[Finding]:
         told = {name: future.result() for name, future in probes.items()}
     found = told["torch"].facts.get("devices", [])
     device = "cuda" if found and config.device != "cpu" else "cpu"
-    findings = [*_device(config, told["torch"], driver_version()), *_picks(config, device, found), _nf4(config, told["torch"])]
+    findings = [
+        *_device(config, told["torch"], driver_version()),
+        *_picks(config, device, found),
+        _nf4(config, told["torch"]),
+    ]
     if "unsloth" in told:
         findings.append(_unsloth(told["unsloth"]))
     if "llamacpp" in told:
@@ -47,12 +55,17 @@ def run(config: Config) -> list[Finding]:
     if shape is not None and folder is not None:
         free = min((d["free_bytes"] for d in found), default=0) if device == "cuda" else None
         downloaded = not _is_partial(config, folder)
-        findings += [*space.memory(config, shape, lengths, device, free), *space.disk(config, shape, folder, downloaded=downloaded)]
+        findings += [
+            *space.memory(config, shape, lengths, device, free),
+            *space.disk(config, shape, folder, downloaded=downloaded),
+        ]
     elif folder is not None:
-        findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json does not tell its size"))
+        findings.append(
+            Finding("warn", "memory and disk", "not estimated: the model's config.json does not tell its size")
+        )
     elif not any(f.status == "fail" for f in model):
-        mend = f"fetch it with `hf download {config.model.path} config.json`"
-        findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json is not here", mend))
+        hint = f"fetch it with `hf download {config.model.path} config.json`"
+        findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json is not here", hint))
     return [*findings, *installed]
 
 
@@ -85,7 +98,11 @@ def _device(config: Config, told: Probe, driver: str | None) -> list[Finding]:
         return [_no_device(config, facts, build, driver)]
     if config.device == "cpu":
         return [Finding("ok", "device", f"CPU, as the config says; {len(facts['devices'])} CUDA devices stay idle")]
-    findings = [Finding("ok", "driver", f"NVIDIA {driver or 'of unknown version'}; torch {build} for CUDA {facts['cuda_build']}")]
+    findings = [
+        Finding(
+            "ok", "driver", f"NVIDIA {driver or 'of unknown version'}; torch {build} for CUDA {facts['cuda_build']}"
+        )
+    ]
     for i, found in enumerate(facts["devices"]):
         capability = tuple(found["capability"])
         value = (
@@ -93,8 +110,12 @@ def _device(config: Config, told: Probe, driver: str | None) -> list[Finding]:
             f"{'with' if capability >= devices.AMPERE else 'without'} bf16"
         )
         old = capability < OLDEST
-        mend = f"use a card of compute capability {_dotted(OLDEST)} or more, or hide it with CUDA_VISIBLE_DEVICES" if old else ""
-        findings.append(Finding("fail" if old else "ok", f"GPU {i}", value, mend))
+        hint = (
+            f"use a card of compute capability {_dotted(OLDEST)} or more, or hide it with CUDA_VISIBLE_DEVICES"
+            if old
+            else ""
+        )
+        findings.append(Finding("fail" if old else "ok", f"GPU {i}", value, hint))
     return findings
 
 
@@ -110,10 +131,12 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if driver:
         warning = f" ({facts['warning']})" if facts.get("warning") else ""
         value = f"torch {build} for CUDA {facts['cuda_build']} finds no device with driver {driver}{warning}"
-        return Finding(status, "device", " ".join(value.split()), "update the driver, or install torch for an older CUDA")
+        return Finding(
+            status, "device", " ".join(value.split()), "update the driver, or install torch for an older CUDA"
+        )
     if config.device == "cuda":
-        mend = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
-        return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", mend)
+        hint = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
+        return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", hint)
     return Finding("ok", "device", f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}")
 
 
@@ -129,20 +152,38 @@ def _picks(config: Config, device: str, found: Sequence[dict[str, Any]]) -> list
     """What the compute capability decides."""
     if config.device == "cuda" and device != "cuda":
         return []
-    capability = min(((d["capability"][0], d["capability"][1]) for d in found), default=None) if device == "cuda" else None
+    capability = (
+        min(((d["capability"][0], d["capability"][1]) for d in found), default=None) if device == "cuda" else None
+    )
     dtype = devices.compute_dtype_name(device, capability)
-    why = "the processor" if capability is None else f"compute capability {_dotted(capability)}; bf16 from {_dotted(devices.AMPERE)}"
+    why = (
+        "the processor"
+        if capability is None
+        else f"compute capability {_dotted(capability)}; bf16 from {_dotted(devices.AMPERE)}"
+    )
     findings = [Finding("ok", "picked: dtype", f"{dtype} ({why})")]
-    attention = devices.attention(device, capability, engine="unsloth" if config.train.engine == "unsloth" else "transformers")
+    attention = devices.attention(
+        device, capability, engine="unsloth" if config.train.engine == "unsloth" else "transformers"
+    )
     if devices.wants_xformers(capability) and config.train.engine == "unsloth" and attention != "xformers":
-        findings.append(Finding("warn", "picked: attention", f"{attention}; xformers is faster on such a card and not installed", SETUP))
+        findings.append(
+            Finding(
+                "warn", "picked: attention", f"{attention}; xformers is faster on such a card and not installed", SETUP
+            )
+        )
     else:
-        because = {"flash_attention_2": "flash-attn is installed", "xformers": "xformers is installed"}.get(attention, "PyTorch's own")
+        because = {"flash_attention_2": "flash-attn is installed", "xformers": "xformers is installed"}.get(
+            attention, "PyTorch's own"
+        )
         findings.append(Finding("ok", "picked: attention", f"{attention} ({because})"))
     if capability is not None:
         packs = capability >= devices.AMPERE and config.train.engine == "unsloth" and config.train.packing is not False
         graphs = ", CUDA graphs where activations are kept" if config.train.cuda_graphs is not False else ""
-        findings.append(Finding("ok", "picked: training layout", f"rows end to end{graphs}" if packs else "rows side by side, padded"))
+        findings.append(
+            Finding(
+                "ok", "picked: training layout", f"rows end to end{graphs}" if packs else "rows side by side, padded"
+            )
+        )
     return findings
 
 
@@ -152,17 +193,23 @@ def _picks(config: Config, device: str, found: Sequence[dict[str, Any]]) -> list
 def _nf4(config: Config, told: Probe) -> Finding:
     """bitsandbytes, tried."""
     needed = config.train.load_in_4bit or "merged_4bit" in config.export.formats or "8bit" in config.train.optimizer
-    mend = "run make setup again; bitsandbytes must be built for this CUDA and this processor"
+    hint = "run make setup again; bitsandbytes must be built for this CUDA and this processor"
     if told.facts.get("nf4") == "":
         return Finding("ok", "bitsandbytes", f"an NF4 layer works on {told.facts['nf4_device']}, forward and backward")
-    problem = f"NF4 {told.facts['nf4']} on {told.facts['nf4_device']}" if told.facts.get("nf4") else f"NF4 cannot be tried: {told.problem}"
-    return Finding("fail" if needed else "warn", "bitsandbytes", problem, mend)
+    problem = (
+        f"NF4 {told.facts['nf4']} on {told.facts['nf4_device']}"
+        if told.facts.get("nf4")
+        else f"NF4 cannot be tried: {told.problem}"
+    )
+    return Finding("fail" if needed else "warn", "bitsandbytes", problem, hint)
 
 
 def _unsloth(told: Probe) -> Finding:
     """Unsloth, imported."""
     if told.problem:
-        return Finding("fail", "Unsloth", f"cannot be imported: {told.problem}", "run make setup, or --set train.engine=peft")
+        return Finding(
+            "fail", "Unsloth", f"cannot be imported: {told.problem}", "run make setup, or --set train.engine=peft"
+        )
     return Finding("ok", "Unsloth", f"{told.facts['version']} can be imported")
 
 
@@ -170,7 +217,12 @@ def _llamacpp(told: Probe, device: str) -> Finding:
     """llama.cpp, tried on the embedded model."""
     facts = told.facts
     if told.problem or "version" not in facts:
-        return Finding("fail", "llama.cpp", f"does not work: {told.problem}", "run make setup again, or leave GGUF out of export.formats")
+        return Finding(
+            "fail",
+            "llama.cpp",
+            f"does not work: {told.problem}",
+            "run make setup again, or leave GGUF out of export.formats",
+        )
     worked = "answered from a GGUF file written here" if facts["answered"] else "can be imported"
     if device == "cuda" and not facts["gpu"]:
         value = f"xllamacpp {facts['version']} {worked}; built without CUDA, so GGUF variants answer on the CPU"
@@ -180,13 +232,18 @@ def _llamacpp(told: Probe, device: str) -> Finding:
 
 def _wandb(config: Config) -> Finding:
     """Where the curves go; the key itself is never looked at."""
-    from harness.wandb_log import wandb_mode
+    from harness.training.wandb_log import wandb_mode
 
     mode, has_key = wandb_mode(enabled=config.wandb.enabled), bool(os.environ.get("WANDB_API_KEY"))
     if mode == "online":
         if has_key:
             return Finding("ok", "W&B", "online, WANDB_API_KEY is set")
-        return Finding("warn", "W&B", "online by WANDB_MODE, and WANDB_API_KEY is not set", "set it, unless `wandb login` was done here")
+        return Finding(
+            "warn",
+            "W&B",
+            "online by WANDB_MODE, and WANDB_API_KEY is not set",
+            "set it, unless `wandb login` was done here",
+        )
     if mode == "disabled":
         return Finding("ok", "W&B", "off; the report has the curves all the same")
     key = "WANDB_API_KEY is set, but WANDB_MODE wins" if has_key else "set WANDB_API_KEY to go online"
@@ -200,7 +257,7 @@ def _questions(config: Config) -> tuple[list[Row], Finding]:
     try:
         rows = dataset.load(config.data.qa)
     except DataError as error:
-        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.mend)
+        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
     return rows, Finding("ok", "questions", f"{config.data.qa}: {len(rows):,} rows")
 
 
@@ -208,18 +265,29 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
     """The folder of the base model if something of it is here, and what is to be said of it."""
     path = config.model.path
     try:
-        folder = base.cached(config.model)
+        folder = base_model.cached(config.model)
         if folder is None:
             value = f"{path} is not in the hub's cache: it is downloaded on the first use"
-            mend = "download it before with `hf download " + path + "`, or give its folder with --set model.path=FOLDER"
-            return None, [Finding("warn", "model", value, mend)]
+            hint = "download it before with `hf download " + path + "`, or give its folder with --set model.path=FOLDER"
+            return None, [Finding("warn", "model", value, hint)]
         if _is_partial(config, folder):
-            settings = base.check_config(folder)
-            whole = [Finding("warn", "model", f"{path}: its weights are not all in the hub's cache", f"run `hf download {path}` to go on")]
-        else:
-            settings = base.check(folder)
+            settings = base_model.check_config(folder)
             whole = [
-                Finding("ok", "model", f"{path}: {settings.get('model_type', 'unknown')}, {space.size_text(base.weights_size(folder))}")
+                Finding(
+                    "warn",
+                    "model",
+                    f"{path}: its weights are not all in the hub's cache",
+                    f"run `hf download {path}` to go on",
+                )
+            ]
+        else:
+            settings = base_model.check(folder)
+            whole = [
+                Finding(
+                    "ok",
+                    "model",
+                    f"{path}: {settings.get('model_type', 'unknown')}, {space.size_text(base_model.weights_size(folder))}",
+                )
             ]
         longest = settings.get("max_position_embeddings", config.train.max_length)
         if config.train.max_length > longest:
@@ -230,7 +298,7 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
 
             gguf.check_supported(folder)
     except HarnessError as error:
-        return None, [Finding("fail", "model", f"{error.file}: {error.problem}", error.mend)]
+        return None, [Finding("fail", "model", f"{error.file}: {error.problem}", error.hint)]
     except ImportError:
         pass  # the packages' finding
     return folder, whole
@@ -241,7 +309,7 @@ def _is_partial(config: Config, folder: Path) -> bool:
     if Path(config.model.path).is_dir():
         return False
     try:
-        return not tensors.index(folder)
+        return not safetensors_reader.index(folder)
     except HarnessError:
         return True
 
@@ -251,7 +319,7 @@ def _sizes(config: Config, folder: Path | None, rows: list[Row]) -> tuple[Shape 
     if folder is None:
         return None, []
     try:
-        shape = Shape.of(base.read_config(folder))
+        shape = Shape.of(base_model.read_config(folder))
     except (HarnessError, KeyError, TypeError, ValueError):
         return None, []
     try:

@@ -17,9 +17,16 @@ from harness.training import plan
 from harness.training.plan import GIB, Plan, Shape
 
 BITS = {
-    "merged_16bit": 16, "gguf_f32": 32, "gguf_f16": 16, "gguf_q8_0": 8.53, "gguf_q6_k": 6.59, "gguf_q5_k_m": 5.73, "gguf_q5_0": 5.65,
-    "gguf_q4_k_m": 4.95, "gguf_q4_0": 4.75,
-}  # fmt: skip
+    "merged_16bit": 16,
+    "gguf_f32": 32,
+    "gguf_f16": 16,
+    "gguf_q8_0": 8.53,
+    "gguf_q6_k": 6.59,
+    "gguf_q5_k_m": 5.73,
+    "gguf_q5_0": 5.65,
+    "gguf_q4_k_m": 4.95,
+    "gguf_q4_0": 4.75,
+}
 """Bits a weight of each format, the few tensors of more bits included, by `formats.quantize.tensor_type`, rounded up."""
 NF4_BITS = 4.15
 """Of a linear layer's weight: a byte of scale for 64, and their scales' scale (double quantisation, arXiv 2305.14314, section 3)."""
@@ -60,7 +67,12 @@ def disk(shape: Shape, config: Config, *, downloaded: bool) -> list[Need]:
         needs.append(Need(name, int(shape.projections * projections + shape.embeddings * embeddings) // 8 + words))
     trainable = shape.lora(config.train.lora)
     states = 2 if "8bit" in config.train.optimizer else 8
-    needs.append(Need("adapter and checkpoints", 4 * trainable + CHECKPOINTS * (4 + states) * trainable + (1 + CHECKPOINTS) * words))
+    needs.append(
+        Need(
+            "adapter and checkpoints",
+            4 * trainable + CHECKPOINTS * (4 + states) * trainable + (1 + CHECKPOINTS) * words,
+        )
+    )
     return needs
 
 
@@ -75,7 +87,12 @@ def host_memory(shape: Shape, config: Config, device: str, lengths: Sequence[int
         peak = plan.peak_bytes(shape, config.train, tokens, checkpointing=bool(config.train.gradient_checkpointing))
         needs.append(Need("training", runtime + 2 * peak))
         if _has_16bit(config):
-            needs.append(Need("answering in float32", runtime + 4 * parameters(shape) + _cache(shape, config, lengths, bytes_each=4)))
+            needs.append(
+                Need(
+                    "answering in float32",
+                    runtime + 4 * parameters(shape) + _cache(shape, config, lengths, bytes_each=4),
+                )
+            )
     return max(needs, key=lambda need: need.size_bytes)
 
 
@@ -89,7 +106,9 @@ def answering(shape: Shape, config: Config, lengths: Sequence[int]) -> tuple[int
 
 def training_plan(shape: Shape, settings: Train, lengths: Sequence[int], memory_bytes: int) -> Plan:
     """How training would cut up its steps, padded, on a device with so much free memory; DeviceError, saying what would fit, if it cannot."""
-    return plan.make(shape, settings, lengths, settings.batch_size, memory_bytes=memory_bytes, packing=False, graphs=False)
+    return plan.make(
+        shape, settings, lengths, settings.batch_size, memory_bytes=memory_bytes, packing=False, graphs=False
+    )
 
 
 def longest_batch(lengths: Sequence[int], settings: Train) -> int:
@@ -102,7 +121,9 @@ def row_lengths(rows: Iterable[Row], config: Config, tokenizer: Path) -> list[in
     """Tokens of the longest training rows: prompt, answer, BOS and EOS, cut at `train.max_length`."""
     from tokenizers import Tokenizer
 
-    texts = sorted((config.prompt.template.replace("{question}", row.question) + row.answer for row in rows), key=len)[-LONGEST_ROWS:]
+    texts = sorted((config.prompt.template.replace("{question}", row.question) + row.answer for row in rows), key=len)[
+        -LONGEST_ROWS:
+    ]
     encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(texts, add_special_tokens=False)
     return [min(len(e.ids) + 2, config.train.max_length) for e in encoded]
 

@@ -19,8 +19,11 @@ def findings(config: Config) -> list[Finding]:
     """A finding for each package that this config needs."""
     extras = ["", "train", *(["gguf"] if uses_gguf(config) else [])]
     asked = unsloth_ranges() if config.train.engine == "unsloth" else {}
-    found = [_finding(requirement, asked.get(canonicalize_name(requirement.name), {})) for requirement in requirements(extras)
-             if config.wandb.enabled or requirement.name != "wandb"]  # fmt: skip
+    found = [
+        _finding(requirement, asked.get(canonicalize_name(requirement.name), {}))
+        for requirement in requirements(extras)
+        if config.wandb.enabled or requirement.name != "wandb"
+    ]
     if config.train.engine == "unsloth":
         found += [_finding(Requirement(name), {}) for name in UNSLOTH]
     return found
@@ -28,7 +31,9 @@ def findings(config: Config) -> list[Finding]:
 
 def uses_gguf(config: Config) -> bool:
     """Whether llama.cpp writes or answers anything here."""
-    return any(f.startswith("gguf_") for f in config.export.formats) or any(v.backend == "llamacpp" for v in config.predict.extra.values())
+    return any(f.startswith("gguf_") for f in config.export.formats) or any(
+        v.backend == "llamacpp" for v in config.predict.extra.values()
+    )
 
 
 def requirements(extras: list[str]) -> list[Requirement]:
@@ -73,5 +78,7 @@ def _finding(requirement: Requirement, asked: dict[str, Requirement]) -> Finding
         return Finding("fail", requirement.name, f"{version}{supported}", install)
     for name, other in asked.items():
         if not other.specifier.contains(version, prereleases=True):
-            return Finding("fail", requirement.name, f"{version}, and {name} asks for {other.specifier}", "run make setup again")
+            return Finding(
+                "fail", requirement.name, f"{version}, and {name} asks for {other.specifier}", "run make setup again"
+            )
     return Finding("ok", requirement.name, f"{version}{supported}{' and by Unsloth' if asked else ''}")

@@ -40,7 +40,9 @@ def probe(name: str, device: str) -> Probe:
         environment = {**os.environ, "UNSLOTH_COMPILE_LOCATION": scratch}
         command = [sys.executable, "-m", "harness.doctor.probes", name, device]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=SECONDS)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", env=environment, timeout=SECONDS
+            )
         except subprocess.TimeoutExpired:
             return Probe({}, f"does not end within {SECONDS} s")
     facts: dict[str, Any] = {}
@@ -70,7 +72,9 @@ def _torch(device: str) -> None:
 
         available = torch.cuda.is_available()
     _tell(
-        torch=torch.__version__, cuda_build=torch.version.cuda, warning=" ".join(str(w.message) for w in caught if "CUDA" in str(w.message))
+        torch=torch.__version__,
+        cuda_build=torch.version.cuda,
+        warning=" ".join(str(w.message) for w in caught if "CUDA" in str(w.message)),
     )
     devices = []
     for i in range(torch.cuda.device_count() if available else 0):
@@ -94,7 +98,7 @@ def _nf4(device: str) -> str:
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Linear4bit
 
-    from harness import devices
+    from harness.models import devices
 
     torch.manual_seed(0)
     dtype = devices.compute_dtype(device)
@@ -152,7 +156,7 @@ def _llamacpp(device: str) -> None:
 PROBES: dict[str, Callable[[str], None]] = {"torch": _torch, "unsloth": _unsloth, "llamacpp": _llamacpp}
 
 if __name__ == "__main__":
-    from harness.base import quiet_libraries
+    from harness.models.base_model import quiet_libraries
 
     quiet_libraries()
     PROBES[sys.argv[1]](sys.argv[2])

@@ -23,22 +23,24 @@ def memory(config: Config, shape: Shape, lengths: list[int], device: str, free: 
             value = f"about {plan.peak_bytes / GIB:.1f} GiB for {plan.tokens} tokens at once, activations {kept}; {free / GIB:.1f} free on the device"
             findings.append(Finding("ok", "training memory", value))
         except DeviceError as error:
-            findings.append(Finding("fail", "training memory", error.problem, error.mend))
+            findings.append(Finding("fail", "training memory", error.problem, error.hint))
         one, full = estimate.answering(shape, config, lengths)
         value = f"{one / GIB:.1f} GiB for one question at a time, {full / GIB:.1f} for full batches; {free / GIB:.1f} free on the device"
         if one > free:
-            mend = "leave base and merged_16bit out of predict.variants, or use a larger GPU"
-            findings.append(Finding("fail", "answering memory", value, mend))
+            hint = "leave base and merged_16bit out of predict.variants, or use a larger GPU"
+            findings.append(Finding("fail", "answering memory", value, hint))
         elif full > free:
-            findings.append(Finding("warn", "answering memory", f"{value}: batches will be halved", "lower predict.batch_tokens"))
+            findings.append(
+                Finding("warn", "answering memory", f"{value}: batches will be halved", "lower predict.batch_tokens")
+            )
         else:
             findings.append(Finding("ok", "answering memory", value))
     need = estimate.host_memory(shape, config, device, lengths)
     available = memory_available()
     value = f"{need.what} takes about {need.size_bytes / GIB:.1f} GiB of memory; {available / GIB:.1f} are available"
     if need.size_bytes > available:
-        mend = "free some memory, or use a smaller model" + ("" if device == "cuda" else " or a GPU")
-        return [*findings, Finding("fail", "memory", value, mend)]
+        hint = "free some memory, or use a smaller model" + ("" if device == "cuda" else " or a GPU")
+        return [*findings, Finding("fail", "memory", value, hint)]
     return [*findings, Finding("ok", "memory", value)]
 
 
@@ -68,7 +70,12 @@ def disk(config: Config, shape: Shape, folder: Path, *, downloaded: bool) -> lis
         value = f"takes at most {size_text(total)} ({parts}); {size_text(free)} are free"
         enough = total <= free
         findings.append(
-            Finding("ok" if enough else "fail", "disk", value, "" if enough else "free some space, or name fewer export.formats")
+            Finding(
+                "ok" if enough else "fail",
+                "disk",
+                value,
+                "" if enough else "free some space, or name fewer export.formats",
+            )
         )
     return findings
 

@@ -20,8 +20,8 @@ from gguf import GGUFReader, GGUFWriter, ReaderTensor
 from gguf.quants import dequantize
 
 from harness.errors import ArtifactError, ConfigError, ModelError
-from harness.formats import Checked, Sources, checkout, llama, quantize, tensors, vocabulary
-from harness.store import atomic_path, need_space
+from harness.formats import Checked, Sources, llama, llama_cpp_checkout, quantize, safetensors_reader, vocabulary
+from harness.storage import atomic_path, need_space
 
 METADATA = 1 << 24
 """Bytes set aside for the keys, most of them the vocabulary."""
@@ -73,7 +73,7 @@ def write(
     if type not in quantize.FILE_TYPES:
         raise ConfigError(f"no GGUF type {type!r}", f"use one of {', '.join(quantize.FILE_TYPES)}")
     threads = threads or os.cpu_count() or 1
-    config = tensors.read_json(model_folder / "config.json", "config")
+    config = safetensors_reader.read_json(model_folder / "config.json", "config")
     try:
         llama.check_supported(config, model_folder)
         words = vocabulary.load(model_folder, config)
@@ -81,7 +81,7 @@ def write(
         if llama_cpp is None:
             raise ModelError(error.problem, CHECKOUT, file=error.file) from None
         with atomic_path(out) as temporary:
-            checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads, progress=progress)
+            llama_cpp_checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads, progress=progress)
             return check(temporary)
     planned = llama.plan(model_folder, config, type)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
@@ -96,14 +96,14 @@ def write(
 def check_supported(model_folder: Path) -> None:
     """Raises ModelError if the model cannot be written here: cheaper to know before anything else is exported."""
     try:
-        llama.check_supported(tensors.read_json(model_folder / "config.json", "config"), model_folder)
+        llama.check_supported(safetensors_reader.read_json(model_folder / "config.json", "config"), model_folder)
     except llama.UnsupportedModel as error:
         raise ModelError(error.problem, CHECKOUT, file=error.file) from None
 
 
 def estimate_bytes(model_folder: Path, type: str) -> int:
     """About how large the file will be, from the headers alone; for models that are not converted here, the size of their weights as they are."""
-    config = tensors.read_json(model_folder / "config.json", "config")
+    config = safetensors_reader.read_json(model_folder / "config.json", "config")
     try:
         llama.check_supported(config, model_folder)
         return sum(tensor.size_bytes for tensor in llama.plan(model_folder, config, type)) + METADATA
@@ -124,7 +124,9 @@ def _write(
     llama.add_settings(writer, config, type)
     words.add_to(writer)
     for tensor in planned:
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=tensor.kind)
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=tensor.kind
+        )
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -136,7 +138,12 @@ def _write(
 
 
 def _write_data(
-    writer: GGUFWriter, file: BinaryIO, planned: list[llama.Planned], type: str, threads: int, progress: Callable[[str], None]
+    writer: GGUFWriter,
+    file: BinaryIO,
+    planned: list[llama.Planned],
+    type: str,
+    threads: int,
+    progress: Callable[[str], None],
 ) -> None:
     """Reads and converts chunks on `threads` threads and writes them in order; at most two chunks a thread are in memory."""
     writer.write_padding(file, file.tell())
@@ -220,14 +227,25 @@ def check(path: Path) -> dict[str, Any]:
         return _facts(_Reader(path), path)
     except KeyError as error:
         raise ArtifactError(f"has no {error.args[0]}", MEND, file=path) from None
-    except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError, OSError) as error:
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        RecursionError,
+        OSError,
+    ) as error:
         # What the package and NumPy meet in a file that is not what it says.
         raise ArtifactError(f"is truncated or damaged ({error})", MEND, file=path) from None
 
 
 def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
     architecture = reader.fields["general.architecture"].contents()
-    fields = {name: reader.fields[name.replace("*", architecture)] for name in ("*.context_length", "tokenizer.ggml.tokens")}
+    fields = {
+        name: reader.fields[name.replace("*", architecture)] for name in ("*.context_length", "tokenizer.ggml.tokens")
+    }
     for tensor in reader.tensors:
         if not np.isfinite(_sample(tensor)).all():
             raise ArtifactError(f"tensor {tensor.name!r} holds values that are not finite", MEND, file=path)
@@ -245,7 +263,9 @@ def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
         "context_length": index(fields["*.context_length"].contents()),
         "vocabulary": len(fields["tokenizer.ggml.tokens"].data),
         "pre": value("tokenizer.ggml.pre"),
-        "end_ids": sorted({index(i) for key in vocabulary.END_KEYS if (i := value(f"tokenizer.ggml.{key}_token_id")) is not None}),
+        "end_ids": sorted(
+            {index(i) for key in vocabulary.END_KEYS if (i := value(f"tokenizer.ggml.{key}_token_id")) is not None}
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, RopeScalingType, 
 from gguf.constants import GGML_QUANT_VERSION
 
 from harness.errors import ModelError
-from harness.formats import quantize, tensors
+from harness.formats import quantize, safetensors_reader
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 ROPE_KEYS = {
@@ -37,7 +37,7 @@ class Planned:
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
-    source: tensors.Tensor | np.ndarray
+    source: safetensors_reader.Tensor | np.ndarray
     heads: int = 0
     """Of attn_q and attn_k: rows are to be permuted within each of so many heads."""
 
@@ -51,9 +51,13 @@ def check_supported(config: dict[str, Any], folder: Path) -> None:
     """Raises unless this module converts such a model exactly."""
     names = config.get("architectures") or [config.get("model_type")]
     if names[0] not in ARCHITECTURES:
-        raise UnsupportedModel(f"its architecture is {names[0]}, and GGUF is written here for {', '.join(ARCHITECTURES)}", file=folder)
+        raise UnsupportedModel(
+            f"its architecture is {names[0]}, and GGUF is written here for {', '.join(ARCHITECTURES)}", file=folder
+        )
     if "quantization_config" in config:
-        raise ModelError("its weights are quantised already", "export from the 16-bit model (merged_16bit)", file=folder)
+        raise ModelError(
+            "its weights are quantised already", "export from the 16-bit model (merged_16bit)", file=folder
+        )
     needed = (
         "vocab_size",
         "hidden_size",
@@ -71,12 +75,17 @@ def check_supported(config: dict[str, Any], folder: Path) -> None:
     if rope["rope_type"] not in ROPE_KEYS:
         raise UnsupportedModel(f"its rotary embedding is scaled by {rope['rope_type']!r}", file=folder)
     if missing := [key for key in ROPE_KEYS[rope["rope_type"]] if not isinstance(rope.get(key), int | float)]:
-        raise ModelError(f"config.json has no {missing[0]} for its rotary embedding", "use the model's own config.json", file=folder)
+        raise ModelError(
+            f"config.json has no {missing[0]} for its rotary embedding", "use the model's own config.json", file=folder
+        )
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
     """Rotary embedding settings under the names of transformers 5, wherever config.json has them."""
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
+    rope = config.get("rope_parameters") or {
+        "rope_theta": config.get("rope_theta", 10000.0),
+        **(config.get("rope_scaling") or {}),
+    }
     return {"rope_type": rope.get("type", "default"), **rope}
 
 
@@ -90,15 +99,21 @@ def plan(model_folder: Path, config: dict[str, Any], type: str) -> list[Planned]
     Raises:
         ModelError: tensors are missing, unknown, or of another shape than config.json says.
     """
-    found = tensors.index(model_folder)
+    found = safetensors_reader.index(model_folder)
     expected = _expected(config)
     tied = bool(config.get("tie_word_embeddings"))
     # Old checkpoints store the rotary frequencies; a tied model may store the output matrix a second time.
     ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
     if missing := sorted(set(expected) - set(found)):
-        raise ModelError(f"tensor {missing[0]!r} is missing ({len(missing)} in all)", tensors.MEND, file=model_folder)
+        raise ModelError(
+            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.MEND, file=model_folder
+        )
     if unknown := sorted(set(found) - set(expected) - ignored):
-        raise ModelError(f"tensor {unknown[0]!r} is not part of a Llama model", "merge adapters into the model first", file=model_folder)
+        raise ModelError(
+            f"tensor {unknown[0]!r} is not part of a Llama model",
+            "merge adapters into the model first",
+            file=model_folder,
+        )
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, layers)
@@ -107,11 +122,17 @@ def plan(model_folder: Path, config: dict[str, Any], type: str) -> list[Planned]
         planned.append(Planned("rope_freqs.weight", factors.shape, GGMLQuantizationType.F32, factors))
     for name, shape in expected.items():
         if found[name].shape != shape:
-            raise ModelError(f"tensor {name!r} has shape {found[name].shape}, config.json says {shape}", tensors.MEND, file=model_folder)
+            raise ModelError(
+                f"tensor {name!r} has shape {found[name].shape}, config.json says {shape}",
+                safetensors_reader.MEND,
+                file=model_folder,
+            )
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if gguf_name is None:
             raise UnsupportedModel(f"tensor {name!r} has no GGUF name", file=model_folder)
-        kind = quantize.tensor_type(gguf_name, shape, type, layers=layers, tied=tied, is_70b=layers == 80 and heads != kv_heads)
+        kind = quantize.tensor_type(
+            gguf_name, shape, type, layers=layers, tied=tied, is_70b=layers == 80 and heads != kv_heads
+        )
         permuted = heads if ".q_proj." in name else kv_heads if ".k_proj." in name else 0
         planned.append(Planned(gguf_name, shape, kind, found[name], permuted))
     return planned
@@ -132,7 +153,10 @@ def _expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, hidden)}
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
-        for block, matrices, biased in (("self_attn", attention, config.get("attention_bias")), ("mlp", mlp, config.get("mlp_bias"))):
+        for block, matrices, biased in (
+            ("self_attn", attention, config.get("attention_bias")),
+            ("mlp", mlp, config.get("mlp_bias")),
+        ):
             for name, shape in matrices.items():
                 shapes[f"{prefix}{block}.{name}.weight"] = shape
                 if biased:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import ArtifactError, ModelError
-from harness.formats import Checked, Sources, tensors
-from harness.formats.tensors import Tensor
+from harness.formats import Checked, Sources, safetensors_reader
+from harness.formats.safetensors_reader import Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,14 @@ COPIED = (
     "chat_template.jinja",
 )
 NF4 = {
-    "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
-}  # fmt: skip
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+}
 AT_ONCE = 3
 """Tensors in work: what is read and written leaves cores idle, and each takes memory."""
 BLOCK = 64
@@ -48,7 +53,8 @@ def export_16bit(sources: Sources, out: Path, name: str) -> Checked:
     written = write_16bit(sources.base, sources.adapter, out, sources.progress)
     tensors_found = check(out, written["tensors"])["tensors"]
     return Checked(
-        tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['merged']} tensors changed by the adapter"]
+        tensors_found,
+        [f"{tensors_found} tensors read back, values finite", f"{written['merged']} tensors changed by the adapter"],
     )
 
 
@@ -56,7 +62,9 @@ def export_4bit(sources: Sources, out: Path, name: str) -> Checked:
     """Writes and checks `merged_4bit`."""
     written = write_4bit(sources.merged_16bit, out, sources.progress)
     tensors_found = check(out, written["tensors"])["tensors"]
-    return Checked(tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['quantised']} weights in NF4"])
+    return Checked(
+        tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['quantised']} weights in NF4"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ 16 bits
@@ -73,20 +81,24 @@ def write_16bit(base: Path, adapter: Path, out: Path, progress: Progress = lambd
         ModelError: an adapter of another kind than plain LoRA, or one that fits another base.
     """
     lora = _Adapter(adapter)
-    index = tensors.index(base)
+    index = safetensors_reader.index(base)
     strangers = sorted(set(lora.targets) - set(index))
     if strangers:
         raise ModelError(
-            f"adapts {strangers[0]!r}, which {base} does not have", "merge it onto the base that it was trained on", file=adapter
+            f"adapts {strangers[0]!r}, which {base} does not have",
+            "merge it onto the base that it was trained on",
+            file=adapter,
         )
     out.mkdir(parents=True)
     copy_companions(base, out)
     for file in sorted({t.file for t in index.values()}):
         names = [name for name, t in index.items() if t.file == file]
         progress(f"merging {file.name}: {len(names)} tensors")
-        write_safetensors(out / file.name, zip(names, _ahead(lambda name: lora.merge(index[name]), names), strict=True), len(names))
-    if (base / tensors.INDEX).exists():
-        shutil.copyfile(base / tensors.INDEX, out / tensors.INDEX)
+        write_safetensors(
+            out / file.name, zip(names, _ahead(lambda name: lora.merge(index[name]), names), strict=True), len(names)
+        )
+    if (base / safetensors_reader.INDEX).exists():
+        shutil.copyfile(base / safetensors_reader.INDEX, out / safetensors_reader.INDEX)
     return {"tensors": len(index), "merged": len(lora.targets)}
 
 
@@ -96,23 +108,37 @@ class _Adapter:
     def __init__(self, folder: Path):
         from safetensors import SafetensorError, safe_open
 
-        settings = tensors.read_json(folder / "adapter_config.json", "adapter_config.json")
-        for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
+        settings = safetensors_reader.read_json(folder / "adapter_config.json", "adapter_config.json")
+        for key in (
+            "use_dora",
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "layers_to_transform",
+            "fan_in_fan_out",
+        ):
             if settings.get(key):
                 raise ModelError(f"uses {key}, which merging does not support", "train with plain LoRA", file=folder)
         if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
             raise ModelError("is not a plain LoRA adapter", "train with plain LoRA", file=folder)
         r, alpha = settings.get("r"), settings.get("lora_alpha")
         if not isinstance(r, int) or r < 1 or not isinstance(alpha, int | float):
-            raise ModelError(f"has r {r!r} and lora_alpha {alpha!r} in adapter_config.json", "train it again", file=folder)
+            raise ModelError(
+                f"has r {r!r} and lora_alpha {alpha!r} in adapter_config.json", "train it again", file=folder
+            )
         self.scale = alpha / r**0.5 if settings.get("use_rslora") else alpha / r
         try:
             self.file = safe_open(folder / "adapter_model.safetensors", framework="pt")
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"cannot be read ({error})", "train again", file=folder / "adapter_model.safetensors") from None
+            raise ArtifactError(
+                f"cannot be read ({error})", "train again", file=folder / "adapter_model.safetensors"
+            ) from None
         prefix, suffix = "base_model.model.", ".lora_A.weight"
-        self.targets = {key.removeprefix(prefix).removesuffix(suffix) + ".weight": key for key in self.file.keys() if key.endswith(suffix)}  # noqa: SIM118
-        if len(self.targets) * 2 != len(list(self.file.keys())):
+        names = list(self.file.keys())
+        self.targets = {
+            name.removeprefix(prefix).removesuffix(suffix) + ".weight": name for name in names if name.endswith(suffix)
+        }
+        if len(self.targets) * 2 != len(names):
             raise ModelError("holds tensors that are not LoRA's A and B", "train with plain LoRA", file=folder)
 
     def merge(self, tensor: Tensor) -> torch.Tensor:
@@ -125,11 +151,17 @@ class _Adapter:
             if (b.shape[0], a.shape[1]) != tuple(tensor.shape):
                 shape = f"{b.shape[0]} x {a.shape[1]}"
                 raise ModelError(
-                    f"the adapter's {tensor.name} is {shape}", "merge it onto the base that it was trained on", file=tensor.file
+                    f"the adapter's {tensor.name} is {shape}",
+                    "merge it onto the base that it was trained on",
+                    file=tensor.file,
                 )
             merged = merged.float().add_(self.scale * (b @ a)).to(merged.dtype)
         if not torch.isfinite(merged).all():
-            raise ModelError(f"merging {tensor.name} gave values that are no numbers", "look at the training's loss", file=tensor.file)
+            raise ModelError(
+                f"merging {tensor.name} gave values that are no numbers",
+                "look at the training's loss",
+                file=tensor.file,
+            )
         return merged
 
 
@@ -149,18 +181,22 @@ def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> d
     # Whole before the threads: one of several that import it finds its functions while its kernels are not registered yet.
     import bitsandbytes  # noqa: F401
 
-    index = tensors.index(model)
+    index = safetensors_reader.index(model)
     linear = _linear_weights(model)
     out.mkdir(parents=True)
     copy_companions(model, out)
-    config = tensors.read_json(model / "config.json", "config.json")
-    (out / "config.json").write_text(json.dumps(config | {"quantization_config": NF4}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config = safetensors_reader.read_json(model / "config.json", "config.json")
+    (out / "config.json").write_text(
+        json.dumps(config | {"quantization_config": NF4}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
     def packed(name: str) -> list[tuple[str, torch.Tensor]]:
         return list(_quantised(index[name])) if name in linear else [(name, _as_is(index[name]))]
 
     progress(f"quantising {len(linear)} of {len(index)} tensors to NF4")
-    written = write_safetensors(out / tensors.WHOLE, chain.from_iterable(_ahead(packed, index)), len(index) * 6)
+    written = write_safetensors(
+        out / safetensors_reader.WHOLE, chain.from_iterable(_ahead(packed, index)), len(index) * 6
+    )
     return {"tensors": written, "quantised": len(linear & set(index))}
 
 
@@ -171,7 +207,11 @@ def _linear_weights(model: Path) -> set[str]:
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     output = skeleton.get_output_embeddings()
-    return {f"{name}.weight" for name, module in skeleton.named_modules() if isinstance(module, torch.nn.Linear) and module is not output}
+    return {
+        f"{name}.weight"
+        for name, module in skeleton.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output
+    }
 
 
 def _quantised(tensor: Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -180,7 +220,9 @@ def _quantised(tensor: Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
     # Quantised from 16 bits, as on loading: bitsandbytes stores the dtype it must give back.
     weight = _as_is(tensor)
-    packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=torch.uint8)
+    packed, state = quantize_4bit(
+        weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", quant_storage=torch.uint8
+    )
     yield tensor.name, packed
     for key, value in state.as_dict(packed=True).items():
         yield f"{tensor.name}.{key}", value
@@ -263,12 +305,14 @@ def check(folder: Path, expected: int) -> dict[str, Any]:
                     part = opened.get_slice(name)
                     rows = part[: min(4, part.get_shape()[0])] if part.get_shape() else opened.get_tensor(name)
                     if rows.is_floating_point() and not torch.isfinite(rows).all():
-                        raise ArtifactError(f"tensor {name!r} holds values that are no numbers", "export again", file=file)
+                        raise ArtifactError(
+                            f"tensor {name!r} holds values that are no numbers", "export again", file=file
+                        )
                     count += 1
         except SafetensorError as error:
             raise ArtifactError(f"is damaged ({error})", "export again", file=file) from None
     if count != expected:
         raise ArtifactError(f"holds {count} tensors where {expected} were written", "export again", file=folder)
     for name in ("config.json", "tokenizer.json"):
-        tensors.read_json(folder / name, name)
+        safetensors_reader.read_json(folder / name, name)
     return {"tensors": count}

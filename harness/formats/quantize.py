@@ -91,7 +91,10 @@ def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.nd
         ModelError: naming the tensor, if a value is not finite or does not fit the type.
     """
     if not np.isfinite(values).all():
-        raise ModelError(f"tensor {name!r} holds values that are not finite numbers", "check the training; export an earlier checkpoint")
+        raise ModelError(
+            f"tensor {name!r} holds values that are not finite numbers",
+            "check the training; export an earlier checkpoint",
+        )
     if kind == T.F32:
         return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
     if kind == T.F16:
@@ -99,7 +102,8 @@ def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.nd
             half = np.ascontiguousarray(values, "<f2")
         if np.isinf(half).any():
             raise ModelError(
-                f"tensor {name!r} holds {np.abs(values).max():.6g}, beyond float16's 65504", "export f32 or q8_0 instead of this type"
+                f"tensor {name!r} holds {np.abs(values).max():.6g}, beyond float16's 65504",
+                "export f32 or q8_0 instead of this type",
             )
         return half.reshape(-1).view(np.uint8)
     library = _library()
@@ -109,7 +113,8 @@ def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.nd
     written = library.ggml_quantize_chunk(kind, source.ctypes.data, out.ctypes.data, 0, rows, columns, None)
     if written != out.nbytes or not library.ggml_validate_row_data(kind, out.ctypes.data, out.nbytes):
         raise ModelError(
-            f"tensor {name!r} does not fit {kind.name} (values up to {np.abs(values).max():.6g})", "export f32 instead of this type"
+            f"tensor {name!r} does not fit {kind.name} (values up to {np.abs(values).max():.6g})",
+            "export f32 instead of this type",
         )
     return out
 
@@ -125,7 +130,8 @@ def extension() -> ModuleType:
         import xllamacpp
     except (ImportError, OSError) as error:
         raise ModelError(
-            f"xllamacpp cannot be imported ({error})", "install the project with its gguf extra, and the system's libgomp"
+            f"xllamacpp cannot be imported ({error})",
+            "install the project with its gguf extra, and the system's libgomp",
         ) from error
     finally:
         if before is None:

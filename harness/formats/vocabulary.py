@@ -13,7 +13,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from harness.errors import ModelError
-from harness.formats.tensors import read_json
+from harness.formats.safetensors_reader import read_json
 
 # Keys of the special tokens, in the order in which llama.cpp ends generation on them.
 END_KEYS = ("eos", "eot", "eom")
@@ -79,8 +79,13 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     except (KeyError, TypeError, AttributeError):
         raise ModelError("is not a tokenizer file", "save the tokenizer again", file=file) from None
-    if odd := next((token["content"] for token in added if token.get("lstrip") or token.get("rstrip") or token.get("single_word")), None):
-        raise UnsupportedTokenizer(f"its token {odd!r} swallows spaces or stands only alone, which llama.cpp does not know", file=file)
+    if odd := next(
+        (token["content"] for token in added if token.get("lstrip") or token.get("rstrip") or token.get("single_word")),
+        None,
+    ):
+        raise UnsupportedTokenizer(
+            f"its token {odd!r} swallows spaces or stands only alone, which llama.cpp does not know", file=file
+        )
     if stray := _not_bytes(model["vocab"], {token["content"] for token in added}):
         raise UnsupportedTokenizer(f"its token {stray!r} is not made of byte characters", file=file)
     rows = config["vocab_size"]
@@ -96,14 +101,20 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
     user = {token["content"] for token in added} - control
     for text, i in ids.items():
         tokens[i] = text
-        types[i] = int(TokenType.CONTROL if text in control else TokenType.USER_DEFINED if text in user else TokenType.NORMAL)
+        types[i] = int(
+            TokenType.CONTROL if text in control else TokenType.USER_DEFINED if text in user else TokenType.NORMAL
+        )
     if len(set(tokens)) < rows:
         raise ModelError(
-            "its tokenizer has two tokens of one id, or one named like padding ([PAD0])", "save the tokenizer again", file=file
+            "its tokenizer has two tokens of one id, or one named like padding ([PAD0])",
+            "save the tokenizer again",
+            file=file,
         )
     special = _special(folder, config, ids)
     first, last = _template(tokenizer.get("post_processor"))
-    return Vocabulary(pre, tokens, types, merges, special, _is(first, "bos", special, ids), _is(last, "eos", special, ids))
+    return Vocabulary(
+        pre, tokens, types, merges, special, _is(first, "bos", special, ids), _is(last, "eos", special, ids)
+    )
 
 
 def _pre(tokenizer: dict[str, Any], file: Path) -> str:
@@ -120,14 +131,16 @@ def _pre(tokenizer: dict[str, Any], file: Path) -> str:
     # llama.cpp normalises nothing; NFC leaves nearly all text as it is, but "nearly" is not the same ids.
     if tokenizer.get("normalizer") is not None:
         raise UnsupportedTokenizer(
-            f"its tokenizer normalises text ({tokenizer['normalizer'].get('type')}), which llama.cpp does not", file=file
+            f"its tokenizer normalises text ({tokenizer['normalizer'].get('type')}), which llama.cpp does not",
+            file=file,
         )
     steps = tuple(_steps(tokenizer.get("pre_tokenizer") or {}))
     ignore_merges = bool(model.get("ignore_merges"))
     pre = PRE_TOKENIZERS.get(steps, {}).get(ignore_merges)
     if pre is None:
         raise UnsupportedTokenizer(
-            f"its pre-tokenizer ({', '.join(steps) or 'none'}; ignore_merges {ignore_merges}) is not known here", file=file
+            f"its pre-tokenizer ({', '.join(steps) or 'none'}; ignore_merges {ignore_merges}) is not known here",
+            file=file,
         )
     return pre
 
@@ -155,8 +168,16 @@ def _not_bytes(vocab: dict[str, int], added: set[str]) -> str | None:
 
 def _special(folder: Path, config: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
     """Special tokens: those of the tokenizer, then those of generation_config.json and config.json."""
-    settings = read_json(folder / "tokenizer_config.json", "tokenizer_config") if (folder / "tokenizer_config.json").is_file() else {}
-    generation = read_json(folder / "generation_config.json", "generation_config") if (folder / "generation_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json", "tokenizer_config")
+        if (folder / "tokenizer_config.json").is_file()
+        else {}
+    )
+    generation = (
+        read_json(folder / "generation_config.json", "generation_config")
+        if (folder / "generation_config.json").is_file()
+        else {}
+    )
 
     def named(name: str) -> list[int]:
         entry = settings.get(f"{name}_token")
@@ -164,7 +185,11 @@ def _special(folder: Path, config: dict[str, Any], ids: dict[str, int]) -> dict[
         found = [ids[text]] if text in ids else []
         for source in (generation, config):
             value = source.get(f"{name}_token_id")
-            found += [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int) and 0 <= i < config["vocab_size"]]
+            found += [
+                i
+                for i in (value if isinstance(value, list) else [value])
+                if isinstance(i, int) and 0 <= i < config["vocab_size"]
+            ]
         return list(dict.fromkeys(found))
 
     ends = named("eos")

@@ -27,7 +27,11 @@ ORDINALS = (
     "पहली दूसरी तीसरी चौथी पांचवीं छठी सातवीं आठवीं नौवीं दसवीं ग्यारहवीं बारहवीं",
     "प्रथम द्वितीय तृतीय चतुर्थ पंचम षष्ठ सप्तम अष्टम नवम दशम एकादश द्वादश",
 )
-ORDINAL = {word: number for words in ORDINALS for number, word in enumerate(words.split(), 1)} | {"पाँचवीं": 5, "छठीं": 6, "नवीं": 9}
+ORDINAL = {word: number for words in ORDINALS for number, word in enumerate(words.split(), 1)} | {
+    "पाँचवीं": 5,
+    "छठीं": 6,
+    "नवीं": 9,
+}
 LONGEST_RANGE = 100
 """A range of more provisions than this is taken for its two ends."""
 LONGEST_LIST = 60
@@ -129,7 +133,9 @@ def _mentions(text: str) -> Iterator[_Mention]:
                 labels += _between(labels[-1], label)
             labels.append(label)
             end = item.end()
-        yield _Mention({"articles": "article", "ordinal": "schedule"}.get(kind, kind), labels, match.start(), match.end())
+        yield _Mention(
+            {"articles": "article", "ordinal": "schedule"}.get(kind, kind), labels, match.start(), match.end()
+        )
 
 
 def _canonical(kind: str, item: str) -> str:
@@ -170,7 +176,11 @@ def _bind(text: str, mentions: list[_Mention]) -> None:
     for i in reversed(range(len(mentions))):
         mention = mentions[i]
         following = mentions[i + 1] if i + 1 < len(mentions) else None
-        if following and following.kind in above.get(mention.kind, ()) and OF.fullmatch(text[mention.end : following.start]):
+        if (
+            following
+            and following.kind in above.get(mention.kind, ())
+            and OF.fullmatch(text[mention.end : following.start])
+        ):
             mention.labels = [following.labels[0] + label for label in mention.labels]
     for before, mention in pairwise(mentions):
         unbound = all(label.startswith("(") for label in mention.labels)
@@ -187,7 +197,9 @@ class CitationF1(Metric):
     """
 
     name = "citation_f1"
-    description = "F1 of the articles, clauses, Parts and Schedules named, over the questions whose reference names any."
+    description = (
+        "F1 of the articles, clauses, Parts and Schedules named, over the questions whose reference names any."
+    )
     normaliser = "citations-1"
 
     def score_pair(self, prediction: str, reference: str) -> float | None:

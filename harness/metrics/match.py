@@ -23,7 +23,9 @@ class ExactMatchNormalized(Metric):
     """The answer is the reference after the normalisation of legal text (`harness.metrics.text.legal_tokens`)."""
 
     name = "exact_match_normalized"
-    description = "Share of answers identical to a reference once case, punctuation, quotes and articles of speech are folded."
+    description = (
+        "Share of answers identical to a reference once case, punctuation, quotes and articles of speech are folded."
+    )
     normaliser = LEGAL
     tokenizer = LEGAL
     binary = True

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import base, store
+from harness import storage
 from harness.config import SEMANTIC
 from harness.errors import ConfigError, ModelError
 from harness.metrics.base import Metric
+from harness.models import base_model
 
 BATCH = 32
 DECIMALS = 6
@@ -57,7 +58,9 @@ class SemanticSimilarity(Metric):
                 'pip install -c requirements/constraints.txt -e ".[semantic]", or leave score.semantic_model out',
             ) from None
         folder = _folder(model)
-        self._sha256 = store.sha256_tree(folder, lambda p: not any(part.startswith(".") for part in p.relative_to(folder).parts))
+        self._sha256 = storage.sha256_tree(
+            folder, lambda p: not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        )
         self._model = _load(folder)
 
     @property
@@ -74,7 +77,9 @@ class SemanticSimilarity(Metric):
         left = [prediction.strip() for prediction in predictions]
         right = [[reference.strip() for reference in several] for several in references]
         self._embed([*left, *(reference for several in right for reference in several)])
-        return [max((self._similarity(p, r) for r in several), default=None) for p, several in zip(left, right, strict=True)]
+        return [
+            max((self._similarity(p, r) for r in several), default=None) for p, several in zip(left, right, strict=True)
+        ]
 
     def _similarity(self, left: str, right: str) -> float:
         if not left or not right:
@@ -89,7 +94,9 @@ class SemanticSimilarity(Metric):
             self._known.clear()
         new = sorted(wanted - self._known.keys())
         if new:
-            found = self._model.encode(new, batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+            found = self._model.encode(
+                new, batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            )
             self._known.update(zip(new, np.asarray(found, dtype=np.float64), strict=True))
 
 
@@ -98,8 +105,10 @@ def _folder(model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelError("is no folder", "set score.semantic_model to a sentence-transformers folder or hub name", file=model)
-    base.quiet_libraries()
+        raise ModelError(
+            "is no folder", "set score.semantic_model to a sentence-transformers folder or hub name", file=model
+        )
+    base_model.quiet_libraries()
     from huggingface_hub import snapshot_download
 
     name = model if "/" in model else f"sentence-transformers/{model}"
@@ -114,7 +123,7 @@ def _folder(model: str) -> Path:
 
 
 def _load(folder: Path) -> Any:
-    base.quiet_libraries()
+    base_model.quiet_libraries()
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -2,7 +2,7 @@
 
 JSON (a list of objects), JSON Lines, and CSV with the same columns: `question` and `answer`, optionally `id`, `article`, `part`, `kind`,
 `group` and `references` (a list; separated by `|` in CSV). Everything else is kept in `extra`. UTF-8 or, by its byte order mark, UTF-16
-or UTF-32. Whatever cannot be used is refused with the file, the row and the mend; nothing is dropped or repaired in silence.
+or UTF-32. Whatever cannot be used is refused with the file, the row and the hint; nothing is dropped or repaired in silence.
 
 A file is untrusted: it is read row by row, and every limit below is there so that no file takes memory or time without end.
 """
@@ -21,9 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness import strict_json
 from harness.errors import DataError
-from harness.store import sha256_json
+from harness.storage import sha256_json, strict_json
 
 MAX_BYTES = 100_000_000
 MAX_ROWS = 1_000_000
@@ -85,7 +84,9 @@ def locate(path: Path | str) -> Path:
     if found.st_size == 0:
         raise DataError("is empty", "give it rows with a question and an answer", file=path)
     if found.st_size > MAX_BYTES:
-        raise DataError(f"is {found.st_size / 1e6:,.0f} MB", f"keep a QA file under {MAX_BYTES / 1e6:.0f} MB", file=path)
+        raise DataError(
+            f"is {found.st_size / 1e6:,.0f} MB", f"keep a QA file under {MAX_BYTES / 1e6:.0f} MB", file=path
+        )
     return path
 
 
@@ -95,7 +96,7 @@ def load(path: Path | str) -> list[Row]:
     The format is that of the ending (`.jsonl`, `.ndjson`, `.csv`); any other is read as JSON.
 
     Raises:
-        DataError: naming the file, the row and the mend, at the first thing that cannot be used.
+        DataError: naming the file, the row and the hint, at the first thing that cannot be used.
     """
     path = locate(path)
     text = _decode(path)
@@ -139,8 +140,12 @@ def _read_json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     if text[at] != "[":
         is_object = text[at] == "{"
         value = {} if is_object else _parse(text, path, 1, at)[0]
-        mend = ", or name it .jsonl if it holds one object a line" if is_object else ""
-        raise DataError(f"is {_name(value)}, not a list of objects", f"put the rows into one list: [{{...}}, {{...}}]{mend}", file=path)
+        hint = ", or name it .jsonl if it holds one object a line" if is_object else ""
+        raise DataError(
+            f"is {_name(value)}, not a list of objects",
+            f"put the rows into one list: [{{...}}, {{...}}]{hint}",
+            file=path,
+        )
     at = _skip(text, at + 1)
     number, more = 0, not text.startswith("]", at)
     while more:
@@ -168,12 +173,20 @@ def _check_extent(text: str, at: int, path: Path, number: int) -> None:
     for found in STRING_OR_BRACKET.finditer(text, at, at + MAX_ROW_CHARACTERS):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
         if depth > MAX_DEPTH:
-            raise DataError(f"has more than {MAX_DEPTH} levels of nesting", "a row holds texts, and little else", file=path, row=number)
+            raise DataError(
+                f"has more than {MAX_DEPTH} levels of nesting",
+                "a row holds texts, and little else",
+                file=path,
+                row=number,
+            )
         if depth <= 0:
             return
     if len(text) - at > MAX_ROW_CHARACTERS:
         raise DataError(
-            f"has more than {MAX_ROW_CHARACTERS:,} characters", "check the quotes and brackets, or shorten it", file=path, row=number
+            f"has more than {MAX_ROW_CHARACTERS:,} characters",
+            "check the quotes and brackets, or shorten it",
+            file=path,
+            row=number,
         )
 
 
@@ -203,33 +216,50 @@ def _read_csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         columns = [name.strip() for name in reader.fieldnames or []]
         for name in ("question", "answer"):
             if name not in columns:
-                separated = " (is it separated by semicolons or tabs?)" if len(columns) == 1 and re.search(r"[;\t]", columns[0]) else ""
-                raise DataError(f"has no column {name!r}{separated}", "name the columns in the first line, separated by commas", file=path)
+                separated = (
+                    " (is it separated by semicolons or tabs?)"
+                    if len(columns) == 1 and re.search(r"[;\t]", columns[0])
+                    else ""
+                )
+                raise DataError(
+                    f"has no column {name!r}{separated}",
+                    "name the columns in the first line, separated by commas",
+                    file=path,
+                )
         if len(set(columns)) < len(columns):
             raise DataError("has two columns of one name", "name each column once", file=path)
         reader.fieldnames = columns
         for number, values in enumerate(reader, 1):
             if None in values:
                 raise DataError(
-                    "has more fields than there are columns", "put a field that contains commas into quotes", file=path, row=number
+                    "has more fields than there are columns",
+                    "put a field that contains commas into quotes",
+                    file=path,
+                    row=number,
                 )
             # An empty cell is an absent value, but for the two texts, where it is a mistake to be told.
             yield number, {key: value for key, value in values.items() if key in ("question", "answer") or value}
     except csv.Error as error:
-        raise DataError(f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path) from None
+        raise DataError(
+            f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path
+        ) from None
 
 
 def _csv_lines(text: str, path: Path) -> Iterator[str]:
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if len(line) > MAX_ROW_CHARACTERS:
-            raise DataError(f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path)
+            raise DataError(
+                f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path
+            )
         yield line
 
 
 def _parse(text: str, path: Path, number: int, at: int = 0, *, line: int | None = None) -> tuple[Any, int]:
     """(value, where it ends) of the JSON at a position; of all the text, if it is a `line` of a file."""
     try:
-        return strict_json.DECODER.raw_decode(text, at) if line is None else (strict_json.DECODER.decode(text), len(text))
+        return (
+            strict_json.DECODER.raw_decode(text, at) if line is None else (strict_json.DECODER.decode(text), len(text))
+        )
     except json.JSONDecodeError as error:
         _not_json(error, path, line)
     except ValueError as error:
@@ -247,8 +277,8 @@ def _not_json(error: json.JSONDecodeError, path: Path, line: int | None = None) 
 def _check(values: Any, number: int, path: Path) -> Row:
     """One row without a derived id (`id` is empty if the row has none)."""
 
-    def fail(problem: str, mend: str) -> NoReturn:
-        raise DataError(problem, mend, file=path, row=number)
+    def fail(problem: str, hint: str) -> NoReturn:
+        raise DataError(problem, hint, file=path, row=number)
 
     if not isinstance(values, dict):
         fail(f"is {_name(values)}, not an object", 'write it as {"question": ..., "answer": ...}')
@@ -314,7 +344,10 @@ def _with_ids(rows: list[Row], path: Path) -> list[Row]:
     for row in rows:
         if row.id and row.id in taken:
             raise DataError(
-                f"id {row.id[:80]!r} is also that of row {taken[row.id]}", "give each row its own id, or none", file=path, row=row.row
+                f"id {row.id[:80]!r} is also that of row {taken[row.id]}",
+                "give each row its own id, or none",
+                file=path,
+                row=row.row,
             )
         if row.id:
             taken[row.id] = row.row
@@ -337,4 +370,6 @@ def _name(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true or false"
-    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(type(value), type(value).__name__)
+    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(
+        type(value), type(value).__name__
+    )

@@ -84,7 +84,9 @@ class Shingles:
         self.matrix.sort_indices()
         self.sizes = np.diff(self.matrix.indptr)
         # Hashes of the n-grams themselves: their order in the vocabulary depends on the other rows.
-        self.hashes = np.fromiter((zlib.crc32(gram.encode()) for gram in vocabulary), dtype=np.uint64, count=len(vocabulary))
+        self.hashes = np.fromiter(
+            (zlib.crc32(gram.encode()) for gram in vocabulary), dtype=np.uint64, count=len(vocabulary)
+        )
 
     def jaccard(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """|A ∩ B| / |A ∪ B| of the pairs (left[i], right[i]); shape (pairs,), 0..1."""
@@ -123,7 +125,10 @@ def candidates(shingles: Shingles, threshold: float, topics: Sequence[int]) -> t
     """
     lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=RECALL_WEIGHTS)
     count, matrix = len(shingles.sizes), shingles.matrix
-    sets = (shingles.hashes[matrix.indices[a:b]].tolist() for a, b in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True))
+    sets = (
+        shingles.hashes[matrix.indices[a:b]].tolist()
+        for a, b in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+    )
     hashed = MinHash.generator(sets, num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
     signatures = np.stack([minhash.hashvalues for minhash in hashed]).astype(np.uint32)
     topic = np.asarray(topics, dtype=np.uint64)
@@ -187,7 +192,13 @@ def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, lon
     for reason, keys in (
         ("group", [row.group for row in rows]),
         ("duplicate_question", [normalise(row.question) for row in rows]),
-        ("long_answer", [m.answer if is_long(row.answer, long_answer_words) else None for row, m in zip(rows, meanings, strict=True)]),
+        (
+            "long_answer",
+            [
+                m.answer if is_long(row.answer, long_answer_words) else None
+                for row, m in zip(rows, meanings, strict=True)
+            ],
+        ),
     ):
         first: dict[str, int] = {}
         for at, key in enumerate(keys):
@@ -208,7 +219,10 @@ def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, lon
 
 
 def _near_duplicates(pairs: np.ndarray, similarity: np.ndarray) -> list[Link]:
-    return [Link("near_duplicate", left, right, value) for (left, right), value in zip(pairs.tolist(), similarity.tolist(), strict=True)]
+    return [
+        Link("near_duplicate", left, right, value)
+        for (left, right), value in zip(pairs.tolist(), similarity.tolist(), strict=True)
+    ]
 
 
 def _surely_rival_keys(meanings: Sequence[Meaning], pairs: np.ndarray) -> np.ndarray:
@@ -217,7 +231,9 @@ def _surely_rival_keys(meanings: Sequence[Meaning], pairs: np.ndarray) -> np.nda
     rival = np.empty(len(pairs), dtype=bool)
     for start in range(0, len(pairs), CHUNK):
         left, right = pairs[start : start + CHUNK].T
-        rival[start : start + CHUNK] = np.any(keys[left] & ~words[right], axis=1) & np.any(keys[right] & ~words[left], axis=1)
+        rival[start : start + CHUNK] = np.any(keys[left] & ~words[right], axis=1) & np.any(
+            keys[right] & ~words[left], axis=1
+        )
     return rival
 
 

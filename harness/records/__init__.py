@@ -4,9 +4,29 @@ Every record is a pydantic model, so that a damaged or hand-edited file is found
 Imports neither torch nor numpy.
 """
 
-from harness.records.base import SCHEMA_VERSION, FinishReason, Fraction, Interval, Manifest, Name, Record, SchemaVersion, TokenId, Verdict
+from harness.records.base import (
+    SCHEMA_VERSION,
+    FinishReason,
+    Fraction,
+    Interval,
+    Manifest,
+    Name,
+    Record,
+    SchemaVersion,
+    TokenId,
+    Verdict,
+)
 from harness.records.comparison import Alarm, Breakdown, Comparison, Example, Pair, PairExamples, VariantResult
-from harness.records.gating import Baseline, BaselineQuestion, BaselineVariant, GateCheck, GateExample, GateKind, GateResult, GateVerdict
+from harness.records.gating import (
+    Baseline,
+    BaselineQuestion,
+    BaselineVariant,
+    GateCheck,
+    GateExample,
+    GateKind,
+    GateResult,
+    GateVerdict,
+)
 from harness.records.prediction import Cost, Prediction, PredictionManifest, PredictionSet
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest

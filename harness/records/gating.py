@@ -100,7 +100,7 @@ class GateResult(Manifest):
     verdict: GateVerdict
     reason: str
     """One sentence."""
-    mend: str = ""
+    hint: str = ""
     """The command that renews or raises the baseline, if that is called for."""
     exit_code: int
     strict: bool

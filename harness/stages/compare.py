@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import provenance, store
+from harness import provenance, storage
 from harness.analysis import alarms, buckets, fidelity, statistics
 from harness.analysis.resampling import Floats
 from harness.config import Config
@@ -34,7 +34,7 @@ from harness.records import (
     SplitManifest,
     VariantResult,
 )
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SOURCES = (
     "analysis/alarms.py",
@@ -75,32 +75,36 @@ class Scored:
         return self.noise.get("flip_rate", 0.0)
 
 
-def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> Comparison:
+def run(
+    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
+) -> Comparison:
     """Compares the variants of a run: each against `base`, each exported format against `adapter` and `merged_16bit`.
 
     Raises:
         ArtifactError: scores are missing, damaged, or of other predictions; IncomparableError: two variants differ in split, prompts, metric
         signatures or generation parameters.
     """
-    split = store.read_record(run.split_json, SplitManifest)
-    store.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
-    names = store.read_record(run.score_json, ScoreSet).variants
+    split = storage.read_record(run.split_json, SplitManifest)
+    storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
+    names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
     if not force and (old := _unchanged(run, fingerprint)):
         progress("compare: scores are unchanged")
         # Written again all the same: make goes by its time.
-        store.write_json(run.comparison_json, old)
+        storage.write_json(run.comparison_json, old)
         return old
     variants = {name: _load(run, name, split) for name in names}
     if not variants:
         raise ArtifactError(
-            "no variant was scored", "name one in predict.variants, then run harness predict and score", file=run.score_json
+            "no variant was scored",
+            "name one in predict.variants, then run harness predict and score",
+            file=run.score_json,
         )
     refuse_incomparable(list(variants.values()))
 
     tested = _pairs(list(variants), config)
     progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
-    questions = store.read_records(run.heldout_jsonl, Question)
+    questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
     tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
     comparison = Comparison(
@@ -118,7 +122,7 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
     )
-    store.write_json(run.comparison_json, comparison)
+    storage.write_json(run.comparison_json, comparison)
     return comparison
 
 
@@ -131,14 +135,15 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
     config = config or Config()
     loaded = []
     for folder in (run_a, run_b):
-        split = store.read_record(folder.split_json, SplitManifest)
-        names = store.read_record(folder.score_json, ScoreSet).variants
+        split = storage.read_record(folder.split_json, SplitManifest)
+        names = storage.read_record(folder.score_json, ScoreSet).variants
         loaded.append({name: _load(folder, name, split, shown=f"{folder.name}/{name}") for name in names})
     left, right = loaded
     common = [name for name in left if name in right]
     if not common:
         raise ArtifactError(
-            f"runs {run_a.name} and {run_b.name} have no variant in common", "let predict.variants of both name at least one and the same"
+            f"runs {run_a.name} and {run_b.name} have no variant in common",
+            "let predict.variants of both name at least one and the same",
         )
     refuse_incomparable([side[name] for name in common for side in loaded])
     return differences([(left[name], right[name]) for name in common], config)
@@ -151,20 +156,30 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
     """Raises IncomparableError, naming what differs, unless all were asked and scored alike."""
     first, *others = variants
     for other in others:
-        found = [(f"{what}: {differs}", mend) for what, differs, mend in _contract(first, other) if differs]
+        found = [(f"{what}: {differs}", hint) for what, differs, hint in _contract(first, other) if differs]
         if found:
-            raise IncomparableError(f"{first.name} and {other.name} differ in {', and in '.join(what for what, _ in found)}", found[0][1])
+            raise IncomparableError(
+                f"{first.name} and {other.name} differ in {', and in '.join(what for what, _ in found)}", found[0][1]
+            )
 
 
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
-    """(what, how it differs or "", mend) of everything that must be equal."""
+    """(what, how it differs or "", hint) of everything that must be equal."""
     left, right = a.manifest, b.manifest
     again = "run harness predict and score for both with one config"
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
     yield "generation parameters", _unequal_keys(left.generation, right.generation), again
     if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
-        yield "prompts", _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]), f"use one template and tokenizer; {again}"
-        yield "questions", "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}", SCORE_AGAIN
+        yield (
+            "prompts",
+            _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
+            f"use one template and tokenizer; {again}",
+        )
+        yield (
+            "questions",
+            "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}",
+            SCORE_AGAIN,
+        )
     signatures = [{name: value.signature for name, value in m.metrics.items()} for m in (left, right)]
     yield "metric signatures", _unequal_keys(*signatures), "score both with the same metrics and versions"
 
@@ -209,7 +224,9 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
     metrics = pairs[0][0].metrics
     left, right = (np.hstack([pair[side].values for pair in pairs]) for side in (0, 1))
     settings = config.compare
-    found = statistics.paired_differences(left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed)
+    found = statistics.paired_differences(
+        left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed
+    )
     adjusted = statistics.holm([d.p for d in found])
     tested = [(a, b, max(a.flip_rate, b.flip_rate), metric) for a, b in pairs for metric in metrics]
     return [
@@ -243,10 +260,16 @@ def examples(left: Scored, right: Scored) -> PairExamples | None:
 
     def largest(gains: Floats) -> list[Example]:
         rows = [int(row) for row in np.argsort(-gains, kind="stable")[:EXAMPLES] if gains[row] > 0]
-        return [Example(id=left.ids[row], left=float(a[row]), right=float(b[row]), delta=float(deltas[row])) for row in rows]
+        return [
+            Example(id=left.ids[row], left=float(a[row]), right=float(b[row]), delta=float(deltas[row])) for row in rows
+        ]
 
     wins, losses = largest(deltas), largest(-deltas)
-    return PairExamples(left=left.name, right=right.name, metric=metric, wins=wins, losses=losses) if wins or losses else None
+    return (
+        PairExamples(left=left.name, right=right.name, metric=metric, wins=wins, losses=losses)
+        if wins or losses
+        else None
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- breakdowns
@@ -254,7 +277,9 @@ def examples(left: Scored, right: Scored) -> PairExamples | None:
 
 def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterator[Breakdown]:
     first = variants[0]
-    chosen = [k for k, metric in enumerate(first.metrics) if metric in BREAKDOWN_METRICS] or list(range(len(first.metrics)))
+    chosen = [k for k, metric in enumerate(first.metrics) if metric in BREAKDOWN_METRICS] or list(
+        range(len(first.metrics))
+    )
     values = np.hstack([scored.values[:, chosen] for scored in variants])
     names = [(scored.name, first.metrics[k]) for scored in variants for k in chosen]
     groups = np.unique(np.asarray(first.groups), return_inverse=True)[1]
@@ -309,16 +334,20 @@ def _step(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
 
 def _answers(run: RunFolder, name: str) -> _Answers:
     lines, manifest_path = run.prediction(name)
-    asked = store.read_record(manifest_path, PredictionManifest)
-    store.check_written(lines, asked.lines_sha256, "predict")
-    rows = [row for row in store.iter_records(lines, Prediction) if row.finish_reason != "error"]
+    asked = storage.read_record(manifest_path, PredictionManifest)
+    storage.check_written(lines, asked.lines_sha256, "predict")
+    rows = [row for row in storage.iter_records(lines, Prediction) if row.finish_reason != "error"]
     logprobs: dict[str, Floats] = {}
     if asked.logprobs_sha256:
         file = lines.with_suffix(fidelity.SUFFIX)
-        store.check_written(file, asked.logprobs_sha256, "predict")
+        storage.check_written(file, asked.logprobs_sha256, "predict")
         with np.load(file, allow_pickle=False) as arrays:
             ends = np.cumsum(arrays["lengths"])[:-1]
-            logprobs = dict(zip(arrays["ids"].tolist(), np.split(arrays["logprobs"], ends), strict=True)) if len(arrays["ids"]) else {}
+            logprobs = (
+                dict(zip(arrays["ids"].tolist(), np.split(arrays["logprobs"], ends), strict=True))
+                if len(arrays["ids"])
+                else {}
+            )
     return _Answers({r.id: r.text for r in rows}, {r.id: r.answer_ids for r in rows}, asked.measured, logprobs)
 
 
@@ -328,18 +357,18 @@ def _answers(run: RunFolder, name: str) -> _Answers:
 def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None = None) -> Scored:
     """A variant's scores, checked to be whole, of this split, and of the predictions that stand beside them."""
     path, manifest_path = run.score(name)
-    manifest = store.read_scored(run, name)
+    manifest = storage.read_scored(run, name)
     if manifest.split_id != split.split_id:
         raise IncomparableError(
             f"{shown or name} and the split differ in split: {manifest.split_id[:12]} against {split.split_id[:12]}",
             "run harness predict and score again",
             file=manifest_path,
         )
-    asked = store.read_record(run.prediction(name)[1], PredictionManifest)
+    asked = storage.read_record(run.prediction(name)[1], PredictionManifest)
     metrics = list(manifest.metrics)
     ids, groups = [], []
     values = np.empty((manifest.n, len(metrics)))
-    for i, row in enumerate(store.iter_records(path, Score)):
+    for i, row in enumerate(storage.iter_records(path, Score)):
         ids.append(row.id)
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
@@ -357,16 +386,22 @@ def _result(manifest: ScoreManifest) -> VariantResult:
 
 
 def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
-    files = [run.split_json, run.heldout_jsonl, *(path for name in names for path in (*run.score(name), *run.prediction(name)))]
+    files = [
+        run.split_json,
+        run.heldout_jsonl,
+        *(path for name in names for path in (*run.score(name), *run.prediction(name))),
+    ]
     settings = [config.compare.model_dump(), sorted(config.predict.extra)]
-    return store.sha256_json([[store.sha256_file(file) for file in files], settings, names, store.source_sha256(*SOURCES)])
+    return storage.sha256_json(
+        [[storage.sha256_file(file) for file in files], settings, names, storage.source_sha256(*SOURCES)]
+    )
 
 
 def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
     if not run.comparison_json.exists():
         return None
     try:
-        old = store.read_record(run.comparison_json, Comparison)
+        old = storage.read_record(run.comparison_json, Comparison)
     except ArtifactError:
         return None  # damaged, or of another version: written again
     return old if old.provenance.get("fingerprint") == fingerprint else None
@@ -374,16 +409,34 @@ def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
     """run.json as it stands, without the stages that come from here on, and what identifies the split and the models."""
-    recorded = store.read_json(run.run_json) if run.run_json.exists() else {}
+    recorded = storage.read_json(run.run_json) if run.run_json.exists() else {}
     stages = {verb: stage for verb, stage in recorded.get("stages", {}).items() if verb not in LATER_STAGES}
-    asked = {name: store.read_record(run.prediction(name)[1], PredictionManifest) for name in names}
-    kept = ("backend", "backend_version", "weights_sha256", "tokenizer_sha256", "prompts_sha256", "generation", "execution", "warnings")
+    asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in names}
+    kept = (
+        "backend",
+        "backend_version",
+        "weights_sha256",
+        "tokenizer_sha256",
+        "prompts_sha256",
+        "generation",
+        "execution",
+        "warnings",
+    )
     return {
         **recorded,
         "stages": stages,
         "commands": provenance.commands(recorded),
         "split": split.model_dump(
-            include={"split_id", "source", "source_sha256", "n_train", "n_heldout", "n_groups_train", "n_groups_heldout", "seed"}
+            include={
+                "split_id",
+                "source",
+                "source_sha256",
+                "n_train",
+                "n_heldout",
+                "n_groups_train",
+                "n_groups_heldout",
+                "seed",
+            }
         ),
         "variants": {name: manifest.model_dump(include=set(kept)) for name, manifest in asked.items()},
     }

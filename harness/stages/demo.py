@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness import backends, store
+from harness import backends, storage
 from harness.config import Config
-from harness.jobs import jobs
+from harness.prediction.jobs import jobs
 from harness.prompt import load_tokenizer
 from harness.records import Question
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SHOWN = 3
 """Held-out questions that are asked when none is given."""
@@ -23,9 +23,11 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
     Raises:
         ArtifactError: no split, or an artifact is missing; ModelError: a model cannot be loaded.
     """
-    questions = [Question(id=f"asked-{i}", row=i, question=q, answer="-", group="asked") for i, q in enumerate(asked, 1)]
+    questions = [
+        Question(id=f"asked-{i}", row=i, question=q, answer="-", group="asked") for i, q in enumerate(asked, 1)
+    ]
     if not questions:
-        questions = store.read_split(run)[1][:SHOWN]
+        questions = storage.read_split(run)[1][:SHOWN]
         yield from ((q.question, "reference", q.answer) for q in questions)
     for job in jobs(run, config, "demo", questions, config.predict.variants):
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)

@@ -8,38 +8,51 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import base, formats, store
+from harness import formats, storage
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.formats import Checked, Sources, gguf, merged
+from harness.models import base_model
 from harness.records import Artifact, ExportManifest, TrainManifest
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SOURCES = ("formats", "stages/export.py")
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 SHARE_OF_16BIT = {
-    "merged_16bit": 1.05, "merged_4bit": 0.6, "gguf_f32": 2.1, "gguf_f16": 1.05, "gguf_q8_0": 0.6, "gguf_q6_k": 0.5,
-    "gguf_q5_k_m": 0.45, "gguf_q5_0": 0.45, "gguf_q4_k_m": 0.4, "gguf_q4_0": 0.4,
-}  # fmt: skip
+    "merged_16bit": 1.05,
+    "merged_4bit": 0.6,
+    "gguf_f32": 2.1,
+    "gguf_f16": 1.05,
+    "gguf_q8_0": 0.6,
+    "gguf_q6_k": 0.5,
+    "gguf_q5_k_m": 0.45,
+    "gguf_q5_0": 0.45,
+    "gguf_q4_k_m": 0.4,
+    "gguf_q4_0": 0.4,
+}
 """Upper bounds of a format's size, for the check of free space before anything is written."""
 
 
-def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> ExportManifest:
+def run(
+    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
+) -> ExportManifest:
     """Writes every format of `config.export.formats`; those already written from the same adapter are kept.
 
     Raises:
         ArtifactError: no training, or an adapter that is not the one it wrote; ModelError: a base that a format does not support;
         StorageError: too little space (checked before anything is written).
     """
-    base.quiet_libraries()
-    trained = store.read_record(run.train_json, TrainManifest)
-    folder = base.resolve(config.model)
-    if base.weights_sha256(run.adapter) != trained.adapter_sha256:
+    base_model.quiet_libraries()
+    trained = storage.read_record(run.train_json, TrainManifest)
+    folder = base_model.resolve(config.model)
+    if base_model.weights_sha256(run.adapter) != trained.adapter_sha256:
         raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
-    if base.weights_sha256(folder) != trained.base["weights_sha256"]:
+    if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
-    fingerprint = store.sha256_json([trained.adapter_sha256, trained.base, config.export.llama_cpp, store.source_sha256(*SOURCES)])
+    fingerprint = storage.sha256_json(
+        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.source_sha256(*SOURCES)]
+    )
     wanted = config.export.formats
     if wanted and "merged_16bit" not in wanted:
         wanted = ["merged_16bit", *wanted]  # every other format is made from it
@@ -47,12 +60,14 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
     if all(f in kept for f in wanted) and "adapter" in kept:
         progress("nothing changed since the last export")
         os.utime(run.export_json)
-        return store.read_record(run.export_json, ExportManifest)
+        return storage.read_record(run.export_json, ExportManifest)
 
     if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
         gguf.check_supported(folder)
     missing = [f for f in wanted if f not in kept]
-    store.need_space(run.path, int(base.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000)
+    storage.need_space(
+        run.path, int(base_model.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000
+    )
     began, unfinished = time.monotonic(), run.path / UNFINISHED
     if run.export_json.exists():
         run.export_json.rename(unfinished)
@@ -64,9 +79,11 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         if name not in kept:
             kept[name] = _write(run, name, sources)
         artifacts[name] = kept[name]
-        store.write_json(unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began))
+        storage.write_json(
+            unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
+        )
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
-    store.write_json(run.export_json, manifest)
+    storage.write_json(run.export_json, manifest)
     unfinished.unlink(missing_ok=True)
     return manifest
 
@@ -75,7 +92,7 @@ def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
     """Writes one format beside its place, checks it there, and moves it into place."""
     sources.progress(f"writing {name}")
     began, target = time.monotonic(), run.artifact(name)
-    with store.atomic_path(target) as temporary:
+    with storage.atomic_path(target) as temporary:
         checked = formats.find(name)(sources, temporary, name)
     return _artifact(run, name, target, time.monotonic() - began, checked)
 
@@ -86,10 +103,16 @@ def _adapter(run: RunFolder) -> Artifact:
 
 
 def _artifact(run: RunFolder, name: str, path: Path, seconds: float, checked: Checked) -> Artifact:
-    size = path.stat().st_size if path.is_file() else base.weights_size(path)
+    size = path.stat().st_size if path.is_file() else base_model.weights_size(path)
     return Artifact(
-        format=name, path=path.relative_to(run.path).as_posix(), sha256=base.artifact_sha256(path), size_bytes=size, tensors=checked.tensors, seconds=seconds, checks=checked.checks,
-    )  # fmt: skip
+        format=name,
+        path=path.relative_to(run.path).as_posix(),
+        sha256=base_model.artifact_sha256(path),
+        size_bytes=size,
+        tensors=checked.tensors,
+        seconds=seconds,
+        checks=checked.checks,
+    )
 
 
 def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
@@ -97,11 +120,15 @@ def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
     file = next((file for file in (run.export_json, run.path / UNFINISHED) if file.exists()), None)
     if file is None:
         return {}
-    old = store.read_record(file, ExportManifest)
+    old = storage.read_record(file, ExportManifest)
     if old.fingerprint != fingerprint:
         for name in old.artifacts:
             if name in formats.FORMATS:
                 path = run.artifact(name)
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return {}
-    return {name: a for name, a in old.artifacts.items() if (p := run.path / a.path).exists() and base.artifact_sha256(p) == a.sha256}
+    return {
+        name: a
+        for name, a in old.artifacts.items()
+        if (p := run.path / a.path).exists() and base_model.artifact_sha256(p) == a.sha256
+    }

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import baseline, store
-from harness.analysis import limits
+from harness import storage
 from harness.analysis.fidelity import REFERENCE
-from harness.analysis.noninferiority import Column, Outcome, outcomes
 from harness.config import Config, Gate
 from harness.errors import IncomparableError
+from harness.gating import baseline, limits
+from harness.gating.noninferiority import Column, Outcome, outcomes
 from harness.records import (
     Baseline,
     Comparison,
@@ -27,12 +27,18 @@ from harness.records import (
     Interval,
     Prediction,
 )
-from harness.rendering import gate_outputs
-from harness.rendering.verdict import percent, points, variant_order
-from harness.store import RunFolder
+from harness.report import gate_outputs
+from harness.report.headline import percent, points, variant_order
+from harness.storage import RunFolder
 
 EXAMPLES = 5
-EXIT_CODES: dict[GateVerdict, int] = {"pass": 0, "improvement": 0, "inconclusive": 0, "regression": 1, "incomparable": 3}
+EXIT_CODES: dict[GateVerdict, int] = {
+    "pass": 0,
+    "improvement": 0,
+    "inconclusive": 0,
+    "regression": 1,
+    "incomparable": 3,
+}
 STRICT_EXIT_CODE = 4
 
 
@@ -60,19 +66,23 @@ def run(
         path.unlink(missing_ok=True)
     old, new = baseline.read(baseline_file), baseline.snapshot(run, config)
     strict = strict or config.gate.strict
-    comparison = store.read_record(run.comparison_json, Comparison)
+    comparison = storage.read_record(run.comparison_json, Comparison)
     order = variant_order(comparison)
-    gated = config.gate.variants or sorted(old.variants, key=lambda variant: order.index(variant) if variant in order else len(order))
-    progress(f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}")
+    gated = config.gate.variants or sorted(
+        old.variants, key=lambda variant: order.index(variant) if variant in order else len(order)
+    )
+    progress(
+        f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}"
+    )
     unlike = list(baseline.differs(old, new, gated, config.gate.metrics))
     checks = [] if unlike else [*_differences(old, new, gated, config), *limits.checks(comparison, gated, config.gate)]
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
-        comparison_sha256=store.sha256_file(run.comparison_json),
+        comparison_sha256=storage.sha256_file(run.comparison_json),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
-        mend=_mend(verdict, selection or f"--run {run.name}", baseline_file),
+        hint=_mend(verdict, selection or f"--run {run.name}", baseline_file),
         exit_code=STRICT_EXIT_CODE if strict and verdict == "inconclusive" else EXIT_CODES[verdict],
         strict=strict,
         baseline=baseline_file.as_posix(),
@@ -85,9 +95,9 @@ def run(
         notes=_notes(new, gated, config.gate, comparison),
         seconds=round(time.monotonic() - began, 2),
     )
-    store.write_text(run.gate_md, gate_outputs.markdown(result))
-    store.write_text(run.junit_xml, gate_outputs.junit(result))
-    store.write_json(run.gate_json, result)
+    storage.write_text(run.gate_md, gate_outputs.markdown(result))
+    storage.write_text(run.junit_xml, gate_outputs.junit(result))
+    storage.write_json(run.gate_json, result)
     return result
 
 
@@ -106,33 +116,54 @@ def difference(old: Baseline, new: Baseline, config: Config) -> list[GateCheck]:
     variants = [variant for variant in old.variants if variant in new.variants]
     unlike = list(baseline.differs(old, new, variants, config.gate.metrics))
     if unlike or not variants:
-        raise IncomparableError("; ".join(unlike) or "no variant in common", "run harness baseline save to renew the baseline")
+        raise IncomparableError(
+            "; ".join(unlike) or "no variant in common", "run harness baseline save to renew the baseline"
+        )
     return _differences(old, new, variants, config, fidelity=False)
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def _differences(old: Baseline, new: Baseline, gated: list[str], config: Config, *, fidelity: bool = True) -> list[GateCheck]:
+def _differences(
+    old: Baseline, new: Baseline, gated: list[str], config: Config, *, fidelity: bool = True
+) -> list[GateCheck]:
     """Each metric of each gated variant against the baseline, and each format with a limit against 16-bit: one family."""
     gate = config.gate
     specs: list[tuple[GateKind, str, str, float]] = [
-        ("baseline", variant, metric, gate.margins.get(metric, gate.margin)) for variant in gated for metric in gate.metrics
+        ("baseline", variant, metric, gate.margins.get(metric, gate.margin))
+        for variant in gated
+        for metric in gate.metrics
     ]
     if fidelity and REFERENCE in new.variants:
-        limits = {variant: limit for variant, limit in gate.fidelity.items() if variant in new.variants and variant != REFERENCE}
-        specs.extend(("fidelity", variant, metric, limit) for variant, limit in limits.items() for metric in gate.metrics)
+        limits = {
+            variant: limit
+            for variant, limit in gate.fidelity.items()
+            if variant in new.variants and variant != REFERENCE
+        }
+        specs.extend(
+            ("fidelity", variant, metric, limit) for variant, limit in limits.items() for metric in gate.metrics
+        )
     columns = []
     for kind, variant, metric, limit in specs:
-        against = baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, REFERENCE, metric)
-        tolerated, luck = (0.0, baseline.luck(old, variant, metric)) if kind == "baseline" else (limit, (0.0, 0.0))
-        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated, luck))
+        against = (
+            baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, REFERENCE, metric)
+        )
+        tolerated, seed_spread = (
+            (0.0, baseline.seed_spread(old, variant, metric)) if kind == "baseline" else (limit, (0.0, 0.0))
+        )
+        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated, seed_spread))
     groups = [question.group for question in new.questions]
     found = outcomes(columns, groups, resamples=config.compare.resamples, seed=config.compare.seed)
-    return [_difference(*spec, outcome, column.luck) for spec, outcome, column in zip(specs, found, columns, strict=True)]
+    return [
+        _difference(*spec, outcome, column.seed_spread)
+        for spec, outcome, column in zip(specs, found, columns, strict=True)
+    ]
 
 
-def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome, luck: Interval) -> GateCheck:
+def _difference(
+    kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome, seed_spread: Interval
+) -> GateCheck:
     verdict = outcome.verdict
     if kind == "fidelity" and verdict == "improvement":
         verdict = "pass"
@@ -141,12 +172,14 @@ def _difference(kind: GateKind, variant: str, metric: str, limit: float, outcome
         message = f"no question was scored both here and in {against}"
     else:
         interval = (
-            f"95% CI {_signed(outcome.ci95[0])} to {_signed(outcome.ci95[1])}" if outcome.ci95 else "no interval: one group of questions"
+            f"95% CI {_signed(outcome.ci95[0])} to {_signed(outcome.ci95[1])}"
+            if outcome.ci95
+            else "no interval: one group of questions"
         )
         message = (
             f"{percent(outcome.before)} -> {percent(outcome.after)}, {_signed(outcome.delta)} points against {against} ({interval}),"
             f" tolerated {points(limit, sign=False)}, n = {outcome.n}"
-            + (f", other seeds {_signed(luck[0])} to {_signed(luck[1])}" if any(luck) else "")
+            + (f", other seeds {_signed(seed_spread[0])} to {_signed(seed_spread[1])}" if any(seed_spread) else "")
         )
     return GateCheck(
         kind=kind,
@@ -175,7 +208,9 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
     if verdict == "pass":
         return f"All {len(checks)} checks passed."
     # The largest loss first; among gains the largest gain.
-    worst = (max if verdict == "improvement" else min)(told, key=lambda check: -1.0 if check.n == 0 else check.delta or 0.0)
+    worst = (max if verdict == "improvement" else min)(
+        told, key=lambda check: -1.0 if check.n == 0 else check.delta or 0.0
+    )
     rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
     what = {
         "regression": "worse than allowed",
@@ -187,13 +222,23 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
 
 def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) -> list[str]:
     """What was not checked, and might have been expected to be."""
-    notes = [f"{variant} is not in the baseline and was not gated" for variant in new.variants if variant not in (*gated, "base")]
+    notes = [
+        f"{variant} is not in the baseline and was not gated"
+        for variant in new.variants
+        if variant not in (*gated, "base")
+    ]
     unheld = [variant for variant in gate.fidelity if variant in new.variants]
     if unheld and REFERENCE not in new.variants:
         notes.append(f"{REFERENCE} was not answered, so the fidelity of {', '.join(unheld)} was not checked")
-    unmeasured = [variant for variant in gate.divergence if variant in new.variants and limits.divergence(comparison, variant) is None]
+    unmeasured = [
+        variant
+        for variant in gate.divergence
+        if variant in new.variants and limits.divergence(comparison, variant) is None
+    ]
     if unmeasured:
-        notes.append(f"the divergence of {', '.join(unmeasured)} was not measured (predict.fidelity_questions), and was not checked")
+        notes.append(
+            f"the divergence of {', '.join(unmeasured)} was not measured (predict.fidelity_questions), and was not checked"
+        )
     return notes
 
 
@@ -215,18 +260,22 @@ def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateChe
     fell = [
         check
         for check in checks
-        if check.verdict in ("regression", "inconclusive") and check.kind in ("baseline", "fidelity") and (check.delta or 0) < 0
+        if check.verdict in ("regression", "inconclusive")
+        and check.kind in ("baseline", "fidelity")
+        and (check.delta or 0) < 0
     ]
     if not fell:
         return []
     worst = min(fell, key=lambda check: (check.verdict != "regression", check.delta))
     variant, metric = worst.variant, worst.metric or ""
-    before = baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, REFERENCE, metric)
+    before = (
+        baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, REFERENCE, metric)
+    )
     after = baseline.column(new, variant, metric)
     losses = sorted((change, i) for i, change in enumerate((after - before).tolist()) if change < 0)[:EXAMPLES]
-    _, questions = store.read_split(run)
+    _, questions = storage.read_split(run)
     wanted = {questions[i].id for _, i in losses}
-    texts = {p.id: p.text for p in store.iter_records(run.prediction(variant)[0], Prediction) if p.id in wanted}
+    texts = {p.id: p.text for p in storage.iter_records(run.prediction(variant)[0], Prediction) if p.id in wanted}
     return [
         GateExample(
             id=questions[i].id,

@@ -1,7 +1,7 @@
 """split, artifacts -> predictions/<variant>.jsonl + .json: every variant answers every held-out question from the same token ids.
 
-Each variant answers in a process of its own, or in several (`harness.workers`). Answers are kept batch by batch, so that an interrupted run
-loses the batches in flight at most. The same process then measures fidelity and noise (`harness.probing`).
+Each variant answers in a process of its own, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
+loses the batches in flight at most. The same process then measures fidelity and noise (`harness.prediction.fidelity_probe`).
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness import backends, probing, store
+from harness import backends, storage
 from harness.backends import Completion
 from harness.config import Config
-from harness.jobs import Job, installed, jobs
-from harness.journal import Journal
-from harness.probing import Probe
+from harness.prediction import fidelity_probe
+from harness.prediction.fidelity_probe import FidelityProbe
+from harness.prediction.jobs import Job, installed, jobs
+from harness.prediction.journal import Journal
+from harness.prediction.runners import InProcessRunner, WorkerPool
 from harness.prompt import load_tokenizer, prompt_hash
 from harness.records import Cost, Prediction, PredictionManifest, PredictionSet
-from harness.store import RunFolder
-from harness.workers import Here, Workers
+from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
 
 
 def run(
-    run: RunFolder, config: Config, *, progress: Progress = lambda _: None, force: bool = False, only: list[str] | None = None
+    run: RunFolder,
+    config: Config,
+    *,
+    progress: Progress = lambda _: None,
+    force: bool = False,
+    only: list[str] | None = None,
 ) -> dict[str, PredictionManifest]:
     """Has every variant of `config.predict` answer the held-out questions; variants that answered the same already are kept.
 
@@ -35,24 +41,28 @@ def run(
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be loaded; StorageError.
     """
-    split, questions = store.read_split(run)
+    split, questions = storage.read_split(run)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
-    probe = probing.probe(config, questions)
+    probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
     for job in jobs(run, config, split.split_id, questions, [v for v in wanted if only is None or v in only]):
-        asked = probe if job.backend in probing.MEASURED else None
+        asked = probe if job.backend in fidelity_probe.MEASURED else None
         kept = _answered(job, force)
         manifests[job.variant] = (
-            kept if kept and (asked is None or asked.is_measured(job, kept)) else _in_own_process(job, progress, asked, kept)
+            kept
+            if kept and (asked is None or asked.is_measured(job, kept))
+            else _in_own_process(job, progress, asked, kept)
         )
         cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
         progress(
             f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
         )
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
-    keys = [store.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
-    store.write_json(run.predict_json, PredictionSet(fingerprint=store.sha256_json([split.split_id, keys]), variants=answered))
+    keys = [storage.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
+    storage.write_json(
+        run.predict_json, PredictionSet(fingerprint=storage.sha256_json([split.split_id, keys]), variants=answered)
+    )
     return manifests
 
 
@@ -60,16 +70,18 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
     """The manifest of an earlier answer to exactly this job, if its lines are whole."""
     if force or not job.manifest.exists() or not job.lines.exists():
         return None
-    old = store.read_record(job.manifest, PredictionManifest)
-    if old.key != job.key(old.backend_version) or old.lines_sha256 != store.sha256_file(job.lines):
+    old = storage.read_record(job.manifest, PredictionManifest)
+    if old.key != job.key(old.backend_version) or old.lines_sha256 != storage.sha256_file(job.lines):
         return None
     # The version is a library's own word, told on loading; an upgrade is seen by asking the installed packages.
     return old if old.packages == installed(job.backend) else None
 
 
-def _in_own_process(job: Job, progress: Progress, probe: Probe | None = None, kept: PredictionManifest | None = None) -> PredictionManifest:
+def _in_own_process(
+    job: Job, progress: Progress, probe: FidelityProbe | None = None, kept: PredictionManifest | None = None
+) -> PredictionManifest:
     """`answer` with the model in processes of its own."""
-    team = Workers(job, 1 if kept else None)
+    team = WorkerPool(job, 1 if kept else None)
     try:
         manifest = _answer(job, team, progress, probe, kept)
     except BaseException:
@@ -80,7 +92,10 @@ def _in_own_process(job: Job, progress: Progress, probe: Probe | None = None, ke
 
 
 def answer(
-    job: Job, progress: Progress = lambda _: None, probe: Probe | None = None, kept: PredictionManifest | None = None
+    job: Job,
+    progress: Progress = lambda _: None,
+    probe: FidelityProbe | None = None,
+    kept: PredictionManifest | None = None,
 ) -> PredictionManifest:
     """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept.
 
@@ -88,7 +103,7 @@ def answer(
         probe: what to measure once everything is answered, on the model that is loaded already.
         kept: of an earlier answer to exactly this job, which is only measured.
     """
-    team = Here(job)
+    team = InProcessRunner(job)
     try:
         return _answer(job, team, progress, probe, kept)
     finally:
@@ -98,21 +113,29 @@ def answer(
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
-def _answer(job: Job, team: Here | Workers, progress: Progress, probe: Probe | None, kept: PredictionManifest | None) -> PredictionManifest:
+def _answer(
+    job: Job,
+    team: InProcessRunner | WorkerPool,
+    progress: Progress,
+    probe: FidelityProbe | None,
+    kept: PredictionManifest | None,
+) -> PredictionManifest:
     manifest = kept or _answer_all(job, team, progress)
     if probe is not None:
         progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
         used = replace(job.execution, **{name: manifest.execution[name] for name in ("batch_tokens", "max_batch")})
-        manifest = manifest.model_copy(update=probing.measure(replace(job, execution=used), team, probe))
-        store.write_json(job.manifest, manifest)
+        manifest = manifest.model_copy(update=fidelity_probe.measure(replace(job, execution=used), team, probe))
+        storage.write_json(job.manifest, manifest)
     return manifest
 
 
-def _answer_all(job: Job, team: Here | Workers, progress: Progress) -> PredictionManifest:
+def _answer_all(job: Job, team: InProcessRunner | WorkerPool, progress: Progress) -> PredictionManifest:
     facts = team.facts
     key = job.key(facts.version)
     journal = Journal(job.lines.with_suffix(".partial"), key)
-    execution = backends.settle(job.execution, facts.room, len(job.prompts), job.processes, earlier=journal.batch)
+    execution = backends.resolve_batch_size(
+        job.execution, facts.room, len(job.prompts), job.processes, earlier=journal.batch
+    )
     job = replace(job, execution=execution)
     with journal.begin(execution):
         share = _ask(job, team, journal, progress)
@@ -121,12 +144,12 @@ def _answer_all(job: Job, team: Here | Workers, progress: Progress) -> Predictio
         predictions = [journal.answers[i] for i in range(len(job.prompts))]
         _decode_and_write(job, predictions)
         manifest = _manifest(job, key, team, predictions, share)
-    store.write_json(job.manifest, manifest)
+    storage.write_json(job.manifest, manifest)
     journal.path.unlink(missing_ok=True)
     return manifest
 
 
-def _ask(job: Job, team: Here | Workers, journal: Journal, progress: Progress) -> float:
+def _ask(job: Job, team: InProcessRunner | WorkerPool, journal: Journal, progress: Progress) -> float:
     """Puts every question that the journal has no answer to; returns the wall time as a share of the processes' times."""
     room = team.facts.context - job.generation.max_new_tokens
     fitting = [i for i, p in enumerate(job.prompts) if len(p) <= room]
@@ -138,7 +161,7 @@ def _ask(job: Job, team: Here | Workers, journal: Journal, progress: Progress) -
     left = [batch for batch in positions if not all(i in journal.answers for i in batch)]
     began = told = time.monotonic()
     worked = 0.0
-    for k, completions in team.each([[job.prompts[i] for i in batch] for batch in left]):
+    for k, completions in team.answer_batches([[job.prompts[i] for i in batch] for batch in left]):
         journal.put([(i, _prediction(job, i, c)) for i, c in zip(left[k], completions, strict=True)])
         worked += sum(c.seconds for c in completions)
         if time.monotonic() - told > 10:
@@ -151,9 +174,16 @@ def _ask(job: Job, team: Here | Workers, journal: Journal, progress: Progress) -
 
 def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:
     return Prediction(
-        id=job.questions[i], prompt_hash=prompt_hash(job.prompts[i]), prompt_ids=job.prompts[i], answer_ids=completion.answer_ids,
-        text=completion.text or "", finish_reason=completion.finish_reason, prompt_cut=cut, seconds=completion.seconds, error=completion.error,
-    )  # fmt: skip
+        id=job.questions[i],
+        prompt_hash=prompt_hash(job.prompts[i]),
+        prompt_ids=job.prompts[i],
+        answer_ids=completion.answer_ids,
+        text=completion.text or "",
+        finish_reason=completion.finish_reason,
+        prompt_cut=cut,
+        seconds=completion.seconds,
+        error=completion.error,
+    )
 
 
 def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
@@ -161,22 +191,46 @@ def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
     tokenizer = load_tokenizer(job.tokenizer)
     for i, p in enumerate(predictions):
         if p.answer_ids:
-            predictions[i] = p.model_copy(update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()})
-    store.write_jsonl(job.lines, predictions)
+            predictions[i] = p.model_copy(
+                update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()}
+            )
+    storage.write_jsonl(job.lines, predictions)
 
 
-def _manifest(job: Job, key: str, team: Here | Workers, predictions: list[Prediction], share: float) -> PredictionManifest:
+def _manifest(
+    job: Job, key: str, team: InProcessRunner | WorkerPool, predictions: list[Prediction], share: float
+) -> PredictionManifest:
     tokens = sum(len(p.answer_ids) + (p.finish_reason == "stop") for p in predictions)
     seconds = sum(p.seconds for p in predictions) * share
     facts, used = team.facts, job.execution
     return PredictionManifest(
-        variant=job.variant, key=key, split_id=job.split_id, backend=job.backend, backend_version=facts.version, packages=installed(job.backend),
-        weights_sha256=job.weights_sha256, tokenizer_sha256=job.tokenizer_sha256, prompts_sha256=job.prompts_sha256,
-        lines_sha256=store.sha256_file(job.lines), generation=job.generation.__dict__ | {"stop_ids": list(job.generation.stop_ids)},
-        execution=facts.execution | {"batch_tokens": used.batch_tokens, "max_batch": used.max_batch, "slots": used.slots, "processes": job.processes},
-        n=len(predictions), finish=dict(Counter(p.finish_reason for p in predictions)), prompts_cut=sum(p.prompt_cut for p in predictions),
+        variant=job.variant,
+        key=key,
+        split_id=job.split_id,
+        backend=job.backend,
+        backend_version=facts.version,
+        packages=installed(job.backend),
+        weights_sha256=job.weights_sha256,
+        tokenizer_sha256=job.tokenizer_sha256,
+        prompts_sha256=job.prompts_sha256,
+        lines_sha256=storage.sha256_file(job.lines),
+        generation=job.generation.__dict__ | {"stop_ids": list(job.generation.stop_ids)},
+        execution=facts.execution
+        | {
+            "batch_tokens": used.batch_tokens,
+            "max_batch": used.max_batch,
+            "slots": used.slots,
+            "processes": job.processes,
+        },
+        n=len(predictions),
+        finish=dict(Counter(p.finish_reason for p in predictions)),
+        prompts_cut=sum(p.prompt_cut for p in predictions),
         cost=Cost(
-            tokens_per_second=tokens / seconds if seconds > 0 else None, seconds=seconds, load_seconds=team.load_seconds, generated_tokens=tokens,
-            peak_memory_bytes=team.peak_memory_bytes(), size_bytes=job.size_bytes,
+            tokens_per_second=tokens / seconds if seconds > 0 else None,
+            seconds=seconds,
+            load_seconds=team.load_seconds,
+            generated_tokens=tokens,
+            peak_memory_bytes=team.peak_memory_bytes(),
+            size_bytes=job.size_bytes,
         ),
-    )  # fmt: skip
+    )

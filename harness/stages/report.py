@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from harness import store
+from harness import storage
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.records import (
@@ -26,13 +26,13 @@ from harness.records import (
     SplitManifest,
     TrainManifest,
 )
-from harness.rendering import render
-from harness.rendering.verdict import variant_order
-from harness.rendering.views import Inputs
-from harness.store import RunFolder
+from harness.report import page
+from harness.report.headline import variant_order
+from harness.report.sections import Inputs
+from harness.storage import RunFolder
 
 R = TypeVar("R", bound=Record)
-SOURCES = ("stages/report.py", "rendering", "records")
+SOURCES = ("stages/report.py", "report", "report/charts", "records")
 
 
 def run(
@@ -61,8 +61,14 @@ def run(
         StorageError: the report cannot be written.
     """
     settings, refused = config.model_dump(mode="json"), dict(refused or {})
-    fingerprint = store.sha256_json(
-        [settings, [_contents(folder) for folder in (run, *others)], [pair.model_dump() for pair in tested], refused, _code()]
+    fingerprint = storage.sha256_json(
+        [
+            settings,
+            [_contents(folder) for folder in (run, *others)],
+            [pair.model_dump() for pair in tested],
+            refused,
+            _code(),
+        ]
     )
     report_json = run.reports / "report.json"
     if not force and run.report_md.exists() and report_json.exists() and _written(run.report_html) == fingerprint:
@@ -71,30 +77,32 @@ def run(
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
     further = [read(other) for other in others]
-    page = render.html(inputs, further, tested, refused, settings, fingerprint)
-    store.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
-    store.write_text(run.report_md, render.markdown(inputs, further, tested, refused))
-    store.write_text(run.report_html, page)
-    progress(f"wrote {run.report_html} ({len(page.encode()) / 1e6:.1f} MB)")
+    rendered = page.html(inputs, further, tested, refused, settings, fingerprint)
+    storage.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
+    storage.write_text(run.report_md, page.markdown(inputs, further, tested, refused))
+    storage.write_text(run.report_html, rendered)
+    progress(f"wrote {run.report_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
     return run.report_html
 
 
 def read(run: RunFolder) -> Inputs:
     """Everything of a run that the report shows; only comparison.json must exist."""
-    comparison = store.read_record(run.comparison_json, Comparison)
+    comparison = storage.read_record(run.comparison_json, Comparison)
     comparison = comparison.model_copy(
         update={"variants": {variant: comparison.variants[variant] for variant in variant_order(comparison)}}
     )
     split, train = _manifest(run.split_json, SplitManifest), _manifest(run.train_json, TrainManifest)
     if split and split.split_id != comparison.split_id:
-        raise ArtifactError("is not of the present split", "run harness predict, score and compare again", file=run.comparison_json)
+        raise ArtifactError(
+            "is not of the present split", "run harness predict, score and compare again", file=run.comparison_json
+        )
     _check(run.heldout_jsonl, split and split.heldout_sha256, "split")
     _check(run.history_jsonl, train and train.history_sha256, "train --force")
     for variant in comparison.variants:
         (answers, asked), (scores, scored) = run.prediction(variant), run.score(variant)
         _check(answers, (found := _manifest(asked, PredictionManifest)) and found.lines_sha256, "predict")
         if scored.exists() and scores.exists():
-            store.read_scored(run, variant, comparison)
+            storage.read_scored(run, variant, comparison)
     gate = _manifest(run.gate_json, GateResult)
     return Inputs(
         comparison=comparison,
@@ -106,21 +114,21 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
-        gate_is_old=gate is not None and gate.comparison_sha256 != store.sha256_file(run.comparison_json),
+        gate_is_old=gate is not None and gate.comparison_sha256 != storage.sha256_file(run.comparison_json),
     )
 
 
 def _check(path: Path, sha256: str | None, command: str) -> None:
     if sha256 and path.exists():
-        store.check_written(path, sha256, command)
+        storage.check_written(path, sha256, command)
 
 
 def _lines(path: Path, kind: type[R]) -> list[R]:
-    return store.read_records(path, kind) if path.exists() else []
+    return storage.read_records(path, kind) if path.exists() else []
 
 
 def _manifest(path: Path, kind: type[R]) -> R | None:
-    return store.read_record(path, kind) if path.exists() else None
+    return storage.read_record(path, kind) if path.exists() else None
 
 
 def _contents(run: RunFolder) -> list[list[str]]:
@@ -136,11 +144,13 @@ def _contents(run: RunFolder) -> list[list[str]]:
     ]
     files += sorted(run.predictions.glob("*.jsonl")) + sorted(run.scores.glob("*.jsonl"))
     # The parent's name tells predictions/base.jsonl from scores/base.jsonl.
-    return [[f"{run.name}/{file.parent.name}/{file.name}", store.sha256_file(file)] for file in files if file.exists()]
+    return [
+        [f"{run.name}/{file.parent.name}/{file.name}", storage.sha256_file(file)] for file in files if file.exists()
+    ]
 
 
 def _code() -> list[str]:
-    return [store.source_sha256(*SOURCES), store.sha256_tree(render.TEMPLATES)]
+    return [storage.source_sha256(*SOURCES), storage.sha256_tree(page.TEMPLATES)]
 
 
 def _written(page: Path) -> str | None:

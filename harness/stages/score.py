@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import store
+from harness import storage
 from harness.analysis import statistics
 from harness.config import SEMANTIC, Config
 from harness.errors import ArtifactError, IncomparableError
@@ -27,7 +27,7 @@ from harness.records import (
     ScoreSet,
     SplitManifest,
 )
-from harness.store import RunFolder
+from harness.storage import RunFolder
 
 SOURCES = ("metrics", "analysis/resampling.py", "analysis/statistics.py", "stages/score.py")
 PREDICT_AGAIN = "run harness predict again"
@@ -35,7 +35,9 @@ CHUNK = 128
 """Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
 
 
-def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> ScoreSet:
+def run(
+    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
+) -> ScoreSet:
     """Scores every variant that answered; variants whose answers, metrics and settings are unchanged are kept.
 
     Raises:
@@ -43,30 +45,30 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         ConfigError: an unknown metric, or one whose package is missing; ModelError: the semantic model cannot be used.
     """
     metrics = _metrics(config)
-    split = store.read_record(run.split_json, SplitManifest)
-    store.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
-    answered = store.read_record(run.predict_json, PredictionSet).variants
+    split = storage.read_record(run.split_json, SplitManifest)
+    storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
+    answered = storage.read_record(run.predict_json, PredictionSet).variants
     common = [
-        store.sha256_file(run.heldout_jsonl),
+        storage.sha256_file(run.heldout_jsonl),
         config.score.model_dump(),
         [m.signature for m in metrics],
-        store.source_sha256(*SOURCES),
+        storage.source_sha256(*SOURCES),
     ]
     questions: list[Question] = []
     prints: list[str] = []
     for variant in answered:
-        fingerprint = store.sha256_json([*common, split.split_id, *map(store.sha256_file, run.prediction(variant))])
+        fingerprint = storage.sha256_json([*common, split.split_id, *map(storage.sha256_file, run.prediction(variant))])
         prints.append(fingerprint)
         if not force and _is_scored(run, variant, fingerprint):
             progress(f"{variant}: scores are unchanged")
             continue
-        questions = questions or store.read_records(run.heldout_jsonl, Question)
+        questions = questions or storage.read_records(run.heldout_jsonl, Question)
         run.score_json.unlink(missing_ok=True)
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
         progress(f"{variant}: {_summary(manifest)}")
-    scored = ScoreSet(fingerprint=store.sha256_json(prints), variants=answered)
+    scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)
     # Written even if nothing changed: make goes by its time.
-    store.write_json(run.score_json, scored)
+    storage.write_json(run.score_json, scored)
     return scored
 
 
@@ -82,22 +84,30 @@ def _is_scored(run: RunFolder, variant: str, fingerprint: str) -> bool:
     if not (lines.exists() and manifest.exists()):
         return False
     try:
-        old = store.read_record(manifest, ScoreManifest)
+        old = storage.read_record(manifest, ScoreManifest)
     except ArtifactError:
         return False  # damaged, or of another version: scored again
-    return old.fingerprint == fingerprint and old.lines_sha256 == store.sha256_file(lines)
+    return old.fingerprint == fingerprint and old.lines_sha256 == storage.sha256_file(lines)
 
 
 def _score_variant(
-    run: RunFolder, config: Config, metrics: list[Metric], split: SplitManifest, questions: list[Question], variant: str, fingerprint: str
+    run: RunFolder,
+    config: Config,
+    metrics: list[Metric],
+    split: SplitManifest,
+    questions: list[Question],
+    variant: str,
+    fingerprint: str,
 ) -> ScoreManifest:
     answers = run.prediction(variant)[0]
-    asked = store.read_record(run.prediction(variant)[1], PredictionManifest)
+    asked = storage.read_record(run.prediction(variant)[1], PredictionManifest)
     if asked.split_id != split.split_id:
         raise IncomparableError(
-            f"{variant} answered split {asked.split_id[:12]}, and the split is {split.split_id[:12]}", PREDICT_AGAIN, file=answers
+            f"{variant} answered split {asked.split_id[:12]}, and the split is {split.split_id[:12]}",
+            PREDICT_AGAIN,
+            file=answers,
         )
-    if asked.lines_sha256 and asked.lines_sha256 != store.sha256_file(answers):
+    if asked.lines_sha256 and asked.lines_sha256 != storage.sha256_file(answers):
         raise ArtifactError("is not what predict wrote", PREDICT_AGAIN, file=answers)
 
     matched = _matched(answers, questions)
@@ -105,7 +115,7 @@ def _score_variant(
 
     lines, manifest_path = run.score(variant)
     manifest_path.unlink(missing_ok=True)
-    store.write_jsonl(lines, rows)
+    storage.write_jsonl(lines, rows)
     manifest = ScoreManifest(
         fingerprint=fingerprint,
         variant=variant,
@@ -114,7 +124,7 @@ def _score_variant(
         prompts_sha256=asked.prompts_sha256,
         generation=asked.generation,
         backend=asked.backend,
-        lines_sha256=store.sha256_file(lines),
+        lines_sha256=storage.sha256_file(lines),
         n=len(rows),
         n_groups=len({row.group for row in rows}),
         metrics=_means(rows, metrics, config),
@@ -123,25 +133,29 @@ def _score_variant(
         prompts_cut=asked.prompts_cut,
         cost=asked.cost,
     )
-    store.write_json(manifest_path, manifest)
+    storage.write_json(manifest_path, manifest)
     return manifest
 
 
 def _matched(path: Path, questions: list[Question]) -> list[tuple[Question, Prediction]]:
     """Each question with its answer, in the order of the split; ArtifactError if the two files are not about the same questions."""
     found: dict[str, Prediction] = {}
-    for number, prediction in enumerate(store.iter_records(path, Prediction), 1):
+    for number, prediction in enumerate(storage.iter_records(path, Prediction), 1):
         if prediction.id in found:
             raise ArtifactError(f"answers question {prediction.id!r} twice", PREDICT_AGAIN, file=path, row=number)
         # The token ids are most of a line and no metric reads them.
         found[prediction.id] = prediction.model_copy(update={"prompt_ids": [], "answer_ids": []})
     missing = [q.id for q in questions if q.id not in found]
     if missing:
-        raise ArtifactError(f"lacks the answer to {len(missing)} held-out questions, {missing[0]!r} first", PREDICT_AGAIN, file=path)
+        raise ArtifactError(
+            f"lacks the answer to {len(missing)} held-out questions, {missing[0]!r} first", PREDICT_AGAIN, file=path
+        )
     if len(found) > len(questions):
         unknown = min(found.keys() - {q.id for q in questions})
         raise ArtifactError(
-            f"answers {len(found) - len(questions)} questions that are not held out, {unknown!r} among them", PREDICT_AGAIN, file=path
+            f"answers {len(found) - len(questions)} questions that are not held out, {unknown!r} among them",
+            PREDICT_AGAIN,
+            file=path,
         )
     return [(question, found[question.id]) for question in questions]
 
@@ -154,7 +168,12 @@ def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> 
     for question, prediction in matched:
         failed = prediction.finish_reason == "error"
         scores = {name: None if failed else next(column) for name, column in columns.items()}
-        yield Score(id=question.id, group=question.group, scores=scores, unscored=(prediction.error or "failed") if failed else None)
+        yield Score(
+            id=question.id,
+            group=question.group,
+            scores=scores,
+            unscored=(prediction.error or "failed") if failed else None,
+        )
 
 
 def _means(rows: list[Score], metrics: list[Metric], config: Config) -> dict[str, MetricValue]:
@@ -170,6 +189,8 @@ def _means(rows: list[Score], metrics: list[Metric], config: Config) -> dict[str
 
 
 def _summary(manifest: ScoreManifest) -> str:
-    shown = [f"{name} {m.value:.3f}" if m.value is not None else f"{name} unscored" for name, m in manifest.metrics.items()]
+    shown = [
+        f"{name} {m.value:.3f}" if m.value is not None else f"{name} unscored" for name, m in manifest.metrics.items()
+    ]
     failed = manifest.finish.get("error", 0)
     return f"{', '.join(shown)}" + (f"; {failed} of {manifest.n} failed and are unscored" if failed else "")

@@ -15,10 +15,10 @@ from typing import Any
 
 import datasketch
 
-from harness import store
+from harness import storage
 from harness.config import Config, Data
 from harness.errors import ArtifactError, DataError
-from harness.questions import dataset, trivial_baselines
+from harness.questions import dataset, no_model_baselines
 from harness.questions.dataset import Row
 from harness.questions.paraphrase import is_long, normalise
 from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
@@ -33,7 +33,9 @@ MAX_CONFLICTS = 200
 REASONS = ("group", "duplicate_question", "near_duplicate", "long_answer")
 
 
-def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> SplitManifest:
+def run(
+    run: storage.RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
+) -> SplitManifest:
     """Splits `config.data.qa` into a training and a held-out side.
 
     Raises:
@@ -41,7 +43,7 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
     """
     began = time.monotonic()
     source = dataset.locate(config.data.qa)
-    source_sha256 = store.sha256_file(source)
+    source_sha256 = storage.sha256_file(source)
     fingerprint = _fingerprint(source_sha256, config.data)
     if not force and (old := _unchanged(run, fingerprint)):
         progress(f"split: unchanged, {old.n_train} rows to train on and {old.n_heldout} held out")
@@ -50,7 +52,9 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
     rows = dataset.load(source)
     progress(f"split: comparing {len(rows)} questions of {source}")
     shingles = Shingles([row.question for row in rows], config.data.ngram)
-    groups = group_rows(rows, shingles, threshold=config.data.similarity, long_answer_words=config.data.long_answer_words)
+    groups = group_rows(
+        rows, shingles, threshold=config.data.similarity, long_answer_words=config.data.long_answer_words
+    )
     sizes = Counter(groups.of)
     if len(sizes) < MIN_GROUPS:
         raise DataError(
@@ -76,7 +80,7 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
     conflicts = _conflicts(rows)
     manifest = SplitManifest(
         fingerprint=fingerprint,
-        split_id=store.sha256_json([[*_content(question), at in nearest] for at, question in enumerate(questions)]),
+        split_id=storage.sha256_json([[*_content(question), at in nearest] for at, question in enumerate(questions)]),
         source=config.data.qa,
         source_sha256=source_sha256,
         n_train=len(train),
@@ -99,13 +103,16 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
         seconds=round(time.monotonic() - began, 3),
     )
     # Without its manifest a split does not exist: none may stand beside the files of another while these are replaced.
-    with store.storage_errors(run.split_json):
+    with storage.storage_errors(run.split_json):
         run.split_json.unlink(missing_ok=True)
-    store.write_jsonl(run.train_jsonl, (questions[at] for at in train))
-    store.write_jsonl(run.heldout_jsonl, (questions[at] for at in heldout))
-    written = {"train_sha256": store.sha256_file(run.train_jsonl), "heldout_sha256": store.sha256_file(run.heldout_jsonl)}
+    storage.write_jsonl(run.train_jsonl, (questions[at] for at in train))
+    storage.write_jsonl(run.heldout_jsonl, (questions[at] for at in heldout))
+    written = {
+        "train_sha256": storage.sha256_file(run.train_jsonl),
+        "heldout_sha256": storage.sha256_file(run.heldout_jsonl),
+    }
     manifest = manifest.model_copy(update=written)
-    store.write_json(run.split_json, manifest)
+    storage.write_json(run.split_json, manifest)
     for warning in manifest.warnings:
         progress(f"split: warning: {warning}")
     progress(f"split: {len(train)} rows to train on, {len(heldout)} held out in {len(held_groups)} groups")
@@ -113,24 +120,24 @@ def run(run: store.RunFolder, config: Config, *, progress: Callable[[str], None]
 
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
-    code = store.source_sha256(
+    code = storage.source_sha256(
         "questions/dataset.py",
         "questions/paraphrase.py",
         "questions/similarity.py",
-        "questions/trivial_baselines.py",
+        "questions/no_model_baselines.py",
         "stages/split.py",
         "metrics",
     )
-    return store.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
+    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
 
 
-def _unchanged(run: store.RunFolder, fingerprint: str) -> SplitManifest | None:
+def _unchanged(run: storage.RunFolder, fingerprint: str) -> SplitManifest | None:
     if not (run.split_json.exists() and run.train_jsonl.exists() and run.heldout_jsonl.exists()):
         return None
     try:
-        manifest = store.read_record(run.split_json, SplitManifest)
-        store.check_written(run.train_jsonl, manifest.train_sha256, "split")
-        store.check_written(run.heldout_jsonl, manifest.heldout_sha256, "split")
+        manifest = storage.read_record(run.split_json, SplitManifest)
+        storage.check_written(run.train_jsonl, manifest.train_sha256, "split")
+        storage.check_written(run.heldout_jsonl, manifest.heldout_sha256, "split")
     except ArtifactError:
         return None
     return manifest if manifest.fingerprint == fingerprint else None
@@ -216,7 +223,12 @@ def _some(links: Sequence[Link], reason: str) -> list[Link]:
 
 def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
     similarity = None if link.similarity is None else round(link.similarity, 3)
-    return {"reason": link.reason, "left": rows[link.left].question, "right": rows[link.right].question, "similarity": similarity}
+    return {
+        "reason": link.reason,
+        "left": rows[link.left].question,
+        "right": rows[link.right].question,
+        "similarity": similarity,
+    }
 
 
 def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -233,7 +245,9 @@ def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return conflicts
 
 
-def _leakage(rows: Sequence[Row], train: Sequence[int], nearest: dict[int, float], long_answer_words: int) -> dict[str, Any]:
+def _leakage(
+    rows: Sequence[Row], train: Sequence[int], nearest: dict[int, float], long_answer_words: int
+) -> dict[str, Any]:
     known = {rows[at].answer for at in train}
     shared = [rows[at].answer for at in nearest if rows[at].answer in known]
     bins = Counter(min(int(similarity * 10), 9) for similarity in nearest.values())
@@ -246,15 +260,17 @@ def _leakage(rows: Sequence[Row], train: Sequence[int], nearest: dict[int, float
 
 
 def _baselines(rows: Sequence[Row], train: Sequence[int], copied: dict[int, int]) -> dict[str, dict[str, float]]:
-    return trivial_baselines.measure(rows, train, {at: copied[at] for at in trivial_baselines.sample(list(copied))})
+    return no_model_baselines.measure(rows, train, {at: copied[at] for at in no_model_baselines.sample(list(copied))})
 
 
-def _random_baselines(rows: Sequence[Row], shingles: Shingles, n_heldout: int, seed: int) -> dict[str, dict[str, float]]:
-    heldout = trivial_baselines.random_heldout(rows, n_heldout, seed)
+def _random_baselines(
+    rows: Sequence[Row], shingles: Shingles, n_heldout: int, seed: int
+) -> dict[str, dict[str, float]]:
+    heldout = no_model_baselines.random_heldout(rows, n_heldout, seed)
     train = sorted(set(range(len(rows))).difference(heldout))
-    asked = trivial_baselines.sample(heldout)
+    asked = no_model_baselines.sample(heldout)
     copied, _ = shingles.nearest(asked, train)
-    return trivial_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
+    return no_model_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
 
 
 def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_conflicts: int, data: Data) -> list[str]:
@@ -262,14 +278,20 @@ def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_confli
     for group, count in sizes.most_common():
         if count <= LARGE_GROUP * len(rows):
             break
-        warnings.append(f"{count / len(rows):.0%} of the rows ({count}) form one group, like {rows[group].question[:100]!r}")
+        warnings.append(
+            f"{count / len(rows):.0%} of the rows ({count}) form one group, like {rows[group].question[:100]!r}"
+        )
     asked = data.heldout if data.heldout < 1 else data.heldout / len(rows)
     share = n_heldout / len(rows)
     if abs(share - asked) > SHARE_TOLERANCE * asked:
-        warnings.append(f"{share:.1%} of the rows are held out, not {asked:.1%}: whole groups go to one side (try another data.seed)")
+        warnings.append(
+            f"{share:.1%} of the rows are held out, not {asked:.1%}: whole groups go to one side (try another data.seed)"
+        )
     if n_conflicts:
         shown = f"; the first {MAX_CONFLICTS} are listed" if n_conflicts > MAX_CONFLICTS else ""
         warnings.append(f"{n_conflicts} questions have several different answers; each is kept on one side{shown}")
-    if n_heldout > trivial_baselines.MAX_QUESTIONS:
-        warnings.append(f"the no-model baselines were measured on {trivial_baselines.MAX_QUESTIONS} of {n_heldout} held-out rows")
+    if n_heldout > no_model_baselines.MAX_QUESTIONS:
+        warnings.append(
+            f"the no-model baselines were measured on {no_model_baselines.MAX_QUESTIONS} of {n_heldout} held-out rows"
+        )
     return warnings

@@ -16,14 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import base, store
+from harness import storage
 from harness.config import Config, Train
+from harness.models import base_model
 from harness.prompt import IGNORED, Example, Prompter, tokenizer_sha256
 from harness.records import Question, SplitManifest, TrainManifest
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training import plan as planning
 from harness.training.checkpoints import is_readable, remove_torn_states, saving
-from harness.training.distributed import Processes, agree, processes
+from harness.training.distributed import Processes, broadcast, processes
 from harness.training.model import add_lora, device_memory, load_model, parameters, peak_memory
 from harness.training.plan import Plan
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 SOURCES = ("prompt.py", "training", "stages/train.py")
 
 
-def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False) -> TrainManifest:
+def run(
+    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
+) -> TrainManifest:
     """Fine-tunes the base model on the training questions.
 
     Goes on from the last checkpoint if one of the same inputs is there. Unchanged inputs: does nothing. Under torchrun each process takes its
@@ -43,23 +46,23 @@ def run(run: RunFolder, config: Config, *, progress: Callable[[str], None] = lam
         ArtifactError: no split; ModelError: the base cannot be used; DeviceError: no CUDA where the config needs it;
         TrainingError: the loss is no number (the last good checkpoint is kept); StorageError: nowhere to write.
     """
-    base.quiet_libraries()
-    split = store.read_record(run.split_json, SplitManifest)
+    base_model.quiet_libraries()
+    split = storage.read_record(run.split_json, SplitManifest)
     for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.heldout_jsonl, split.heldout_sha256)):
-        store.check_written(file, sha256, "split")
-    device = base.device_of(config.device)
-    folder = base.resolve(config.model)
-    weights = base.weights_sha256(folder)
+        storage.check_written(file, sha256, "split")
+    device = base_model.device_of(config.device)
+    folder = base_model.resolve(config.model)
+    weights = base_model.weights_sha256(folder)
     settings = {"train": config.train.model_dump(), "prompt": config.prompt.model_dump(), "device": device}
-    fingerprint = store.sha256_json([split.split_id, weights, settings, store.source_sha256(*SOURCES)])
+    fingerprint = storage.sha256_json([split.split_id, weights, settings, storage.source_sha256(*SOURCES)])
     among = processes()
     old = None if force or not among.writes else _finished(run, fingerprint)
-    if agree(old is not None, among, cpu=device == "cpu"):
+    if broadcast(old is not None, among, cpu=device == "cpu"):
         progress("nothing changed since the last training")
         if old is not None:
             os.utime(run.train_json)
             shutil.rmtree(run.checkpoints, ignore_errors=True)  # a kill came between the manifest and their end
-        return old or store.read_record(run.train_json, TrainManifest)
+        return old or storage.read_record(run.train_json, TrainManifest)
     if among.writes:
         run.train_json.unlink(missing_ok=True)
     began = time.monotonic()
@@ -72,17 +75,32 @@ def _finished(run: RunFolder, fingerprint: str) -> TrainManifest | None:
     """The manifest of an earlier training on exactly these inputs, if its adapter is whole."""
     if not run.train_json.exists() or not run.adapter.is_dir():
         return None
-    old = store.read_record(run.train_json, TrainManifest)
-    return old if old.fingerprint == fingerprint and base.weights_sha256(run.adapter) == old.adapter_sha256 else None
+    old = storage.read_record(run.train_json, TrainManifest)
+    return (
+        old if old.fingerprint == fingerprint and base_model.weights_sha256(run.adapter) == old.adapter_sha256 else None
+    )
 
 
 class _Training:
     """One training, from the rows to the manifest."""
 
     def __init__(
-        self, run: RunFolder, config: Config, folder: Path, device: str, progress: Callable[[str], None], among: Processes
-    ):  # fmt: skip
-        self.run, self.config, self.settings, self.folder, self.device, self.progress = run, config, config.train, folder, device, progress
+        self,
+        run: RunFolder,
+        config: Config,
+        folder: Path,
+        device: str,
+        progress: Callable[[str], None],
+        among: Processes,
+    ):
+        self.run, self.config, self.settings, self.folder, self.device, self.progress = (
+            run,
+            config,
+            config.train,
+            folder,
+            device,
+            progress,
+        )
         self.among = among
 
     def go(self, fingerprint: str, split: SplitManifest, weights: str, began: float) -> TrainManifest:
@@ -93,9 +111,9 @@ class _Training:
         try:
             manifest = self._train(fingerprint, split, weights, began)
             if self.among.writes:
-                store.write_json(self.run.train_json, manifest)
+                storage.write_json(self.run.train_json, manifest)
                 shutil.rmtree(self.run.checkpoints, ignore_errors=True)
-            agree(None, self.among, cpu=self.device == "cpu")
+            broadcast(None, self.among, cpu=self.device == "cpu")
             return manifest
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -104,13 +122,17 @@ class _Training:
         settings = self.settings
         model, tokenizer = load_model(self.folder, settings, self.device, self.among)
         prompter = Prompter(tokenizer, self.config.prompt.template)
-        rows = encode(store.read_records(self.run.train_jsonl, Question), prompter, settings)
-        heldout = encode(sample(store.read_records(self.run.heldout_jsonl, Question), settings.eval_rows), prompter, settings)
+        rows = encode(storage.read_records(self.run.train_jsonl, Question), prompter, settings)
+        heldout = encode(
+            sample(storage.read_records(self.run.heldout_jsonl, Question), settings.eval_rows), prompter, settings
+        )
         plan = self._plan(model, [len(row.input_ids) for row in rows])
         model = add_lora(model, settings, engine=settings.engine, checkpointing=plan.checkpointing)
         tokens = sum(len(r.input_ids) for r in rows)
         steps, epochs = schedule(len(rows), settings)
-        resume = agree(self._checkpoint(fingerprint) if self.among.writes else None, self.among, cpu=self.device == "cpu")
+        resume = broadcast(
+            self._checkpoint(fingerprint) if self.among.writes else None, self.among, cpu=self.device == "cpu"
+        )
         trainable, total = parameters(model)
         labelled = sum(sum(label != IGNORED for label in r.labels) for r in rows) / max(tokens, 1)
         self.progress(
@@ -138,14 +160,14 @@ class _Training:
                 self.progress,
                 self.among,
             )
-            history.blame = trainer.blame
+            history.describe_last_rows = trainer.describe_last_rows
             with saving(self.run.checkpoints):
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             logged = wandb.finish()
         if self.among.writes:
             self._save(model, tokenizer)
-        agree(None, self.among, cpu=self.device == "cpu")
+        broadcast(None, self.among, cpu=self.device == "cpu")
         return TrainManifest(
             fingerprint=fingerprint,
             split_id=split.split_id,
@@ -157,7 +179,7 @@ class _Training:
                 "tokenizer_sha256": tokenizer_sha256(tokenizer),
                 "parameters": total - trainable,
             },
-            adapter_sha256=base.weights_sha256(self.run.adapter),
+            adapter_sha256=base_model.weights_sha256(self.run.adapter),
             trainable_parameters=trainable,
             trainable_share=trainable / total,
             steps=steps,
@@ -169,7 +191,7 @@ class _Training:
             tokens=round(tokens * epochs),
             final_loss=history.last("loss", over=20),
             final_heldout_loss=history.last("heldout_loss"),
-            history_sha256=store.sha256_file(self.run.history_jsonl) if self.among.writes else "",
+            history_sha256=storage.sha256_file(self.run.history_jsonl) if self.among.writes else "",
             wandb=logged,
             seconds=time.monotonic() - began,
             peak_memory_bytes=peak_memory(self.device),
@@ -184,17 +206,19 @@ class _Training:
         else:
             from harness.training import packing
 
-            shape = planning.Shape.of(base.read_config(self.folder))
+            shape = planning.Shape.of(base_model.read_config(self.folder))
             packs = packing.is_supported(model)
-            plan = planning.make(shape, self.settings, lengths, share, memory_bytes=device_memory(), packing=packs, graphs=packs)
-        return agree(plan, self.among, cpu=self.device == "cpu")
+            plan = planning.make(
+                shape, self.settings, lengths, share, memory_bytes=device_memory(), packing=packs, graphs=packs
+            )
+        return broadcast(plan, self.among, cpu=self.device == "cpu")
 
     def _checkpoint(self, fingerprint: str) -> Path | None:
         """The newest complete checkpoint of these inputs; those of other inputs are removed."""
         folder, stamp = self.run.checkpoints, self.run.checkpoints / "fingerprint"
         if not stamp.exists() or stamp.read_text() != fingerprint:
             shutil.rmtree(folder, ignore_errors=True)
-            store.write_text(stamp, fingerprint)
+            storage.write_text(stamp, fingerprint)
             return None
         for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
             if is_readable(newest):
@@ -206,8 +230,8 @@ class _Training:
         return None
 
     def _history(self, fingerprint: str, tokens: int, steps: int, resume: Path | None) -> tuple[Any, Any]:
-        from harness.history import HistoryCallback
-        from harness.wandb_log import WandbLog
+        from harness.training.history import HistoryCallback
+        from harness.training.wandb_log import WandbLog
 
         wandb = WandbLog(
             self.run.path,
@@ -230,7 +254,7 @@ class _Training:
         return history, wandb
 
     def _save(self, model: PreTrainedModel, tokenizer: Any) -> None:
-        with store.atomic_path(self.run.adapter) as temporary:
+        with storage.atomic_path(self.run.adapter) as temporary:
             model.save_pretrained(temporary, safe_serialization=True)
             tokenizer.save_pretrained(temporary)
             (temporary / "README.md").unlink(missing_ok=True)
@@ -249,13 +273,14 @@ class _Training:
 def encode(questions: list[Question], prompter: Prompter, settings: Train) -> list[Example]:
     """Training rows as token ids and labels."""
     return [
-        prompter.example(q.question, q.answer, train_on=settings.train_on, max_length=settings.max_length, name=q.id) for q in questions
+        prompter.example(q.question, q.answer, train_on=settings.train_on, max_length=settings.max_length, name=q.id)
+        for q in questions
     ]
 
 
 def sample(questions: list[Question], n: int) -> list[Question]:
     """`n` of the questions, the same ones whatever the order of the file."""
-    return sorted(questions, key=lambda q: store.sha256_bytes(q.id))[:n]
+    return sorted(questions, key=lambda q: storage.sha256_bytes(q.id))[:n]
 
 
 def schedule(rows: int, settings: Train) -> tuple[int, float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import store
+from harness import storage
 from harness.errors import ArtifactError
 
 SEAL = "sha256.json"
@@ -22,14 +22,14 @@ RANDOM_STATES = "rng_state_*.pth"
 
 def seal(checkpoint: Path) -> None:
     """Writes the hashes of a checkpoint's files beside them."""
-    store.write_json(checkpoint / SEAL, {name: store.sha256_file(checkpoint / name) for name in _names(checkpoint)})
+    storage.write_json(checkpoint / SEAL, {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)})
 
 
 def is_readable(checkpoint: Path) -> bool:
     """Whether a checkpoint is the one that was sealed, and its torch files hold tensors and plain values: no code in them is run."""
     try:
-        hashes = store.read_json(checkpoint / SEAL)
-        if not hashes or {name: store.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
+        hashes = storage.read_json(checkpoint / SEAL)
+        if not hashes or {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
             return False
     except (ArtifactError, OSError):
         return False
@@ -59,7 +59,7 @@ def _is_loadable(file: Path) -> bool:
 def saving(folder: Path) -> Iterator[None]:
     """Where a trainer writes checkpoints: an error of the disk becomes a StorageError, and none leaves half a checkpoint."""
     try:
-        with store.storage_errors(folder):
+        with storage.storage_errors(folder):
             yield
     except BaseException:
         for checkpoint in folder.glob("checkpoint-*"):
@@ -69,5 +69,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def _names(checkpoint: Path) -> list[str]:
-    files = [p for p in checkpoint.rglob("*") if p.is_file() and p.name not in (SEAL, UNREAD) and not p.match(RANDOM_STATES)]
+    files = [
+        p for p in checkpoint.rglob("*") if p.is_file() and p.name not in (SEAL, UNREAD) and not p.match(RANDOM_STATES)
+    ]
     return sorted(p.relative_to(checkpoint).as_posix() for p in files)

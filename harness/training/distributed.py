@@ -25,10 +25,12 @@ class Processes:
 def processes() -> Processes:
     """From torchrun's environment; a single process without it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    return Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0"))) if world > 1 else Processes()
+    return (
+        Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0"))) if world > 1 else Processes()
+    )
 
 
-def agree(value: Any, among: Processes, *, cpu: bool) -> Any:
+def broadcast(value: Any, among: Processes, *, cpu: bool) -> Any:
     """The writer's value, on every process; starts the process group if it is not there."""
     if among.world == 1:
         return value

@@ -7,9 +7,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from harness import base, devices
 from harness.config import Train
 from harness.errors import ModelError
+from harness.models import base_model, devices
 from harness.prompt import load_tokenizer
 from harness.training.distributed import Processes
 
@@ -28,7 +28,7 @@ def load_model(folder: Path, settings: Train, device: str, processes: Processes 
             os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"
         import unsloth  # noqa: F401  # before transformers, which it patches
     tokenizer = load_tokenizer(folder)
-    longest = base.read_config(folder).get("max_position_embeddings", settings.max_length)
+    longest = base_model.read_config(folder).get("max_position_embeddings", settings.max_length)
     if settings.max_length > longest:
         raise ModelError(
             f"takes {longest} tokens and train.max_length is {settings.max_length}",
@@ -71,9 +71,15 @@ def add_lora(model: Any, settings: Train, *, engine: str, checkpointing: bool = 
         from unsloth import FastLanguageModel
 
         model = FastLanguageModel.get_peft_model(
-            model, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, bias="none",
-            use_gradient_checkpointing="unsloth" if checkpointing else False, random_state=settings.seed,
-        )  # fmt: skip
+            model,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            bias="none",
+            use_gradient_checkpointing="unsloth" if checkpointing else False,
+            random_state=settings.seed,
+        )
     else:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
         from transformers import set_seed

@@ -15,10 +15,17 @@ from typing import Any
 
 import torch
 
-from harness import devices
+from harness.models import devices
 from harness.prompt import IGNORED
 
-LOGIT_RULES = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale", "lm_head_multiplier", "logits_scaling")
+LOGIT_RULES = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "logit_scale",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
 """What a config.json says of models that do more than a matrix product between the last hidden state and the logits."""
 HOOKS = ("run_attention", "get_packed_info_from_kwargs")
 """What Unsloth's model files call to attend, and to find out where rows begin."""
@@ -47,7 +54,10 @@ def is_supported(model: Any) -> bool:
         return False
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return False
-    return next(p.dtype for p in model.parameters() if p.is_floating_point() and not p.requires_grad) in (torch.bfloat16, torch.float16)
+    return next(p.dtype for p in model.parameters() if p.is_floating_point() and not p.requires_grad) in (
+        torch.bfloat16,
+        torch.float16,
+    )
 
 
 def loss(model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tensor:
@@ -120,6 +130,8 @@ def _attention() -> Any:
         if "enable_gqa" in known:
             return varlen_attn(query, key, value, *where, **causal, enable_gqa=True)
         groups = query.shape[1] // key.shape[1]
-        return varlen_attn(query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), *where, **causal)
+        return varlen_attn(
+            query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), *where, **causal
+        )
 
     return attend

@@ -64,9 +64,14 @@ class Shape:
     def lora(self, lora: Lora) -> int:
         """Trainable weights: r (in + out) of each projection that has an adapter."""
         sides = {
-            "q_proj": 2 * self.hidden, "k_proj": self.hidden + self.key_value, "v_proj": self.hidden + self.key_value, "o_proj": 2 * self.hidden,
-            "gate_proj": self.hidden + self.intermediate, "up_proj": self.hidden + self.intermediate, "down_proj": self.hidden + self.intermediate,
-        }  # fmt: skip
+            "q_proj": 2 * self.hidden,
+            "k_proj": self.hidden + self.key_value,
+            "v_proj": self.hidden + self.key_value,
+            "o_proj": 2 * self.hidden,
+            "gate_proj": self.hidden + self.intermediate,
+            "up_proj": self.hidden + self.intermediate,
+            "down_proj": self.hidden + self.intermediate,
+        }
         return self.layers * lora.r * sum(sides.get(name, 2 * self.hidden) for name in lora.target_modules)
 
     def token_bytes(self, *, checkpointing: bool) -> int:
@@ -114,7 +119,9 @@ def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: boo
     """Bytes at the top of a micro-batch of so many tokens."""
     logits = min(tokens, 4096) * shape.vocabulary * LOGIT_BYTES // 2
     one_layer = tokens * shape.token_bytes(checkpointing=False) // shape.layers if checkpointing else 0
-    return resident_bytes(shape, settings) + tokens * shape.token_bytes(checkpointing=checkpointing) + logits + one_layer
+    return (
+        resident_bytes(shape, settings) + tokens * shape.token_bytes(checkpointing=checkpointing) + logits + one_layer
+    )
 
 
 def filled(tokens: int) -> int:
@@ -138,7 +145,14 @@ def cut(lengths: Sequence[int], plan: Plan) -> list[list[int]]:
 
 
 def make(
-    shape: Shape | None, settings: Train, lengths: Sequence[int], rows: int, *, memory_bytes: int | None, packing: bool, graphs: bool
+    shape: Shape | None,
+    settings: Train,
+    lengths: Sequence[int],
+    rows: int,
+    *,
+    memory_bytes: int | None,
+    packing: bool,
+    graphs: bool,
 ) -> Plan:
     """The fastest plan that fits.
 

@@ -28,7 +28,9 @@ class Rows:
 
     def take(self, positions: Sequence[int]) -> Rows:
         """Some of the rows."""
-        return Rows([self.ids[i] for i in positions], [self.labels[i] for i in positions], [self.names[i] for i in positions])
+        return Rows(
+            [self.ids[i] for i in positions], [self.labels[i] for i in positions], [self.names[i] for i in positions]
+        )
 
 
 class ByLength(torch.utils.data.Sampler[int]):
@@ -71,7 +73,11 @@ def padded(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
     ids, labels, mask = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64), np.zeros(shape, np.int64)
     for i, (row, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
         ids[i, : len(row)], labels[i, : len(row)], mask[i, : len(row)] = row, label, 1
-    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "attention_mask": torch.from_numpy(mask)}
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "attention_mask": torch.from_numpy(mask),
+    }
 
 
 def packed(rows: Rows, pad_id: int, size: int, segments: int) -> dict[str, torch.Tensor]:

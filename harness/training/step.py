@@ -10,7 +10,7 @@ import torch
 
 from harness.errors import TrainingError
 from harness.training import packing
-from harness.training.flat import Flat
+from harness.training.flat_parameters import Flat
 from harness.training.plan import BUCKET, Plan, cut, filled
 from harness.training.rows import Rows, packed, padded
 
@@ -43,9 +43,19 @@ class Stepper:
     """
 
     def __init__(
-        self, model: Any, plan: Plan, *, pad_id: int, longest: int, device: torch.device, told: Callable[[str], None], flat: Flat | None = None,
-        rank: int = 0, world: int = 1, backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
-    ):  # fmt: skip
+        self,
+        model: Any,
+        plan: Plan,
+        *,
+        pad_id: int,
+        longest: int,
+        device: torch.device,
+        told: Callable[[str], None],
+        flat: Flat | None = None,
+        rank: int = 0,
+        world: int = 1,
+        backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+    ):
         self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
         self._backward = backward
         self.last: list[str] = []
@@ -118,7 +128,9 @@ class Stepper:
         found.graph.replay()
         return found.loss
 
-    def _capture(self, key: tuple[int, int], compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor]) -> bool:
+    def _capture(
+        self, key: tuple[int, int], compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor]
+    ) -> bool:
         try:
             if not self._graphs:
                 # Some kernels are chosen otherwise while capturing: a first graph that is thrown away, with memory of its own, loads them.
@@ -136,7 +148,9 @@ class Stepper:
             loss = self._forward_backward(compute_loss, model, inputs, self._items)
         return _Graph(graph, inputs, loss, packing.held(model))
 
-    def _forward_backward(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tensor:
+    def _forward_backward(
+        self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], items: Any
+    ) -> torch.Tensor:
         if not self._spaces:
             known = {name: tensor for name, tensor in inputs.items() if name in MODEL_INPUTS}
             loss = compute_loss(model, known, items)
@@ -154,9 +168,16 @@ class Stepper:
     def _tighten(self) -> None:
         if self.plan.rows == 1:
             raise TrainingError(
-                "the device is out of memory with a single row", "lower train.max_length, or set train.gradient_checkpointing=true"
+                "the device is out of memory with a single row",
+                "lower train.max_length, or set train.gradient_checkpointing=true",
             )
         self._graphs.clear()
         torch.cuda.empty_cache()
-        self.plan = replace(self.plan, rows=max(self.plan.rows // 2, 1), tokens=max(self.plan.tokens // 2, 1), graphs=False, peak_bytes=0)
+        self.plan = replace(
+            self.plan,
+            rows=max(self.plan.rows // 2, 1),
+            tokens=max(self.plan.tokens // 2, 1),
+            graphs=False,
+            peak_bytes=0,
+        )
         self.told(f"out of memory: goes on from the same step with {self.plan}")

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 from report_fixture import write_run
 
-from harness import store
+from harness import storage
 from harness.config import Config
 from harness.stages import report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it or set CHROMIUM")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it or set CHROMIUM"),
+]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 ).split()
@@ -47,9 +50,17 @@ def view(browser):
         contexts.append(context)
         page = context.new_page()
         if listen:
-            page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning", "trace") else None)
+            page.on(
+                "console",
+                lambda message: trouble.append(message.text) if message.type in ("error", "warning", "trace") else None,
+            )
             page.on("pageerror", lambda error: trouble.append(str(error)))
-            page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else trouble.append(request.url))
+            page.on(
+                "request",
+                lambda request: (
+                    None if request.url.startswith(("file:", "data:", "blob:")) else trouble.append(request.url)
+                ),
+            )
         page.goto(f"{path.resolve().as_uri()}{fragment}")
         page.wait_for_selector(wait, state="attached", timeout=30_000)
         return page
@@ -98,7 +109,9 @@ def type_in(text: str) -> str:
 
 def test_draws_every_figure_without_error_or_request(view, small):
     page = view(small)
-    drawn = page.evaluate("[...document.querySelectorAll('[data-figure]')].map((f) => f.querySelectorAll('.trace').length)")
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('[data-figure]')].map((f) => f.querySelectorAll('.trace').length)"
+    )
     assert len(drawn) == 10 and all(drawn)
     assert page.evaluate("document.documentElement.querySelectorAll('script[src], link, img, iframe').length") == 0
 
@@ -172,10 +185,16 @@ def test_the_commands_are_copied(view, small):
     page.click("text=Copy")
     page.wait_for_selector("[data-copy]:text('Copied')")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied == page.text_content("#commands") and copied.splitlines()[-1] == "harness report --run demo --config tiny"
+    assert (
+        copied == page.text_content("#commands")
+        and copied.splitlines()[-1] == "harness report --run demo --config tiny"
+    )
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.click("[data-copy]")
-    assert page.inner_text("[data-copy]") == "Selected" and page.evaluate("getSelection().toString().trim()") == copied.strip()
+    assert (
+        page.inner_text("[data-copy]") == "Selected"
+        and page.evaluate("getSelection().toString().trim()") == copied.strip()
+    )
 
 
 def test_theme_follows_the_system_and_can_be_chosen(view, small):
@@ -211,7 +230,7 @@ def test_without_scripts_the_numbers_are_there(view, small):
 
 
 def test_missing_parts_are_said(view, small, tmp_path):
-    run = store.RunFolder("demo", tmp_path)
+    run = storage.RunFolder("demo", tmp_path)
     run.reports.mkdir(parents=True)
     shutil.copy(small.parent / "comparison.json", run.comparison_json)
     page = view(report.run(run, Config()), wait="html[data-figures-done]")
@@ -225,7 +244,9 @@ def test_leaderboard_sorts_both_ways_and_keeps_empty_cells_last(view, small):
     page = view(small)
 
     def column(at):
-        return page.eval_on_selector_all(f"#board tbody tr > :nth-child({at})", "cells => cells.map((cell) => cell.dataset.sort)")
+        return page.eval_on_selector_all(
+            f"#board tbody tr > :nth-child({at})", "cells => cells.map((cell) => cell.dataset.sort)"
+        )
 
     page.click("#board thead th:nth-child(2) button")
     values = [float(value) for value in column(2)]
@@ -393,6 +414,8 @@ def test_axe_finds_no_serious_violation(view, small, scheme, width):
     page.evaluate(source.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations)")
     serious = [
-        f"{v['id']}: {v['nodes'][0]['html'][:120]} ({len(v['nodes'])})" for v in found if v["impact"] in ("serious", "critical", "moderate")
+        f"{v['id']}: {v['nodes'][0]['html'][:120]} ({len(v['nodes'])})"
+        for v in found
+        if v["impact"] in ("serious", "critical", "moderate")
     ]
     assert not serious

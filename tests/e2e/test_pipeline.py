@@ -14,7 +14,13 @@ import pytest
 from tests.hostile.test_security import CANARIES
 
 PROJECT = Path(__file__).parents[2]
-SHORT = ["train.max_steps=40", "train.eval_rows=16", "train.eval_every=20", "data.heldout=80", "predict.max_new_tokens=48"]
+SHORT = [
+    "train.max_steps=40",
+    "train.eval_rows=16",
+    "train.eval_every=20",
+    "data.heldout=80",
+    "predict.max_new_tokens=48",
+]
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -24,7 +30,11 @@ def harness(folder: Path, verb: str, *arguments: str) -> subprocess.CompletedPro
     environment = os.environ | CANARIES | {"WANDB_MODE": "offline"}
     settings = [word for setting in SHORT for word in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, "-m", "harness", verb, *settings, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "harness", verb, *settings, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -38,7 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for verb in ("split", "train", "export", "predict", "score", "compare", "report"):
         done = harness(folder, verb)
         assert done.returncode == 0, f"{verb}: {done.stdout}\n{done.stderr}"
-        assert done.stdout.startswith(f"{verb}: config tiny, questions data/constitution_qa.json, model data/tiny-llama3, device ")
+        assert done.stdout.startswith(
+            f"{verb}: config tiny, questions data/constitution_qa.json, model data/tiny-llama3, device "
+        )
     return folder
 
 
@@ -67,7 +79,10 @@ def test_fine_tuning_taught_it_to_answer(comparison: dict) -> None:
 
 def test_exported_models_answer_like_the_merged_one(folder: Path) -> None:
     def texts(variant: str) -> list[str]:
-        return [json.loads(line)["text"] for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)["text"]
+            for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()
+        ]
 
     merged = texts("merged_16bit")
     for variant, least in (("gguf_f16", 0.98), ("gguf_q8_0", 0.90)):
@@ -89,9 +104,15 @@ def test_a_second_run_does_nothing_and_answers_again_identically(folder: Path) -
     assert (folder / "runs/tiny/adapter/adapter_model.safetensors").stat().st_mtime_ns == weights
     answers = [json.loads(line) | {"seconds": 0} for line in before.splitlines()]
     for variant in ("gguf_q8_0", "base"):
-        old = [json.loads(line) | {"seconds": 0} for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()]
+        old = [
+            json.loads(line) | {"seconds": 0}
+            for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()
+        ]
         assert harness(folder, "predict", "--force", "--variant", variant).returncode == 0
-        new = [json.loads(line) | {"seconds": 0} for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()]
+        new = [
+            json.loads(line) | {"seconds": 0}
+            for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()
+        ]
         assert old == new, variant
     assert answers
 

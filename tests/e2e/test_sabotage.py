@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from benchmarks.sabotage import CASES, GOLDEN, quantise_to_another_type
-from harness import baseline, store
+from harness import storage
 from harness.config import Config, load
 from harness.formats import gguf, llama
+from harness.gating import baseline
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import GateResult, PredictionSet, Question
 from harness.stages import compare, gate, predict, score, split
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import scored_run, small_run
 
 PROJECT = Path(__file__).parents[2]
@@ -54,10 +55,12 @@ class Bench:
     def __init__(self, root: Path):
         self.root, self.config, self.baseline = root, load("tiny", SETTINGS), root / "baseline.json"
         split.run(RunFolder("split", root), self.config)
-        self.questions = store.read_records(RunFolder("split", root).heldout_jsonl, Question)
+        self.questions = storage.read_records(RunFolder("split", root).heldout_jsonl, Question)
         self.tokenizer = load_tokenizer(MODEL)
 
-    def run(self, name: str, config: Config | None = None, prompts: Callable[[Prompter, str], list[int]] = Prompter.ids) -> RunFolder:
+    def run(
+        self, name: str, config: Config | None = None, prompts: Callable[[Prompter, str], list[int]] = Prompter.ids
+    ) -> RunFolder:
         """A run with the answers that a case gave, asked in these prompts."""
         config = config or self.config
         prompter = Prompter(self.tokenizer, config.prompt.template)
@@ -67,11 +70,19 @@ class Bench:
         for variant, found in kept.items():
             told = {question.id: answer for question, answer in zip(self.questions, found["answers"], strict=True)}
             scored_run.predict(
-                run, variant, self.questions, lambda q, told=told: {
-                    "text": told[q.id][0], "finish_reason": told[q.id][1], "prompt_ids": asked[q.id], "prompt_hash": prompt_hash(asked[q.id]),
-                }, weights_sha256=found["weights_sha256"], cost=scored_run.COST.model_copy(update={"size_bytes": found["size_bytes"]}),
-            )  # fmt: skip
-        store.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=list(kept)))
+                run,
+                variant,
+                self.questions,
+                lambda q, told=told: {
+                    "text": told[q.id][0],
+                    "finish_reason": told[q.id][1],
+                    "prompt_ids": asked[q.id],
+                    "prompt_hash": prompt_hash(asked[q.id]),
+                },
+                weights_sha256=found["weights_sha256"],
+                cost=scored_run.COST.model_copy(update={"size_bytes": found["size_bytes"]}),
+            )
+        storage.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=list(kept)))
         score.run(run, config)
         compare.run(run, config)
         return run
@@ -95,7 +106,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         bench.run(name)
     bench.save("tiny", "seed_1", "seed_2")
     right = baseline.read(bench.baseline).variants["merged_16bit"].means["exact_match_normalized"]
-    assert right == pytest.approx(0.610, abs=0.001), "the kept answers are to other questions: tests/golden/sabotage/README.md"
+    assert right == pytest.approx(0.610, abs=0.001), (
+        "the kept answers are to other questions: tests/golden/sabotage/README.md"
+    )
     return bench
 
 
@@ -136,7 +149,9 @@ def test_another_seed_does_not_fail(bench: Bench, seed: str, other: str) -> None
         bench.save("tiny", "seed_1", "seed_2")
 
 
-def test_a_file_of_another_type_is_seen_before_its_scores_fall(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_type_is_seen_before_its_scores_fall(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Live, on the base model: q4_0 under the name of q8_0. The answers of the fine-tuned one lost 1.7 points, which 359 questions leave undecided."""
     variants = ["merged_16bit", "gguf_q8_0"]
     chosen = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness import devices
 from harness.config import load
 from harness.doctor import checks, probes
+from harness.models import devices
 
 pytestmark = pytest.mark.gpu
 

@@ -39,7 +39,7 @@ def asked() -> list[list[int]]:
 
 
 def decoded(model: Any, asked: list[list[int]], *, graphs: bool = True, new: int = NEW) -> list[list[int]]:
-    from harness.backends.decoding import Decoder
+    from harness.backends.decoding.decoder import Decoder
 
     decoder = Decoder(model, [model.config.eos_token_id], 0, new, graphs=graphs)
     found = decoder.generate(asked)
@@ -110,7 +110,7 @@ def test_little_memory_halves_the_batch_and_says_so(asked: list[list[int]]) -> N
 def test_two_gpus_answer_as_one(tmp_path: Path) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device")
-    from harness import store
+    from harness import storage
     from harness.records import Prediction
     from harness.stages import predict
 
@@ -120,7 +120,9 @@ def test_two_gpus_answer_as_one(tmp_path: Path) -> None:
         settings = {"variants": ["base"], "processes": processes, "max_batch": 2, "fidelity_questions": 0}
         config = small_run.config(EMBEDDED, predict=settings).model_copy(update={"device": "cuda"})
         assert predict.run(run, config)["base"].execution["processes"] == processes
-        found.append([p.model_dump(exclude={"seconds"}) for p in store.iter_records(run.prediction("base")[0], Prediction)])
+        found.append(
+            [p.model_dump(exclude={"seconds"}) for p in storage.iter_records(run.prediction("base")[0], Prediction)]
+        )
     assert found[0] == found[1]
 
 

@@ -15,10 +15,10 @@ from statistics import fmean
 import pytest
 import torch
 
-from harness import store
+from harness import storage
 from harness.config import PROJECT, Config
 from harness.records import HistoryPoint, TrainManifest
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training.checkpoints import SEAL
 from tests import small_run
 from tests.test_flat import compare
@@ -41,9 +41,19 @@ def begun(root: Path, **settings: object) -> tuple[RunFolder, list[str]]:
     run = small_run.split(root, asked=small_run.questions())
     rows = json.loads((PROJECT / "data" / "constitution_qa.json").read_text(encoding="utf-8"))[:200]
     pairs = [(row["question"], row["answer"]) for row in rows]
-    store.write_jsonl(run.train_jsonl, [q.model_copy(update={"id": f"t{q.id}"}) for q in small_run.questions(pairs)])
-    train = {"max_steps": STEPS, "batch_size": 8, "max_length": 256, "learning_rate": 1e-3, "eval_every": 12, "save_every": 8, **settings}
-    config = Config.model_validate({"device": "cuda", "model": {"path": str(EMBEDDED)}, "train": train, "wandb": {"enabled": False}})
+    storage.write_jsonl(run.train_jsonl, [q.model_copy(update={"id": f"t{q.id}"}) for q in small_run.questions(pairs)])
+    train = {
+        "max_steps": STEPS,
+        "batch_size": 8,
+        "max_length": 256,
+        "learning_rate": 1e-3,
+        "eval_every": 12,
+        "save_every": 8,
+        **settings,
+    }
+    config = Config.model_validate(
+        {"device": "cuda", "model": {"path": str(EMBEDDED)}, "train": train, "wandb": {"enabled": False}}
+    )
     (root / "config.json").write_text(config.model_dump_json())
     return run, [sys.executable, str(PROJECT / "tests" / "train_once.py"), str(root), run.name]
 
@@ -53,8 +63,8 @@ def trained(run: RunFolder, command: list[str]) -> tuple[list[float], TrainManif
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "cannot be captured" not in done.stdout
-    losses = [p.loss for p in store.read_records(run.history_jsonl, HistoryPoint) if p.loss is not None]
-    return losses, store.read_record(run.train_json, TrainManifest)
+    losses = [p.loss for p in storage.read_records(run.history_jsonl, HistoryPoint) if p.loss is not None]
+    return losses, storage.read_record(run.train_json, TrainManifest)
 
 
 def environment() -> dict[str, str]:
@@ -63,7 +73,9 @@ def environment() -> dict[str, str]:
 
 def test_every_plan_takes_the_same_steps(tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(PLANS)) as pool:
-        trainings = {name: pool.submit(trained, *begun(tmp_path / name, **settings)) for name, settings in PLANS.items()}
+        trainings = {
+            name: pool.submit(trained, *begun(tmp_path / name, **settings)) for name, settings in PLANS.items()
+        }
     found = {name: training.result() for name, training in trainings.items()}
     reference = found["two by four"][0]
     for name, (losses, manifest) in found.items():
@@ -71,7 +83,9 @@ def test_every_plan_takes_the_same_steps(tmp_path: Path) -> None:
         # The first step has the same weights, and differs by rounding alone; later ones gather it.
         assert losses[0] == pytest.approx(reference[0], rel=2e-3), name
         assert losses == pytest.approx(reference, rel=5e-2), name
-        assert manifest.plan["packed"] == (name in ("packed", "graphs")) and manifest.plan["graphs"] == (name == "graphs"), name
+        assert manifest.plan["packed"] == (name in ("packed", "graphs")) and manifest.plan["graphs"] == (
+            name == "graphs"
+        ), name
     # The first graph must outlive longer steps, for which the rotary tables of this short model are made anew.
     assert found["graphs"][0] == pytest.approx(found["packed"][0], rel=5e-3)
 
@@ -110,7 +124,9 @@ def test_two_gpus_take_the_steps_of_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(trained, *begun(tmp_path / "one"))
         run, (python, *script) = begun(tmp_path / "two")
-        two = pool.submit(trained, run, [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script])
+        two = pool.submit(
+            trained, run, [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script]
+        )
     losses, manifest = two.result()
     assert manifest.plan["devices"] == 2 and losses[0] == pytest.approx(one.result()[0][0], rel=2e-3)
     assert losses == pytest.approx(one.result()[0], rel=5e-2)

@@ -1,4 +1,4 @@
-"""Everything that a user, or another program, can hand over and that cannot be used: exit code 2, one line that names it and the mend, nothing half-written."""
+"""Everything that a user, or another program, can hand over and that cannot be used: exit code 2, one line that names it and the hint, nothing half-written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli, store
+from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
 from tests import scored_run, small_run
 from tests.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
-TOPICS = "speech trade property elections worship taxation citizenship emergency language courts services tribunals".split()
+TOPICS = (
+    "speech trade property elections worship taxation citizenship emergency language courts services tribunals".split()
+)
 QUICK = ["--set", "score.resamples=100", "--set", "compare.resamples=100"]
 
 
@@ -44,14 +46,18 @@ def rows(*bad: Any) -> str:
 def qa(name: str, content: str | bytes, line: str) -> Case:
     """A QA file with this content."""
     data = content if isinstance(content, bytes) else content.encode()
-    return Case(["split", "--qa", name], rf"{re.escape(name)}.*{line}", lambda folder: (folder / name).write_bytes(data))
+    return Case(
+        ["split", "--qa", name], rf"{re.escape(name)}.*{line}", lambda folder: (folder / name).write_bytes(data)
+    )
 
 
 def config(text: str | bytes, line: str) -> Case:
     """A config file with this text."""
     data = text if isinstance(text, bytes) else text.encode()
     return Case(
-        ["split", "--config", "c.yaml", "--qa", "good.json"], rf"c\.yaml.*{line}", lambda folder: (folder / "c.yaml").write_bytes(data)
+        ["split", "--config", "c.yaml", "--qa", "good.json"],
+        rf"c\.yaml.*{line}",
+        lambda folder: (folder / "c.yaml").write_bytes(data),
     )
 
 
@@ -86,14 +92,19 @@ def line_of(path: str, line: str, *verb: str, **changes: Any) -> Case:
         lines = (folder / path).read_text().splitlines()
         lines[1] = json.dumps({**json.loads(lines[1]), **changes})
         (folder / path).write_text("\n".join(lines) + "\n")
-        edit_json((folder / path).with_suffix(".json"), checksum=None, lines_sha256=store.sha256_file(folder / path))
+        edit_json((folder / path).with_suffix(".json"), checksum=None, lines_sha256=storage.sha256_file(folder / path))
 
     return Case(list(verb), rf"{re.escape(path)}, row 2: .*{line}", prepare, "scored")
 
 
 def model(line: str, prepare: Callable[[Path], object], verb: str = "predict") -> Case:
     """A model folder, or what stands beside it in the run, changed."""
-    return Case([verb, "--set", "model.path=model", "--set", "predict.variants=[base]", "--set", "device=cpu"], line, prepare, "model")
+    return Case(
+        [verb, "--set", "model.path=model", "--set", "predict.variants=[base]", "--set", "device=cpu"],
+        line,
+        prepare,
+        "model",
+    )
 
 
 def edited(file: str, **changes: Any) -> Callable[[Path], None]:
@@ -101,7 +112,9 @@ def edited(file: str, **changes: Any) -> Callable[[Path], None]:
 
 
 def written(file: str, content: str | bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / "model" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda folder: (folder / "model" / file).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def header(value: Any) -> bytes:
@@ -132,7 +145,11 @@ def linked(name: str, target: str) -> Callable[[Path], None]:
 SCORE, GATE, SHOW = ["score", *QUICK], ["gate", *QUICK], ["baseline", "show"]
 COMPARE = ["compare", "--force", *QUICK]
 REPORT = ["report", "--force", *QUICK]
-BASELINE, PREDICTIONS, SCORES = "reports/baseline.json", "runs/tiny/predictions/adapter.jsonl", "runs/tiny/scores/adapter.jsonl"
+BASELINE, PREDICTIONS, SCORES = (
+    "reports/baseline.json",
+    "runs/tiny/predictions/adapter.jsonl",
+    "runs/tiny/scores/adapter.jsonl",
+)
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -150,27 +167,45 @@ CASES: dict[str, Case] = {
     "row is null": qa("qa.json", rows(None), r"row 2: is null"),
     "no question": qa("qa.json", rows({"answer": "A"}), r"row 2: has no 'question'.*add"),
     "no answer": qa("qa.json", rows({"question": "Q?"}), r"row 2: has no 'answer'"),
-    "answer in another case": qa("qa.json", rows({"question": "Q?", "Answer": "A"}), r"row 2: has no 'answer' \(but 'Answer'\)"),
+    "answer in another case": qa(
+        "qa.json", rows({"question": "Q?", "Answer": "A"}), r"row 2: has no 'answer' \(but 'Answer'\)"
+    ),
     "empty answer": qa("qa.json", rows({"question": "Q?", "answer": ""}), r"row 2: answer is empty"),
     "blank question": qa("qa.json", rows({"question": " \u3000\u200b\n", "answer": "A"}), r"row 2: question is blank"),
     "null answer": qa("qa.json", rows({"question": "Q?", "answer": None}), r"row 2: answer is null"),
     "number as answer": qa("qa.json", rows({"question": "Q?", "answer": 14}), r"row 2: answer is a number, not a text"),
     "boolean answer": qa("qa.json", rows({"question": "Q?", "answer": True}), r"row 2: answer is true or false"),
     "list as question": qa("qa.json", rows({"question": ["Q?"], "answer": "A"}), r"row 2: question is a list"),
-    "duplicate ids": qa("qa.json", json.dumps([GOOD | {"id": "x"}, GOOD, GOOD | {"id": "x"}]), r"row 3: id 'x' is also that of row 1"),
-    "duplicate ids, one a number": qa("qa.json", json.dumps([GOOD | {"id": "1"}, GOOD | {"id": 1}]), r"row 2: id '1' is also"),
+    "duplicate ids": qa(
+        "qa.json", json.dumps([GOOD | {"id": "x"}, GOOD, GOOD | {"id": "x"}]), r"row 3: id 'x' is also that of row 1"
+    ),
+    "duplicate ids, one a number": qa(
+        "qa.json", json.dumps([GOOD | {"id": "1"}, GOOD | {"id": 1}]), r"row 2: id '1' is also"
+    ),
     "id is a list": qa("qa.json", rows(GOOD | {"id": [1]}), r"row 2: id is a list"),
     "article is true": qa("qa.json", rows(GOOD | {"article": True}), r"row 2: article is true or false"),
     "article 14.5": qa("qa.json", rows(GOOD | {"article": 14.5}), r"row 2: article is a number"),
-    "references of numbers": qa("qa.json", rows(GOOD | {"references": [1]}), r"row 2: references is not a list of texts"),
-    "lone surrogate": qa("qa.json", '[{"question": "Q \\ud800?", "answer": "A"}]', r"row 1: has half of a surrogate pair"),
-    "lone surrogate in an extra key": qa("qa.json", rows(GOOD | {"x": {"\udfff": 1}}), r"row 2: has half of a surrogate pair"),
+    "references of numbers": qa(
+        "qa.json", rows(GOOD | {"references": [1]}), r"row 2: references is not a list of texts"
+    ),
+    "lone surrogate": qa(
+        "qa.json", '[{"question": "Q \\ud800?", "answer": "A"}]', r"row 1: has half of a surrogate pair"
+    ),
+    "lone surrogate in an extra key": qa(
+        "qa.json", rows(GOOD | {"x": {"\udfff": 1}}), r"row 2: has half of a surrogate pair"
+    ),
     "not a number": qa("qa.json", '[{"question": "Q?", "answer": "A", "x": NaN}]', r"NaN is not a number"),
     "too large a number": qa("qa.json", '[{"question": "Q?", "answer": "A", "x": 1e999}]', r"1e999 is not a number"),
-    "number of 5,000 digits": qa("qa.json", '[{"question": "Q?", "answer": "A", "x": ' + "9" * 5000 + "}]", r"not usable JSON"),
+    "number of 5,000 digits": qa(
+        "qa.json", '[{"question": "Q?", "answer": "A", "x": ' + "9" * 5000 + "}]", r"not usable JSON"
+    ),
     "nested for ever": qa("qa.json", "[" * 200_000, r"row 1: has more than 32 levels of nesting"),
-    "nested 100 deep": qa("qa.json", rows(GOOD | {"x": json.loads("[" * 100 + "]" * 100)}), r"row 2: has more than 32 levels of nesting"),
-    "a question of 100 kB": qa("qa.json", rows({"question": "why " * 25_000, "answer": "A"}), r"row 2: question has 100,000 characters"),
+    "nested 100 deep": qa(
+        "qa.json", rows(GOOD | {"x": json.loads("[" * 100 + "]" * 100)}), r"row 2: has more than 32 levels of nesting"
+    ),
+    "a question of 100 kB": qa(
+        "qa.json", rows({"question": "why " * 25_000, "answer": "A"}), r"row 2: question has 100,000 characters"
+    ),
     "bad line": qa("qa.jsonl", json.dumps(GOOD) + '\n\n{"question": }', r"not JSON.*line 3, column 14"),
     "bad row in a line": qa("qa.jsonl", json.dumps(GOOD) + '\n{"question": "Q?"}', r"row 2: has no 'answer'"),
     "list in lines": qa("qa.jsonl", json.dumps([GOOD]), r"row 1: is a list"),
@@ -183,34 +218,50 @@ CASES: dict[str, Case] = {
     "open quote": qa("qa.csv", 'question,answer\n"Q?,A\n', r"is not CSV"),
     "header only": qa("qa.csv", "question,answer\n", r"no rows"),  # encodings
     "Latin-1": qa(
-        "qa.json", '[{"question": "Qu\u00e9?", "answer": "A"}]'.encode("latin-1"), r"is not UTF-8 \(byte 0xe9 on line 1\); save it as UTF-8"
+        "qa.json",
+        '[{"question": "Qu\u00e9?", "answer": "A"}]'.encode("latin-1"),
+        r"is not UTF-8 \(byte 0xe9 on line 1\); save it as UTF-8",
     ),
-    "curly quotes of Windows": qa("qa.json", b'[{"question": "Q?",\n"answer": "\x93A\x94"}]', r"not UTF-8 \(byte 0x93 on line 2\)"),
-    "UTF-16 without a mark": qa("qa.json", rows().encode("utf-16-le"), r"UTF-16 without a byte order mark; save it as UTF-8"),
+    "curly quotes of Windows": qa(
+        "qa.json", b'[{"question": "Q?",\n"answer": "\x93A\x94"}]', r"not UTF-8 \(byte 0x93 on line 2\)"
+    ),
+    "UTF-16 without a mark": qa(
+        "qa.json", rows().encode("utf-16-le"), r"UTF-16 without a byte order mark; save it as UTF-8"
+    ),
     "UTF-16 cut short": qa("qa.json", codecs.BOM_UTF16_LE + b"[\x00\x00", r"not UTF-16"),
     "a binary file": qa("qa.json", b"\x00\x01\x02\x03", r"looks like UTF-16|not JSON"),
     "a zip": qa("qa.csv", b"PK\x03\x04\xff\xfe\x00", r"not UTF-8"),
     "a zipped CSV": qa("qa.csv.gz", b"\x1f\x8b\x08\x00\x00", r"not UTF-8"),
     "a NUL": qa("qa.csv", "question,answer\nQ?,A\0B\n", r"row 1: answer contains a NUL character; remove it"),
     # JSON that Python takes and others do not
-    "a key twice": qa("qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' stands twice"),
+    "a key twice": qa(
+        "qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' stands twice"
+    ),
     "two lists": qa("qa.json", "[] []", r"not JSON: extra data"),
     "a comma at the end": qa("qa.json", f"[{json.dumps(GOOD)},]", r"not JSON: expecting value"),
     "a text": qa("qa.json", '"Q?"', r"is a text, not a list"),
     "HTML": qa("qa.json", "<html>", r"not JSON: expecting value \(line 1, column 1\)"),
     "an unclosed row of 2 MB": qa(
-        "qa.json", "[" + json.dumps(GOOD) + ', {"question": "' + "x" * 2_000_000, r"row 2: has more than 1,000,000 characters"
+        "qa.json",
+        "[" + json.dumps(GOOD) + ', {"question": "' + "x" * 2_000_000,
+        r"row 2: has more than 1,000,000 characters",
     ),
     "a line of 2 MB": qa("qa.jsonl", '{"x": "' + "x" * 2_000_000 + '"}', r"row 1: has more than 1,000,000 characters"),
     "a cell of 2 MB": qa(
-        "qa.csv", f"question,answer\nQ?,{'x' * 2_000_000}\n", r"has 2,000,004 characters on line 2; put each row on a line of its own"
+        "qa.csv",
+        f"question,answer\nQ?,{'x' * 2_000_000}\n",
+        r"has 2,000,004 characters on line 2; put each row on a line of its own",
     ),
-    "a cell of 2 MB over many lines": qa("qa.csv", 'question,answer\nQ?,"' + "x\n" * 1_000_000 + '"\n', r"is not CSV \(field larger"),
+    "a cell of 2 MB over many lines": qa(
+        "qa.csv", 'question,answer\nQ?,"' + "x\n" * 1_000_000 + '"\n', r"is not CSV \(field larger"
+    ),
     "2,000 columns": qa("qa.csv", "question,answer" + ",x" * 1998 + "\n", r"has 2,000 columns; keep 1,000 at most"),
     "no such file": Case(["split", "--qa", "none.json"], r"none\.json: no such file; check the path"),
     "a folder": Case(["split", "--qa", "."], r"\.: is a folder; name the QA file in it"),
     "a pipe": Case(
-        ["split", "--qa", "pipe.json"], r"pipe\.json: is not a regular file; save", lambda folder: os.mkfifo(folder / "pipe.json")
+        ["split", "--qa", "pipe.json"],
+        r"pipe\.json: is not a regular file; save",
+        lambda folder: os.mkfifo(folder / "pipe.json"),
     ),
     "a device": Case(["split", "--qa", "/dev/zero"], r"/dev/zero: is not a regular file"),
     "a NUL in the name": Case(["split", "--qa", "qa\0.json"], r"cannot be opened: embedded null byte; check"),
@@ -223,16 +274,22 @@ CASES: dict[str, Case] = {
     "config: a key twice": config(
         "train:\n  seed: 1\n  max_steps: 5\n  seed: 2\n", r"has the key 'seed' twice, on lines 2 and 4; look at line 4"
     ),
-    "config: a section twice": config("data: {seed: 1}\ntrain: {}\ndata: {}\n", r"has the key 'data' twice, on lines 1 and 3"),
+    "config: a section twice": config(
+        "data: {seed: 1}\ntrain: {}\ndata: {}\n", r"has the key 'data' twice, on lines 1 and 3"
+    ),
     "config: aliases of aliases": config(ALIASES, r"stands for more than 10,000 values; look at line 5"),
     "config: an alias of itself": config("train: &a [*a]", r"has an alias that stands for itself; look at line 1"),
     "config: nested for ever": config("[" * 50_000, r"is not YAML"),
     "config: a megabyte": config("# " + "x" * 1_000_000, r"has more than 100,000 characters"),
     "config: an object of Python": config("a: !!python/object/apply:os.system [true]", r"is not YAML; look at line 1"),
     "config: a value not of its tag": config("a: !!bool x", r"is not YAML"),
-    "config: a number of 6,000 digits": config("data: {seed: 0x" + "f" * 5000 + "}", r"has a number of hundreds of digits"),
+    "config: a number of 6,000 digits": config(
+        "data: {seed: 0x" + "f" * 5000 + "}", r"has a number of hundreds of digits"
+    ),
     "config: half a character": config('description: "\\ud800"', r"has half of a surrogate pair"),
-    "config: a thousand unknown keys": config("\n".join(f"k{i}: 1" for i in range(1000)), r"unknown key 'k0'.*; 980 more; correct"),
+    "config: a thousand unknown keys": config(
+        "\n".join(f"k{i}: 1" for i in range(1000)), r"unknown key 'k0'.*; 980 more; correct"
+    ),
     "config: a password in an address": config(
         "predict: {extra: {x: {backend: endpoint, path: 'http://me:canary@host/v1'}}}",
         r"predict\.extra\.x\.path: holds a password.*HARNESS_ENDPOINT_KEY",
@@ -240,13 +297,19 @@ CASES: dict[str, Case] = {
     "config: a key in an address": config(
         "predict: {extra: {x: {backend: endpoint, path: 'http://host/v1?key=canary'}}}", r"holds a password or a key"
     ),
-    "config: a variant of the name of a format": config("predict: {extra: {gguf_f16: {backend: replay, path: p}}}", r"'gguf_f16' is taken"),
-    "config: a variant of the name of a file": config("predict: {extra: {manifest: {backend: replay, path: p}}}", r"'manifest' is taken"),
+    "config: a variant of the name of a format": config(
+        "predict: {extra: {gguf_f16: {backend: replay, path: p}}}", r"'gguf_f16' is taken"
+    ),
+    "config: a variant of the name of a file": config(
+        "predict: {extra: {manifest: {backend: replay, path: p}}}", r"'manifest' is taken"
+    ),
     "config: a variant that leaves its folder": config(
         "predict: {extra: {../x: {backend: replay, path: p}}}", r"variant name '../x' is not usable"
     ),
     "config: a negative seed": config("score: {seed: -1}", r"score\.seed: input should be greater than or equal to 0"),
-    "config: a trillion resamples": config("score: {resamples: 1000000000000}", r"score\.resamples: input should be less than"),
+    "config: a trillion resamples": config(
+        "score: {resamples: 1000000000000}", r"score\.resamples: input should be less than"
+    ),
     # --set and names
     "set: no value": setting("train.max_steps", r"--set 'train\.max_steps' is not KEY=VALUE; write it like"),
     "set: no key": setting("=5", r"--set '=5' is not KEY=VALUE"),
@@ -254,8 +317,12 @@ CASES: dict[str, Case] = {
     "set: aliases": setting("train.lora.target_modules=&a [*a]", r"cannot be applied"),
     "set: below a value": setting("description.x=1", r"cannot be applied"),
     "set: an unknown key": setting("train.max_step=3", r"unknown key 'train\.max_step' \(did you mean 'max_steps'\?\)"),
-    "set: no question in the template": setting("prompt.template=hello", r"prompt\.template: must contain \{question\} exactly once"),
-    "set: a password in an address": setting("predict.extra.x=http://me:canary@host/v1", r"predict\.extra\.x: .*\*\*\*@host"),
+    "set: no question in the template": setting(
+        "prompt.template=hello", r"prompt\.template: must contain \{question\} exactly once"
+    ),
+    "set: a password in an address": setting(
+        "predict.extra.x=http://me:canary@host/v1", r"predict\.extra\.x: .*\*\*\*@host"
+    ),
     "run: a path": run_name("a/b"),
     "run: upwards": run_name("../x"),
     "run: absolute": run_name("/tmp/x"),
@@ -272,16 +339,23 @@ CASES: dict[str, Case] = {
     "run: 101 characters": run_name("a" * 101),
     # the baseline
     "baseline: missing": Case(
-        GATE, r"reports/baseline\.json: is missing; make one with harness baseline save", lambda f: (f / BASELINE).unlink(), "scored"
+        GATE,
+        r"reports/baseline\.json: is missing; make one with harness baseline save",
+        lambda f: (f / BASELINE).unlink(),
+        "scored",
     ),
-    "baseline: cut short": replaced(BASELINE, '{"run": "tiny', r"cannot be read.*; make one with harness baseline save", *SHOW),
+    "baseline: cut short": replaced(
+        BASELINE, '{"run": "tiny', r"cannot be read.*; make one with harness baseline save", *SHOW
+    ),
     "baseline: a list": replaced(BASELINE, "[]", r"is damaged", *SHOW),
     "baseline: nested for ever": replaced(BASELINE, "[" * 100_000, r"more than 64 levels of nesting", *SHOW),
     "baseline: nested 500 deep": replaced(BASELINE, "[" * 500 + "]" * 500, r"more than 64 levels of nesting", *SHOW),
     "baseline: a key twice": replaced(BASELINE, '{"run": "a", "run": "b"}', r"the key 'run' stands twice", *SHOW),
     "baseline: not a number": replaced(BASELINE, '{"run": NaN}', r"NaN is not a number", *SHOW),
     "baseline: not UTF-8": replaced(BASELINE, b"\xff\xfe", r"cannot be read", *SHOW),
-    "baseline: of another version": changed(BASELINE, r"was written by another version of the harness", *GATE, schema_version=2),
+    "baseline: of another version": changed(
+        BASELINE, r"was written by another version of the harness", *GATE, schema_version=2
+    ),
     "baseline: an unknown key": changed(BASELINE, r"is damaged \(surprise: ", *GATE, surprise=1),
     "baseline: no questions": changed(BASELINE, r"is damaged", *GATE, questions=[]),
     "baseline: a question twice": changed(
@@ -296,18 +370,31 @@ CASES: dict[str, Case] = {
         *GATE,
         questions=[{"id": "x", "group": "g", "sha256": "s", "scores": {"adapter": [1e308, 1, 1]}}],
     ),
-    "baseline: a variant that leaves its folder": changed(BASELINE, r"is damaged \(variants\.\.\./x", *GATE, variants={"../x": {}}),
-    "baseline: provenance of another shape": changed(BASELINE, r"is damaged \(provenance", *SHOW, provenance={"git": ["x"]}),
+    "baseline: a variant that leaves its folder": changed(
+        BASELINE, r"is damaged \(variants\.\.\./x", *GATE, variants={"../x": {}}
+    ),
+    "baseline: provenance of another shape": changed(
+        BASELINE, r"is damaged \(provenance", *SHOW, provenance={"git": ["x"]}
+    ),
     "baseline: a folder": Case(["gate", "--baseline", "runs", *QUICK], r"runs: is not a file", start="scored"),
     # predictions, scores, manifests
-    "predictions: missing": Case(SCORE, r"adapter\.jsonl: is missing; run the stage", lambda f: (f / PREDICTIONS).unlink(), "scored"),
-    "predictions: a torn line": replaced(
-        PREDICTIONS, '{"id": "q0", ', r"is (damaged or was changed|not what predict wrote).*; run harness predict again", *SCORE
+    "predictions: missing": Case(
+        SCORE, r"adapter\.jsonl: is missing; run the stage", lambda f: (f / PREDICTIONS).unlink(), "scored"
     ),
-    "predictions: an unknown reason": line_of(PREDICTIONS, r"is damaged \(finish_reason", *SCORE, finish_reason="tired"),
+    "predictions: a torn line": replaced(
+        PREDICTIONS,
+        '{"id": "q0", ',
+        r"is (damaged or was changed|not what predict wrote).*; run harness predict again",
+        *SCORE,
+    ),
+    "predictions: an unknown reason": line_of(
+        PREDICTIONS, r"is damaged \(finish_reason", *SCORE, finish_reason="tired"
+    ),
     "predictions: a negative token": line_of(PREDICTIONS, r"is damaged \(answer_ids\.0", *SCORE, answer_ids=[-1]),
     "predictions: a token of 2^40": line_of(PREDICTIONS, r"is damaged \(answer_ids\.0", *SCORE, answer_ids=[2**40]),
-    "predictions: seconds that are no number": line_of(PREDICTIONS, r"is damaged \(seconds", *SCORE, seconds=float("inf")),
+    "predictions: seconds that are no number": line_of(
+        PREDICTIONS, r"is damaged \(seconds", *SCORE, seconds=float("inf")
+    ),
     "predictions: an unknown key": line_of(PREDICTIONS, r"is damaged \(surprise", *SCORE, surprise=1),
     "predictions: a question twice": line_of(PREDICTIONS, r"answers question 'q0' twice", *SCORE, id="q0"),
     "prediction manifest: of another version": changed(
@@ -318,13 +405,19 @@ CASES: dict[str, Case] = {
     ),
     "prediction set: a list": replaced("runs/tiny/predictions/manifest.json", "[]", r"is damaged", *SCORE),
     "scores: a score of 7": line_of(SCORES, r"is damaged \(scores\.token_f1", *COMPARE, scores={"token_f1": 7}),
-    "scores: not a number": line_of(SCORES, r"is damaged \(scores\.token_f1", *COMPARE, scores={"token_f1": float("nan")}),
+    "scores: not a number": line_of(
+        SCORES, r"is damaged \(scores\.token_f1", *COMPARE, scores={"token_f1": float("nan")}
+    ),
     "score manifest: of another version": changed(
         "runs/tiny/scores/adapter.json", r"was written by another version", *COMPARE, schema_version=2
     ),
-    "split: of another version": changed("runs/tiny/split/split.json", r"was written by another version", *SCORE, schema_version=2),
+    "split: of another version": changed(
+        "runs/tiny/split/split.json", r"was written by another version", *SCORE, schema_version=2
+    ),
     "split: a list": replaced("runs/tiny/split/split.json", "[1]", r"is damaged", *SCORE),
-    "comparison: of another version": changed("reports/tiny/comparison.json", r"was written by another version", *REPORT, schema=2),
+    "comparison: of another version": changed(
+        "reports/tiny/comparison.json", r"was written by another version", *REPORT, schema=2
+    ),
     "comparison: a variant that leaves its folder": changed(
         "reports/tiny/comparison.json", r"is damaged \(variants\.\.\./x", *REPORT, variants={"../x": {}}
     ),
@@ -335,7 +428,9 @@ CASES: dict[str, Case] = {
     "model: empty": model(r"model: has no config\.json; give", lambda f: [p.unlink() for p in (f / "model").iterdir()]),
     "model: config cut short": model(r"model/config\.json: cannot be read", written("config.json", "{")),
     "model: config is a list": model(r"model/config\.json: is not a JSON object", written("config.json", "[]")),
-    "model: config nested for ever": model(r"model/config\.json: cannot be read", written("config.json", "[" * 100_000)),
+    "model: config nested for ever": model(
+        r"model/config\.json: cannot be read", written("config.json", "[" * 100_000)
+    ),
     "model: quantised": model(r"model: is already quantised", edited("config.json", quantization_config={})),
     "model: pickled weights": model(r"model: has no weights; .*pickled \.bin weights are not read", pickled),
     "model: an adapter beside it": model(r"holds an adapter beside the model", written("adapter_config.json", "{}")),
@@ -344,24 +439,33 @@ CASES: dict[str, Case] = {
         r"chat_template\.jinja: is a link that leads out", linked("chat_template.jinja", "/etc/hostname")
     ),
     "model: an index that leaves the folder": model(r"index\.json: names '\.\./\.\./x'", index_of("../../x")),
-    "model: an index with an absolute path": model(r"names '/etc/passwd', which is no file of its folder", index_of("/etc/passwd")),
+    "model: an index with an absolute path": model(
+        r"names '/etc/passwd', which is no file of its folder", index_of("/etc/passwd")
+    ),
     "model: an index of numbers": model(r"names '5'", index_of(5)),
     "model: an index of lists": model(r"names '\[1\]'", index_of([1])),
     "model: an index with a NUL": model(r"which is no file of its folder", index_of("a\0b")),
     "model: weights cut short": model(r"model\.safetensors: is truncated", written("model.safetensors", b"\x10")),
-    "model: a header of 2^60 bytes": model(r"is truncated or not", written("model.safetensors", (2**60).to_bytes(8, "little"))),
-    "model: a header that is a list": model(r"has a damaged safetensors header", written("model.safetensors", header([1]))),
+    "model: a header of 2^60 bytes": model(
+        r"is truncated or not", written("model.safetensors", (2**60).to_bytes(8, "little"))
+    ),
+    "model: a header that is a list": model(
+        r"has a damaged safetensors header", written("model.safetensors", header([1]))
+    ),
     "model: a tensor without its place": model(
         r"damaged safetensors header", written("model.safetensors", header({"a": {"dtype": "F32", "shape": [1]}}))
     ),
     "model: a shape of texts": model(
-        r"damaged safetensors header", written("model.safetensors", header({"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}}))
+        r"damaged safetensors header",
+        written("model.safetensors", header({"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}})),
     ),
     "model: a dtype that is a list": model(
-        r"damaged safetensors header", written("model.safetensors", header({"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}))
+        r"damaged safetensors header",
+        written("model.safetensors", header({"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}})),
     ),
     "model: a place before the file": model(
-        r"damaged safetensors header", written("model.safetensors", header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}))
+        r"damaged safetensors header",
+        written("model.safetensors", header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}})),
     ),
     "model: an end token that is a text": model(
         r"generation_config\.json: its eos_token_id is", edited("generation_config.json", eos_token_id="x")
@@ -422,7 +526,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def contents(folder: Path) -> dict[str, bytes]:
     """Every regular file but those that tell of the attempt: run.json and the lock."""
     told = ("run.json", ".lock")
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in told}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in told
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -440,7 +548,9 @@ def test_is_refused_with_one_line_and_nothing_half_written(folder: Path, name: s
     after = contents(folder)
     removed = {path for path in before if path not in after}
     # A stage takes the old manifest away before it begins: better none than one of other answers.
-    assert all(Path(path).name in ("manifest.json", "adapter.json", "gate.json", "gate.md", "junit.xml") for path in removed), removed
+    assert all(
+        Path(path).name in ("manifest.json", "adapter.json", "gate.json", "gate.md", "junit.xml") for path in removed
+    ), removed
     assert {path: data for path, data in after.items() if before.get(path) != data} == {}
 
 
@@ -460,10 +570,12 @@ def test_there_are_enough_of_them() -> None:
     assert len(CASES) >= 60
 
 
-@pytest.mark.parametrize("text", ["[]", "5", '{"stages": []}', '{"stages": {"split": 5, "score": null}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["[]", "5", '{"stages": []}', '{"stages": {"split": 5, "score": null}}', "[" * 100_000]
+)
 def test_a_run_json_of_any_shape_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
-    store.write_text(tmp_path / "runs/tiny/run.json", text)
+    storage.write_text(tmp_path / "runs/tiny/run.json", text)
     assert CliRunner().invoke(cli.app, ["split", "--qa", "none.json"]).exit_code == 2
     assert json.loads(Path("runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "failed"
 
@@ -481,7 +593,10 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
 
 def subjects(count: int) -> list[dict[str, str]]:
-    return [{"question": f"Which {'xyzuvw'[n % 6] * 9} of {chr(97 + n) * 7}?", "answer": f"{chr(97 + n) * 3}"} for n in range(count)]
+    return [
+        {"question": f"Which {'xyzuvw'[n % 6] * 9} of {chr(97 + n) * 7}?", "answer": f"{chr(97 + n) * 3}"}
+        for n in range(count)
+    ]
 
 
 @pytest.mark.parametrize(

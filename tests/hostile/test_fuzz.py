@@ -13,14 +13,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz import BASELINE, PREDICTION, READERS, ROW, feed, seeds
-from harness import store, strict_json, strict_yaml
+from harness import storage
 from harness.questions import dataset
+from harness.storage import strict_json, strict_yaml
 
 PIECES = [
-    b"{", b"}", b"[", b"]", b'"', b"\\", b",", b":", b"\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"NaN", b"-Infinity", b"1e999", b"9" * 400,
-    b"null", b"true", b"\\ud800", b"\\u0000", b'"question"', b'"answer"', b"&a ", b"*a", b"<<: ", b"!!bool ", b"- ", b"? ", b"0x", b"schema_version",
-    b"\x00" * 8, b"\xff" * 8, b"\x1b[2J", "\u202e\u2028\U0001f600".encode(),
-]  # fmt: skip
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b"\\",
+    b",",
+    b":",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"9" * 400,
+    b"null",
+    b"true",
+    b"\\ud800",
+    b"\\u0000",
+    b'"question"',
+    b'"answer"',
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"!!bool ",
+    b"- ",
+    b"? ",
+    b"0x",
+    b"schema_version",
+    b"\x00" * 8,
+    b"\xff" * 8,
+    b"\x1b[2J",
+    "\u202e\u2028\U0001f600".encode(),
+]
 
 
 @st.composite
@@ -59,8 +93,8 @@ values = st.recursive(
     ("name", "whole"),
     [
         ("qa.json", ROW),
-        ("baseline", json.loads(store.dumps(BASELINE))),
-        ("predictions", json.loads(store.dumps(PREDICTION))),
+        ("baseline", json.loads(storage.dumps(BASELINE))),
+        ("predictions", json.loads(storage.dumps(PREDICTION))),
     ],
 )
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
@@ -76,7 +110,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
         if taken and name == "qa.json":
             # What was taken can be written by every later stage.
             (row,) = dataset.load(folder / "qa.json")
-            store.dumps([row.question, row.answer, row.extra]).encode()
+            storage.dumps([row.question, row.answer, row.extra]).encode()
 
     one()
 
@@ -86,7 +120,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
 def test_strict_json_takes_what_can_be_written_and_nothing_else(value: Any) -> None:
     text = json.dumps(value)
     try:
-        store.dumps(value).encode()
+        storage.dumps(value).encode()
         writable = True
     except ValueError:  # NaN, infinity, half a surrogate pair
         writable = False
@@ -102,7 +136,7 @@ def test_strict_yaml_reads_json_as_json_is_read(value: Any) -> None:
     import yaml
 
     try:
-        text = store.dumps(value)
+        text = storage.dumps(value)
         text.encode()
     except ValueError:
         return

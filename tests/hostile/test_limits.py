@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness import store
+from harness import storage
 from harness.errors import DataError
 from harness.questions import dataset
 
@@ -20,7 +20,9 @@ PROJECT = Path(__file__).parents[2]
 GIB = 2**30
 READ = """
 import json, resource, sys
-from harness import config, baseline, store
+from harness import config
+from harness.gating import baseline
+from harness.storage import read_records
 from harness.errors import HarnessError
 from harness.questions import dataset
 from harness.records import Prediction
@@ -29,7 +31,7 @@ readers = {
     "qa": dataset.load,
     "config": lambda p: config.load(str(p)),
     "baseline": baseline.read,
-    "predictions": lambda p: store.read_records(p, Prediction),
+    "predictions": lambda p: read_records(p, Prediction),
 }
 for kind, path, room in json.loads(sys.argv[1]):
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -60,27 +62,114 @@ def grown(path: Path, head: str, part: str, count: int, tail: str = "") -> None:
 
 CASES: dict[str, tuple[str, str, Callable[[Path], object], int, str]] = {
     # reader, file, how it is made, room to read it in (bytes), what the line says
-    "a QA line of 2 GB": ("qa", "qa.jsonl", lambda p: sparse(p, b'{"question": "', 2 * GIB), GIB // 4, "is 2,147 MB; keep a QA file under 100 MB"),
+    "a QA line of 2 GB": (
+        "qa",
+        "qa.jsonl",
+        lambda p: sparse(p, b'{"question": "', 2 * GIB),
+        GIB // 4,
+        "is 2,147 MB; keep a QA file under 100 MB",
+    ),
     "a QA cell of 1 GB": ("qa", "qa.csv", lambda p: sparse(p, b"question,answer\n", GIB), GIB // 4, "is 1,074 MB"),
     "a baseline of 2 GB": ("baseline", "b.json", lambda p: sparse(p, b"{", 2 * GIB), GIB // 2, "has more than 100 MB"),
-    "a config of 2 GB": ("config", "c.yaml", lambda p: sparse(p, b"a: ", 2 * GIB), GIB // 8, "has more than 100,000 characters"),
-    "a prediction line of 2 GB": ("predictions", "p.jsonl", lambda p: sparse(p, b'{"id": "', 2 * GIB), GIB // 8, "row 1: has more than 16 MB in one line"),
-    "a QA file nested 100,000 deep": ("qa", "qa.json", lambda p: grown(p, "", "[", 100_000), GIB // 8, "more than 32 levels of nesting"),
-    "QA lines nested 100,000 deep": ("qa", "qa.jsonl", lambda p: grown(p, "", '{"x":', 100_000), GIB // 8, "more than 32 levels of nesting"),
-    "a baseline nested 100,000 deep": ("baseline", "b.json", lambda p: grown(p, "", '{"x":', 100_000), GIB // 8, "more than 64 levels of nesting"),
-    "a prediction nested 100,000 deep": ("predictions", "p.jsonl", lambda p: grown(p, "", '{"x":', 100_000), GIB // 8, "row 1: is damaged"),
-    "30 MB of empty lists": ("qa", "qa.json", lambda p: grown(p, "[[]", ",[]", 10_000_000, "]"), GIB // 4, "row 1: is a list"),
+    "a config of 2 GB": (
+        "config",
+        "c.yaml",
+        lambda p: sparse(p, b"a: ", 2 * GIB),
+        GIB // 8,
+        "has more than 100,000 characters",
+    ),
+    "a prediction line of 2 GB": (
+        "predictions",
+        "p.jsonl",
+        lambda p: sparse(p, b'{"id": "', 2 * GIB),
+        GIB // 8,
+        "row 1: has more than 16 MB in one line",
+    ),
+    "a QA file nested 100,000 deep": (
+        "qa",
+        "qa.json",
+        lambda p: grown(p, "", "[", 100_000),
+        GIB // 8,
+        "more than 32 levels of nesting",
+    ),
+    "QA lines nested 100,000 deep": (
+        "qa",
+        "qa.jsonl",
+        lambda p: grown(p, "", '{"x":', 100_000),
+        GIB // 8,
+        "more than 32 levels of nesting",
+    ),
+    "a baseline nested 100,000 deep": (
+        "baseline",
+        "b.json",
+        lambda p: grown(p, "", '{"x":', 100_000),
+        GIB // 8,
+        "more than 64 levels of nesting",
+    ),
+    "a prediction nested 100,000 deep": (
+        "predictions",
+        "p.jsonl",
+        lambda p: grown(p, "", '{"x":', 100_000),
+        GIB // 8,
+        "row 1: is damaged",
+    ),
+    "30 MB of empty lists": (
+        "qa",
+        "qa.json",
+        lambda p: grown(p, "[[]", ",[]", 10_000_000, "]"),
+        GIB // 4,
+        "row 1: is a list",
+    ),
     "30 MB of empty lists in a row": (
-        "qa", "qa.json", lambda p: grown(p, '[{"question": "Q?", "answer": "A", "x": [[]', ",[]", 10_000_000, "]}]"), GIB // 4,
+        "qa",
+        "qa.json",
+        lambda p: grown(p, '[{"question": "Q?", "answer": "A", "x": [[]', ",[]", 10_000_000, "]}]"),
+        GIB // 4,
         "row 1: has more than 1,000,000 characters",
     ),
-    "30 MB of empty lines": ("qa", "qa.jsonl", lambda p: grown(p, '{"question": 1}', "\n", 30_000_000, "x"), GIB // 4, "row 1: question is a number"),
-    "a million columns": ("qa", "qa.csv", lambda p: grown(p, "question,answer", ",x", 1_000_000, "\n" + "Q?,A\n" * 1000), GIB // 4, "line 1"),
-    "a million empty columns": ("qa", "qa.csv", lambda p: grown(p, "question,answer", ",", 900_000, "\n"), GIB // 4, "has 900,002 columns"),
-    "a number of 10,000 digits": ("qa", "qa.json", lambda p: grown(p, '[{"x": ', "9", 10_000, "}]"), GIB // 8, "is not a number that JSON knows"),
-    "a key of 1,000 equal keys": ("qa", "qa.jsonl", lambda p: grown(p, "{", '"a": 1, ', 1000, '"a": 1}'), GIB // 8, "the key 'a' stands twice"),
-    "quotes without end": ("qa", "qa.csv", lambda p: grown(p, 'question,answer\n"', "x\n", 5_000_000), GIB // 4, "field larger than field limit"),
-}  # fmt: skip
+    "30 MB of empty lines": (
+        "qa",
+        "qa.jsonl",
+        lambda p: grown(p, '{"question": 1}', "\n", 30_000_000, "x"),
+        GIB // 4,
+        "row 1: question is a number",
+    ),
+    "a million columns": (
+        "qa",
+        "qa.csv",
+        lambda p: grown(p, "question,answer", ",x", 1_000_000, "\n" + "Q?,A\n" * 1000),
+        GIB // 4,
+        "line 1",
+    ),
+    "a million empty columns": (
+        "qa",
+        "qa.csv",
+        lambda p: grown(p, "question,answer", ",", 900_000, "\n"),
+        GIB // 4,
+        "has 900,002 columns",
+    ),
+    "a number of 10,000 digits": (
+        "qa",
+        "qa.json",
+        lambda p: grown(p, '[{"x": ', "9", 10_000, "}]"),
+        GIB // 8,
+        "is not a number that JSON knows",
+    ),
+    "a key of 1,000 equal keys": (
+        "qa",
+        "qa.jsonl",
+        lambda p: grown(p, "{", '"a": 1, ', 1000, '"a": 1}'),
+        GIB // 8,
+        "the key 'a' stands twice",
+    ),
+    "quotes without end": (
+        "qa",
+        "qa.csv",
+        lambda p: grown(p, 'question,answer\n"', "x\n", 5_000_000),
+        GIB // 4,
+        "field larger than field limit",
+    ),
+}
 
 
 def read(*files: tuple[str, Path, int]) -> list[str]:
@@ -134,7 +223,7 @@ def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     from harness.records import Prediction
 
     os.mkfifo(tmp_path / "x")
-    readers: list[Callable[[Path], Any]] = [store.read_json, lambda path: store.read_records(path, Prediction)]
+    readers: list[Callable[[Path], Any]] = [storage.read_json, lambda path: storage.read_records(path, Prediction)]
     for reader in readers:
         with pytest.raises(ArtifactError, match="is not a file"):
             reader(tmp_path / "x")

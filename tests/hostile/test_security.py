@@ -55,7 +55,9 @@ def dangers(tree: ast.AST) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [name for name in names if name.split(".")[0] in ("dill", "cloudpickle", "joblib", "shelve", "marshal")]
+            found += [
+                name for name in names if name.split(".")[0] in ("dill", "cloudpickle", "joblib", "shelve", "marshal")
+            ]
         if isinstance(node, ast.ImportFrom) and node.module == "pickle":
             found.append("from pickle")
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" and node.attr != "UnpicklingError":
@@ -103,7 +105,7 @@ def test_that_test_sees_it(line: str) -> None:
 def test_the_yaml_loader_is_a_safe_one() -> None:
     import yaml
 
-    from harness.strict_yaml import _Loader
+    from harness.storage.strict_yaml import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
 
@@ -129,7 +131,9 @@ def test_code_beside_a_model_is_not_run(tiny_model: Path, tmp_path: Path) -> Non
     edit_json(folder / "tokenizer_config.json", tokenizer_class="E", auto_map={"AutoTokenizer": ["evil.E", "evil.E"]})
     with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
         load_tokenizer(folder)
-    edit_json(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.E"})
+    edit_json(
+        folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.E"}
+    )
     with pytest.raises(ModelError, match="cannot be loaded"):
         loaded(folder)
     assert not (tmp_path / "proof").exists()
@@ -162,14 +166,23 @@ def test_an_adapter_cannot_name_another_base(tiny_model: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match=r"has no config\.json"):
         loaded(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(tmp_path / "nowhere")}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(tmp_path / "nowhere")})
+    )
     backend = loaded(tiny_model, adapter=adapter)
     assert backend.answer([[0, 1, 2]])[0].finish_reason in ("stop", "length")
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"r": None}, {"r": 0}, {"r": "8"}, {"lora_alpha": []}, {"peft_type": "EVIL"}, {"auto_mapping": {"x": "y"}, "use_dora": True}],
+    [
+        {"r": None},
+        {"r": 0},
+        {"r": "8"},
+        {"lora_alpha": []},
+        {"peft_type": "EVIL"},
+        {"auto_mapping": {"x": "y"}, "use_dora": True},
+    ],
 )
 def test_a_hostile_adapter_config_is_refused(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     from harness.errors import ModelError
@@ -197,7 +210,9 @@ def test_llama_cpp_listens_to_nobody_else(tiny_model: Path, tmp_path: Path) -> N
     gguf.write(tiny_model, tmp_path / "m.gguf", "f16")
     backend = LlamaCppBackend(Source(tmp_path / "m.gguf"), Generation(4, (511,), 511), Execution(slots=1))
     try:
-        listening = [c.laddr.ip for c in psutil.Process().net_connections(kind="inet") if c.status == psutil.CONN_LISTEN]
+        listening = [
+            c.laddr.ip for c in psutil.Process().net_connections(kind="inet") if c.status == psutil.CONN_LISTEN
+        ]
         assert set(listening) <= {"127.0.0.1"}
         server = backend._server
         assert server is not None
@@ -239,7 +254,9 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
             hostile = shutil.copytree(checkpoint, tmp_path / "hostile")
             write(Bomb(tmp_path / "proof"), hostile / name)
             seal(hostile)
-            assert is_readable(hostile) == (name == "training_args.bin"), "the training's arguments are written and never read"
+            assert is_readable(hostile) == (name == "training_args.bin"), (
+                "the training's arguments are written and never read"
+            )
             shutil.rmtree(hostile)
 
     for name in PICKLES:
@@ -300,7 +317,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str
     environment = {**inherited, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT), "HOME": str(folder)}
     verbs = [[*verb.split(), *(QUICK if verb != "baseline show" else [])] for verb in WORKS] + FAILS
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(verbs)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CHILD, json.dumps(verbs)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads(done.stdout.splitlines()[-1]), done.stderr
@@ -345,7 +367,11 @@ def test_trust_in_code_is_recorded_and_shown(tmp_path: Path, monkeypatch: pytest
 def test_a_secret_in_an_address_is_not_repeated() -> None:
     from harness.errors import HarnessError
 
-    told = str(HarnessError("http://me:secret@host/v1?key=secret#x is bad", "ask \x1b[2Jhttps://s@h", file="https://a:secret@h@i/x"))
+    told = str(
+        HarnessError(
+            "http://me:secret@host/v1?key=secret#x is bad", "ask \x1b[2Jhttps://s@h", file="https://a:secret@h@i/x"
+        )
+    )
     assert told == "https://***@i/x: http://***@host/v1?*** is bad; ask \\x1b[2Jhttps://***@h"
 
 
@@ -395,7 +421,9 @@ def endpoint(server: Any) -> Any:
     from harness.backends import Execution, Generation, Source
     from harness.backends.endpoint import EndpointBackend
 
-    return EndpointBackend(Source(Path(), url=f"http://127.0.0.1:{server.server_port}/v1"), Generation(4, (1,), 0), Execution(slots=1))
+    return EndpointBackend(
+        Source(Path(), url=f"http://127.0.0.1:{server.server_port}/v1"), Generation(4, (1,), 0), Execution(slots=1)
+    )
 
 
 @pytest.mark.parametrize("name", ANSWERS)

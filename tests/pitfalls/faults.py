@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness import jobs, store
+from harness import storage
 from harness.errors import HarnessError
+from harness.prediction import jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.records import Comparison, Prediction, Question, SplitManifest
 from harness.stages import compare, predict, score
@@ -74,7 +75,9 @@ def compared(bench: Bench, answers: dict[str, list[Any]], **changes: Any) -> Com
     """The comparison of these answers (texts, or fields of predictions), the same number from every variant."""
     asked = scored_run.questions(n_groups=len(answers["base"]), size=1)
     by_id = {name: {q.id: answer for q, answer in zip(asked, rows, strict=True)} for name, rows in answers.items()}
-    given: dict[str, Callable[[Question], Any]] = {name: lambda q, rows=rows: rows[q.id] for name, rows in by_id.items()}
+    given: dict[str, Callable[[Question], Any]] = {
+        name: lambda q, rows=rows: rows[q.id] for name, rows in by_id.items()
+    }
     run = scored_run.make(bench.folder(), given, asked=asked, **changes)
     score.run(run, scored_run.CONFIG)
     return compare.run(run, scored_run.CONFIG)
@@ -87,7 +90,7 @@ def alarms(comparison: Comparison) -> list[str]:
 def job(bench: Bench, model: Path, root: Path, variant: str = "base", **sections: Any) -> jobs.Job:
     """The job of a variant in a run folder below `root`."""
     run = small_run.split(root)
-    split = store.read_record(run.split_json, SplitManifest)
+    split = storage.read_record(run.split_json, SplitManifest)
     return next(jobs.jobs(run, small_run.config(model, **sections), split.split_id, small_run.questions(), [variant]))
 
 
@@ -95,4 +98,4 @@ def answered(made: jobs.Job) -> list[dict[str, Any]]:
     """What a job answers in this process, but for the time it took."""
     with torch.no_grad():
         predict.answer(made)
-    return [p.model_dump(exclude={"seconds"}) for p in store.iter_records(made.lines, Prediction)]
+    return [p.model_dump(exclude={"seconds"}) for p in storage.iter_records(made.lines, Prediction)]

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from harness import base, jobs, store
+from harness import storage
 from harness.analysis import fidelity, statistics
-from harness.backends import Generation, Source, decoding
+from harness.backends import Generation, Source
 from harness.backends import llamacpp as llamacpp_module
+from harness.backends.decoding import decoder
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.transformers import TransformersBackend
 from harness.formats import merged
+from harness.models import base_model
+from harness.prediction import jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.stages import predict
 from tests import scored_run, small_run, test_llamacpp, test_predict
@@ -29,13 +32,17 @@ def send(**fields: Any) -> Step:
 
     def plant(bench: Bench) -> None:
         post = LlamaCppBackend._post
-        bench.patch.setattr(LlamaCppBackend, "_post", lambda self, body, route="/completion": post(self, body | fields, route))
+        bench.patch.setattr(
+            LlamaCppBackend, "_post", lambda self, body, route="/completion": post(self, body | fields, route)
+        )
 
     return plant
 
 
 def send_only_what_lm_eval_does(bench: Bench) -> None:
-    bench.patch.setattr(llamacpp_module, "request", lambda generation, room: {"stop": [], "temperature": generation.temperature})
+    bench.patch.setattr(
+        llamacpp_module, "request", lambda generation, room: {"stop": [], "temperature": generation.temperature}
+    )
 
 
 def cap_behind_the_guard(bench: Bench) -> None:
@@ -52,7 +59,17 @@ def cap_behind_the_guard(bench: Bench) -> None:
 )
 def test_gguf_defaults(bench: Bench) -> None:
     sent = llamacpp_module.request(Generation(LIMIT, (EOS_ID,), 0), LIMIT)
-    wanted = {"n_predict", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "samplers", "cache_prompt"}
+    wanted = {
+        "n_predict",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repeat_penalty",
+        "seed",
+        "samplers",
+        "cache_prompt",
+    }
     assert not wanted - sent.keys(), f"not sent: {sorted(wanted - sent.keys())}"
     with closing(test_llamacpp.backend(bench.f16, limit=LIMIT)) as model:
         found = model.answer(bench.prompts())
@@ -61,10 +78,17 @@ def test_gguf_defaults(bench: Bench) -> None:
 
 
 def key_of_the_path(bench: Bench) -> None:
-    bench.patch.setattr(jobs.Job, "key", lambda self, version: store.sha256_json([str(self.source.path), self.prompts_sha256, version]))
+    bench.patch.setattr(
+        jobs.Job,
+        "key",
+        lambda self, version: storage.sha256_json([str(self.source.path), self.prompts_sha256, version]),
+    )
 
 
-@caught((key_of_the_path, "of other weights"), (lambda b: b.patch.setattr(base, "weights_sha256", str), "of other weights"))
+@caught(
+    (key_of_the_path, "of other weights"),
+    (lambda b: b.patch.setattr(base_model, "weights_sha256", str), "of other weights"),
+)
 def test_stale_cache(bench: Bench) -> None:
     root = bench.folder()
     model = shutil.copytree(bench.model, root / "m")
@@ -90,7 +114,9 @@ def load_more_than_the_adapter(bench: Bench) -> None:
 
 @caught((load_without_the_adapter, "'adapter_without_effect'"), (load_more_than_the_adapter, "zero adapter changed"))
 def test_adapter_not_applied(bench: Bench) -> None:
-    plain, zero, tuned = (test_predict.answers(Source(bench.model, adapter=a), bench.prompts()) for a in (None, bench.zero, bench.adapter))
+    plain, zero, tuned = (
+        test_predict.answers(Source(bench.model, adapter=a), bench.prompts()) for a in (None, bench.zero, bench.adapter)
+    )
     assert zero == plain, "a zero adapter changed an answer"
     texts = {name: [str(ids) for ids in rows] for name, rows in (("base", plain), ("adapter", tuned))}
     assert "adapter_without_effect" not in alarms(compared(bench, texts))
@@ -116,7 +142,9 @@ def pad_on_the_right(*, after: int) -> Step:
     return plant
 
 
-@caught((pad_on_the_right(after=0), "batch 0 answers otherwise"), (pad_on_the_right(after=1), "batch 1 answers otherwise"))
+@caught(
+    (pad_on_the_right(after=0), "batch 0 answers otherwise"), (pad_on_the_right(after=1), "batch 1 answers otherwise")
+)
 def test_right_padding(bench: Bench) -> None:
     model, prompts = test_predict.transformers(Source(bench.model)), bench.prompts()
     with torch.no_grad():
@@ -158,7 +186,10 @@ def test_bos_and_template(bench: Bench) -> None:
 
 @caught(
     (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (configured,)), "'runaway'"),
-    (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (tokenizer.eos_token_id,)), "not the union"),
+    (
+        lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (tokenizer.eos_token_id,)),
+        "not the union",
+    ),
 )
 def test_wrong_end_token(bench: Bench) -> None:
     root = bench.folder()
@@ -173,7 +204,7 @@ def test_wrong_end_token(bench: Bench) -> None:
 
 
 def sample(bench: Bench) -> None:
-    bench.patch.setattr(decoding, "greedy", lambda logits: torch.multinomial(torch.softmax(logits / 5.0, -1), 1)[:, 0])
+    bench.patch.setattr(decoder, "greedy", lambda logits: torch.multinomial(torch.softmax(logits / 5.0, -1), 1)[:, 0])
 
 
 @caught((sample, "two runs differ"))
@@ -199,7 +230,9 @@ def mix_up_the_slots(bench: Bench) -> None:
 
 def forget_the_floor(bench: Bench) -> None:
     verdict = statistics.verdict
-    bench.patch.setattr(statistics, "verdict", lambda delta, ci95, p, margin, floor=0.0: verdict(delta, ci95, p, margin))
+    bench.patch.setattr(
+        statistics, "verdict", lambda delta, ci95, p, margin, floor=0.0: verdict(delta, ci95, p, margin)
+    )
 
 
 @caught(
@@ -214,12 +247,18 @@ def test_slots_and_prompt_cache(bench: Bench) -> None:
             post = model._post
             spy.setattr(model, "_post", lambda *sent, post=post: cached.append(post(*sent)) or cached[-1])
             found += [[str(c.answer_ids) for c in model.answer(bench.prompts())] for _ in range(2)]
-    assert not sum(answer["timings"]["cache_n"] for _, batch in cached for answer in batch), "tokens came from the prompt cache"
+    assert not sum(answer["timings"]["cache_n"] for _, batch in cached for answer in batch), (
+        "tokens came from the prompt cache"
+    )
     flips = fidelity.flip_rate(found[0], found[2])
     assert flips == 0, f"flip rate of slots: {flips}"
     right = [q.answer for q in scored_run.questions(n_groups=40, size=1)]
     told = compared(
-        bench, {"base": ["nothing"] * 40, "adapter": [*right[:20], *["nothing"] * 20]}, noise={"flip_rate": 0.6, "n": 40, "how": "x"}
+        bench,
+        {"base": ["nothing"] * 40, "adapter": [*right[:20], *["nothing"] * 20]},
+        noise={"flip_rate": 0.6, "n": 40, "how": "x"},
     )
     assert told.noise["adapter"]["flip_rate"] == 0.6, "the flip rate is not reported"
-    assert not {"better", "worse"} & {pair.verdict for pair in told.pairs}, "a difference smaller than the noise has a verdict"
+    assert not {"better", "worse"} & {pair.verdict for pair in told.pairs}, (
+        "a difference smaller than the noise has a verdict"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,15 +17,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli, store
+from harness import cli, storage
 from harness.analysis import alarms as alarms_module
-from harness.analysis import limits, noninferiority, resampling, statistics
+from harness.analysis import resampling, statistics
 from harness.analysis.resampling import Totals
+from harness.gating import limits, noninferiority
 from harness.metrics import base as metrics_base
 from harness.metrics import match, rouge, text
 from harness.records import Question, ScoreManifest
 from harness.stages import gate, score
-from harness.store import RunFolder
+from harness.storage import RunFolder, atomic
 from tests import scored_run, test_metrics
 from tests.pitfalls.faults import Bench, Step, caught, compared
 
@@ -79,13 +81,17 @@ def sign_without_the_stemmer(bench: Bench) -> None:
     (sign_without_the_stemmer, "one signature for two metrics"),
 )
 def test_rouge_variants(bench: Bench) -> None:
-    reference, prediction, _, _, unstemmed = next(case for case in test_metrics.ROUGE if case[1].startswith("Presidents"))
+    reference, prediction, _, _, unstemmed = next(
+        case for case in test_metrics.ROUGE if case[1].startswith("Presidents")
+    )
     try:
         found = rouge.Rouge1().score_one(prediction, [reference])
         assert found == pytest.approx(unstemmed), f"stemmed: {found}"
         for reference, prediction, kind, stemmer, expected in test_metrics.ROUGE:
             found = test_metrics.ROUGE_CLASSES[kind](stemmer=stemmer).score_one(prediction, [reference])
-            assert found == pytest.approx(expected, abs=1e-12), f"{kind} {found}, other than rouge_score's or the hand-made figure"
+            assert found == pytest.approx(expected, abs=1e-12), (
+                f"{kind} {found}, other than rouge_score's or the hand-made figure"
+            )
     finally:
         rouge._scores.cache_clear()
     signatures = {rouge.Rouge1(stemmer).signature for stemmer in (False, True)}
@@ -99,7 +105,9 @@ def test_rouge_variants(bench: Bench) -> None:
 
 def divide_by_sqrt_b(bench: Bench) -> None:
     def narrow(totals: Totals, *, resamples: int, seed: int) -> Any:
-        return totals.mean + (resampling.bootstrap_means(totals, resamples=resamples, seed=seed) - totals.mean) / np.sqrt(resamples)
+        return totals.mean + (
+            resampling.bootstrap_means(totals, resamples=resamples, seed=seed) - totals.mean
+        ) / np.sqrt(resamples)
 
     bench.patch.setattr(statistics, "bootstrap_means", narrow)
 
@@ -138,7 +146,9 @@ def test_bootstrap(bench: Bench) -> None:
     expected = resampling.cluster_se(totals)[0] * np.sqrt(59 / 60)
     for resamples in (1000, 4000):
         found = statistics.bootstrap_means(totals, resamples=resamples, seed=0)[:, 0].std(ddof=1)
-        said = f"coverage {hits / datasets:.3f}; standard error of {resamples} resamples {found}, closed form {expected}"
+        said = (
+            f"coverage {hits / datasets:.3f}; standard error of {resamples} resamples {found}, closed form {expected}"
+        )
         assert found == pytest.approx(expected, rel=4 / np.sqrt(2 * resamples) + 0.02), said
     assert 0.92 <= hits / datasets <= 0.98, f"coverage {hits / datasets:.3f}"
     left, right = np.repeat([1.0, 0.0, 1.0], [10, 3, 37]), np.repeat([0.0, 1.0, 1.0], [10, 3, 37])
@@ -157,7 +167,9 @@ def judge_by_the_sign(bench: Bench) -> None:
     bench.patch.setattr(statistics, "verdict", lambda delta, *_, **__: "better" if delta >= 0 else "worse")
 
 
-@caught((count_only_what_exceeds, "identical answers have p = 0.00"), (judge_by_the_sign, "identical answers are better"))
+@caught(
+    (count_only_what_exceeds, "identical answers have p = 0.00"), (judge_by_the_sign, "identical answers are better")
+)
 def test_a_against_a(bench: Bench) -> None:
     answers = [q.answer if q.row % 3 else "nothing" for q in scored_run.questions(n_groups=30, size=1)]
     for pair in compared(bench, {"base": answers, "adapter": answers}).pairs:
@@ -171,7 +183,9 @@ def test_a_against_a(bench: Bench) -> None:
 )
 def test_interval_of_width_0(bench: Bench) -> None:
     for value in (0.0, 1.0):
-        ci95 = statistics.mean_intervals(np.full(408, value), np.repeat(np.arange(102), 4), resamples=200, seed=0)[0].ci95
+        ci95 = statistics.mean_intervals(np.full(408, value), np.repeat(np.arange(102), 4), resamples=200, seed=0)[
+            0
+        ].ci95
         assert ci95 is not None and ci95[1] - ci95[0] > 0.005, f"{value:.0f} of 408 lies in {ci95}"
 
 
@@ -189,26 +203,36 @@ def judged(change: Callable[[Callable[..., str], Any], str]) -> Step:
 
 
 def divide_by_the_base(bench: Bench) -> None:
-    bench.patch.setattr(limits, "ratio", lambda variant, base, cost: getattr(variant.cost, cost) / getattr(base.cost, cost))
+    bench.patch.setattr(
+        limits, "ratio", lambda variant, base, cost: getattr(variant.cost, cost) / getattr(base.cost, cost)
+    )
 
 
 def round_to_the_floor(bench: Bench) -> None:
     limit = limits.check
     bench.patch.setattr(
-        limits, "check", lambda kind, v, what, value, floor, **o: limit(kind, v, what, value and round(value, 2), floor, **o)
+        limits,
+        "check",
+        lambda kind, v, what, value, floor, **o: limit(kind, v, what, value and round(value, 2), floor, **o),
     )
 
 
 @caught(
     (divide_by_the_base, "division by zero"),
     (round_to_the_floor, "94.6% of 95% wanted: pass"),
-    (judged(lambda judge, case: "regression" if case[0] is not None and abs(case[0]) > case[3] else judge(*case)), "improved: regression"),
+    (
+        judged(lambda judge, case: "regression" if case[0] is not None and abs(case[0]) > case[3] else judge(*case)),
+        "improved: regression",
+    ),
     (judged(lambda judge, case: "pass" if case[0] is None else judge(*case)), "all errors: pass"),
     (
         judged(lambda judge, case: "regression" if case[0] is not None and case[0] <= -case[3] else judge(*case)),
         "on the margin: regression",
     ),
-    (lambda b: b.patch.setattr(gate, "overall", lambda checks: min((c.verdict for c in checks), default="pass")), "empty: pass"),
+    (
+        lambda b: b.patch.setattr(gate, "overall", lambda checks: min((c.verdict for c in checks), default="pass")),
+        "empty: pass",
+    ),
 )
 def test_gate_arithmetic(bench: Bench) -> None:
     zeros, ones, groups = np.zeros(300), np.ones(300), np.arange(300)
@@ -233,7 +257,12 @@ def test_gate_arithmetic(bench: Bench) -> None:
     assert limits.ratio(cost, empty, "size_bytes") is None
 
 
-@caught((lambda b: b.patch.setattr(store, "storage_errors", lambda path: suppress(OSError)), "exit code 0|jsonl: is missing"))
+@caught(
+    (
+        lambda b: b.patch.setattr(atomic, "storage_errors", lambda path: suppress(OSError)),
+        "exit code 0|jsonl: is missing",
+    )
+)
 def test_save_failure(bench: Bench) -> None:
     folder = bench.folder()
     rows = [
@@ -241,7 +270,7 @@ def test_save_failure(bench: Bench) -> None:
         for word in "speech trade property elections worship taxation citizenship emergency language courts services tribunals".split()
     ]
     (folder / "qa.json").write_text(json.dumps(rows))
-    replaced = store.os.replace
+    replaced = os.replace
 
     def read_only(source: Any, target: Any) -> None:
         if "split" in str(target):
@@ -250,7 +279,7 @@ def test_save_failure(bench: Bench) -> None:
 
     with pytest.MonkeyPatch.context() as disk:
         disk.chdir(folder)
-        disk.setattr(store.os, "replace", read_only)
+        disk.setattr(os, "replace", read_only)
         result = CliRunner().invoke(cli.app, ["split", "--qa", "qa.json"])
     assert result.exit_code == 2, f"exit code {result.exit_code}"
     assert "read-only file system" in result.stderr.lower() and "runs/tiny/split" in result.stderr
@@ -277,12 +306,14 @@ def test_failures_scored_0(bench: Bench) -> None:
     for n_failed, expected in ((1, (1.0, 35, 1)), (36, (None, 0, 36))):
         run = scored_run.make(bench.folder(), {"base": lambda q, n=n_failed: failed if q.row <= n else q.answer})
         score.run(run, scored_run.CONFIG)
-        found = store.read_record(run.score("base")[1], ScoreManifest).metrics["exact_match"]
+        found = storage.read_record(run.score("base")[1], ScoreManifest).metrics["exact_match"]
         assert (found.value, found.n, found.n_unscored) == expected, f"{n_failed} failed of 36: mean {found.value}"
 
 
 @caught((lambda b: b.patch.setattr(alarms_module, "commonest", lambda answers: ("", 0.0)), "nobody is told"))
 def test_constant_answers(bench: Bench) -> None:
     asked = scored_run.questions(n_groups=30, size=1)
-    told = compared(bench, {"base": [q.answer for q in asked], "adapter": ["Parliament"] * 25 + [q.answer for q in asked[25:]]})
+    told = compared(
+        bench, {"base": [q.answer for q in asked], "adapter": ["Parliament"] * 25 + [q.answer for q in asked[25:]]}
+    )
     assert [(alarm.code, alarm.variant) for alarm in told.alarms] == [("constant_answers", "adapter")], "nobody is told"

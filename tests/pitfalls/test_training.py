@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness import jobs, store
+from harness import storage
 from harness.analysis import fidelity
 from harness.formats import merged
+from harness.prediction import jobs
 from harness.prompt import IGNORED, Prompter
 from harness.records import Question, SplitManifest
 from harness.stages import train
@@ -25,7 +26,7 @@ def trained(bench: Bench, *, rows: list[Question] | None = None, **settings: Any
     """The manifest of one step of training, and what it told."""
     run, told = small_run.split(bench.folder()), []
     if rows:
-        store.write_jsonl(run.train_jsonl, rows)
+        storage.write_jsonl(run.train_jsonl, rows)
     quick = {"engine": "peft", "max_steps": 1, "eval_rows": 0, "load_in_4bit": False, **settings}
     return train.run(run, small_run.config(bench.model, train=quick), progress=told.append), told
 
@@ -43,7 +44,9 @@ def collate_with_eos_as_padding(bench: Bench) -> None:
 
         def both(rows: list[dict[str, Any]]) -> dict[str, Any]:
             labels = mask([{"input_ids": row["input_ids"]} for row in rows])["labels"].tolist()
-            masked = [row | {"labels": label[-len(row["input_ids"]) :]} for row, label in zip(rows, labels, strict=True)]
+            masked = [
+                row | {"labels": label[-len(row["input_ids"]) :]} for row, label in zip(rows, labels, strict=True)
+            ]
             return collate(masked)
 
         trainer.data_collator = both
@@ -74,7 +77,8 @@ def drop_rows_without_loss(bench: Bench) -> None:
 )
 def test_pad_is_eos(bench: Bench) -> None:
     short = [
-        Question(id=f"t{i}", row=i, question=sentence[:20], answer=sentence[20:60], group=f"t{i}") for i, sentence in enumerate(CORPUS)
+        Question(id=f"t{i}", row=i, question=sentence[:20], answer=sentence[20:60], group=f"t{i}")
+        for i, sentence in enumerate(CORPUS)
     ]
     long = Question(id="long", row=99, question="Is it 42? " * 40, answer="Yes.", group="long")
     make, batches = trainer_module.make_trainer, []
@@ -124,14 +128,20 @@ def test_packed_4bit_weights(bench: Bench) -> None:
         loss = model(input_ids=ids, labels=ids).loss
         if loss.requires_grad:
             loss.backward()
-        return [torch.zeros(()) if p.grad is None else p.grad.clone() for name, p in model.named_parameters() if "lora_B" in name]
+        return [
+            torch.zeros(()) if p.grad is None else p.grad.clone()
+            for name, p in model.named_parameters()
+            if "lora_B" in name
+        ]
 
     before = gradients()
     model.eval()
     with torch.no_grad():
         model(input_ids=ids)
     model.train()
-    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True)), "the gradient is another after a forward without one"
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True)), (
+        "the gradient is another after a forward without one"
+    )
 
 
 def believe_the_config(bench: Bench) -> None:
@@ -189,9 +199,16 @@ def test_merge_base(bench: Bench) -> None:
     run = small_run.split(root)
     small_run.trained(run, bench.model, bench.adapter)
     small_run.exported(run, merged_16bit=root / "m")
-    config, split = small_run.config(bench.model), store.read_record(run.split_json, SplitManifest)
+    config, split = small_run.config(bench.model), storage.read_record(run.split_json, SplitManifest)
     adapter, merge = jobs.jobs(run, config, split.split_id, small_run.questions(), ["adapter", "merged_16bit"])
-    assert (adapter.source.load_in_4bit, merge.source.load_in_4bit) == (True, False), "the adapter does not answer as it was trained"
-    answers = {name: [{"text": "x", "answer_ids": ids}] * 4 for name, ids in (("base", [1]), ("adapter", [1, 2]), ("merged_16bit", [1, 3]))}
-    step = next(row for row in compared(bench, answers).fidelity if {row["left"], row["right"]} == {"adapter", "merged_16bit"})
+    assert (adapter.source.load_in_4bit, merge.source.load_in_4bit) == (True, False), (
+        "the adapter does not answer as it was trained"
+    )
+    answers = {
+        name: [{"text": "x", "answer_ids": ids}] * 4
+        for name, ids in (("base", [1]), ("adapter", [1, 2]), ("merged_16bit", [1, 3]))
+    }
+    step = next(
+        row for row in compared(bench, answers).fidelity if {row["left"], row["right"]} == {"adapter", "merged_16bit"}
+    )
     assert step["token_agreement"] == 0.5, "the token agreement is another"

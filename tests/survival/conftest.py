@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Config
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests.survival import chain
 
 

@@ -16,7 +16,7 @@ import pytest
 from harness.config import Config, load
 from harness.errors import BusyError
 from harness.stages import score
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests import scored_run
 from tests.survival import chain
 
@@ -25,7 +25,7 @@ QUICK = ["--set", "score.resamples=100"]
 SLOW = ["--set", "score.resamples=300000"]
 HOLD = """
 import sys, time
-from harness.store import RunFolder
+from harness.storage import RunFolder
 with RunFolder("r", sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(60)
@@ -35,7 +35,9 @@ with RunFolder("r", sys.argv[1]).lock():
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextmanager
@@ -60,7 +62,10 @@ def test_the_second_process_refuses_with_the_pid_of_the_first(tmp_path: Path) ->
         second = start(tmp_path, "score", "--run", "r", *QUICK)
         _, errors = second.communicate()
     assert second.returncode == 2
-    assert errors == f"error: run folder runs/r is in use by process {holder.pid}; wait for it to end, or choose another --run\n"
+    assert (
+        errors
+        == f"error: run folder runs/r is in use by process {holder.pid}; wait for it to end, or choose another --run\n"
+    )
     assert not run.run_json.exists() and not run.scores.exists(), "it wrote something all the same"
 
 
@@ -77,7 +82,9 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("left", [f"{os.getppid()} ", "1 elsewhere", "999999999 elsewhere", "", "no pid at all", "\x00" * 500, "4711"])
+@pytest.mark.parametrize(
+    "left", [f"{os.getppid()} ", "1 elsewhere", "999999999 elsewhere", "", "no pid at all", "\x00" * 500, "4711"]
+)
 def test_what_a_lock_file_says_is_not_believed(left: str, tmp_path: Path) -> None:
     """Of a dead process whose pid another one has by now, of another host or container, or nonsense: the kernel knows that nobody holds it."""
     run = RunFolder("r", tmp_path)
@@ -90,7 +97,11 @@ def test_what_a_lock_file_says_is_not_believed(left: str, tmp_path: Path) -> Non
 def test_a_holder_on_another_machine_is_told_as_such(tmp_path: Path) -> None:
     run = RunFolder("r", tmp_path)
     with held(tmp_path):
-        for left, told in (("12 elsewhere", "process 12 on elsewhere"), ("", "another process"), ("x", "another process")):
+        for left, told in (
+            ("12 elsewhere", "process 12 on elsewhere"),
+            ("", "another process"),
+            ("x", "another process"),
+        ):
             (run.path / ".lock").write_text(left)
             with pytest.raises(BusyError, match=rf"runs/r is in use by {told}; wait for it to end"), run.lock():
                 pass
@@ -137,7 +148,9 @@ def test_runs_side_by_side_do_not_touch_each_other(tmp_path: Path) -> None:
     for name in ("a", "b"):
         left, right = (RunFolder(name, tmp_path / how) for how in ("together", "alone"))
         score.run(right, load("tiny", QUICK[1:]))
-        assert {p.name: p.read_bytes() for p in left.scores.iterdir()} == {p.name: p.read_bytes() for p in right.scores.iterdir()}
+        assert {p.name: p.read_bytes() for p in left.scores.iterdir()} == {
+            p.name: p.read_bytes() for p in right.scores.iterdir()
+        }
     for process in together:
         process.communicate()
 

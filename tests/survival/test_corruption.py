@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import base, baseline, store
+from harness import storage
 from harness.backends import Execution
 from harness.config import Config
 from harness.errors import ArtifactError, HarnessError
-from harness.journal import Journal
+from harness.gating import baseline
+from harness.models import base_model
+from harness.prediction.journal import Journal
 from harness.records import Prediction
 from harness.stages import compare, export, gate, predict, report, score, split, train
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training import checkpoints
 from tests.survival import chain
 
@@ -47,7 +50,15 @@ def compared_anew(run: RunFolder, config: Config) -> object:
 READERS: dict[str, list[Stage]] = {
     "runs/r/split/split.json": [split.run, train.run, rescored, report.run],
     "runs/r/split/train.jsonl": [split.run, train.run],
-    "runs/r/split/heldout.jsonl": [split.run, train.run, asked("base"), rescored, compare.run, report.run, baseline.snapshot],
+    "runs/r/split/heldout.jsonl": [
+        split.run,
+        train.run,
+        asked("base"),
+        rescored,
+        compare.run,
+        report.run,
+        baseline.snapshot,
+    ],
     "runs/r/train.json": [export.run, asked("adapter"), report.run],
     "runs/r/history.jsonl": [report.run],
     "runs/r/adapter/adapter_model.safetensors": [export.run, asked("adapter")],
@@ -109,12 +120,18 @@ def _restore(whole: RunFolder, run: RunFolder) -> None:
                 file.unlink()
         for source in [p for p in (whole.root / place.name).rglob("*") if p.is_file()]:
             target = run.root / source.relative_to(whole.root)
-            if not target.exists() or target.stat().st_size != source.stat().st_size or target.read_bytes() != source.read_bytes():
+            if (
+                not target.exists()
+                or target.stat().st_size != source.stat().st_size
+                or target.read_bytes() != source.read_bytes()
+            ):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(source.read_bytes())
 
 
-@pytest.mark.parametrize("name", ["split/heldout.jsonl", "split/split.json", "merged_16bit/model.safetensors", "gguf/model-q8_0.gguf"])
+@pytest.mark.parametrize(
+    "name", ["split/heldout.jsonl", "split/split.json", "merged_16bit/model.safetensors", "gguf/model-q8_0.gguf"]
+)
 def test_the_stage_that_wrote_it_writes_it_again(name: str, whole: Whole, tmp_path: Path) -> None:
     run, config = chain.copy(whole[0], tmp_path), whole[1]
     file = run.path / name
@@ -122,14 +139,14 @@ def test_the_stage_that_wrote_it_writes_it_again(name: str, whole: Whole, tmp_pa
     file.write_bytes(data[: len(data) // 2] + b"!" + data[len(data) // 2 + 1 :])
     (split if "split" in name else export).run(run, config)
     if file.name == "split.json":
-        assert store.read_json(file)["split_id"] == store.read_json(whole[0].split_json)["split_id"]
+        assert storage.read_json(file)["split_id"] == storage.read_json(whole[0].split_json)["split_id"]
     else:
         assert file.read_bytes() == data
     score.run(run, config)
 
 
 def test_a_damaged_journal_loses_answers_and_keeps_none_that_are_wrong(whole: Whole, tmp_path: Path) -> None:
-    answers = list(enumerate(store.read_records(whole[0].prediction("base")[0], Prediction)))
+    answers = list(enumerate(storage.read_records(whole[0].prediction("base")[0], Prediction)))
     path = tmp_path / "v.partial"
     with Journal(path, "key").begin(Execution(batch_tokens=100, max_batch=2)) as journal:
         for start in range(0, len(answers), 2):
@@ -143,19 +160,21 @@ def test_a_damaged_journal_loses_answers_and_keeps_none_that_are_wrong(whole: Wh
     assert 0 < kept < 2 * OFFSETS * len(answers)
 
 
-def test_a_journal_is_never_gone_while_it_is_written_again(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = list(enumerate(store.read_records(whole[0].prediction("base")[0], Prediction)))
+def test_a_journal_is_never_gone_while_it_is_written_again(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = list(enumerate(storage.read_records(whole[0].prediction("base")[0], Prediction)))
     path = tmp_path / "v.partial"
     with Journal(path, "key").begin(Execution(batch_tokens=100, max_batch=2)) as journal:
         journal.put(answers)
     data, seen = path.read_bytes(), []
-    replace = store.os.replace
+    replace = os.replace
 
     def watched(source: Path, target: Path) -> None:
         seen.append(path.read_bytes())
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "replace", watched)
+    monkeypatch.setattr(os, "replace", watched)
     with Journal(path, "key").begin(Execution(batch_tokens=100, max_batch=2)):
         assert seen == [data] and path.read_bytes() == data
 
@@ -187,13 +206,14 @@ def _torch_save(file: Path) -> None:
 
 def test_a_manifest_by_hand_has_no_checksum_and_is_taken(whole: Whole, tmp_path: Path) -> None:
     run = chain.copy(whole[0], tmp_path)
-    value = store.read_json(run.comparison_json)
+    value = storage.read_json(run.comparison_json)
     value["alarms"] = []
-    store.write_text(run.comparison_json, store.dumps(value))
+    storage.write_text(run.comparison_json, storage.dumps(value))
     with pytest.raises(
-        ArtifactError, match=re.escape("comparison.json: is damaged or was changed: its checksum is another; delete it and run")
+        ArtifactError,
+        match=re.escape("comparison.json: is damaged or was changed: its checksum is another; delete it and run"),
     ):
         report.run(run, whole[1])
-    store.write_text(run.comparison_json, store.dumps(value | {"checksum": ""}))
+    storage.write_text(run.comparison_json, storage.dumps(value | {"checksum": ""}))
     assert report.run(run, whole[1]).exists()
-    assert base.artifact_sha256(run.merged_16bit) == base.artifact_sha256(whole[0].merged_16bit)
+    assert base_model.artifact_sha256(run.merged_16bit) == base_model.artifact_sha256(whole[0].merged_16bit)

@@ -1,4 +1,4 @@
-"""The disk is full, or files may not grow: one line that names the path and the mend, nothing half-written, nothing earlier touched.
+"""The disk is full, or files may not grow: one line that names the path and the hint, nothing half-written, nothing earlier touched.
 
 On a small tmpfs where mounting is permitted (root with CAP_SYS_ADMIN), and everywhere under a limit on the size of files, which stops a write in
 its middle just as well.
@@ -19,12 +19,13 @@ from types import ModuleType
 
 import pytest
 
-from harness import baseline, store
+from harness import storage
 from harness.config import Config
 from harness.errors import StorageError
 from harness.formats import gguf
+from harness.gating import baseline
 from harness.stages import compare, export, gate, predict, report, score, split, train
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from harness.training import checkpoints
 from tests.survival import chain
 
@@ -36,7 +37,9 @@ UNFINISHED = ("partial", "history.jsonl", "checkpoints", ".lock")
 
 
 def saved(run: RunFolder, config: Config) -> None:
-    baseline.save(run.root / "reports" / "baseline.json", baseline.snapshot(run, config), config, confirm=lambda _: True)
+    baseline.save(
+        run.root / "reports" / "baseline.json", baseline.snapshot(run, config), config, confirm=lambda _: True
+    )
 
 
 def gated(run: RunFolder, config: Config) -> None:
@@ -66,7 +69,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small disk of its own."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
     yield place
@@ -79,7 +84,7 @@ def checked_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     torch.set_grad_enabled(True)
-    monkeypatch.setattr(store, "need_space", lambda *_: None)
+    monkeypatch.setattr(storage, "need_space", lambda *_: None)
     monkeypatch.setattr(gguf, "need_space", lambda *_: None)
 
 
@@ -116,22 +121,26 @@ def before(stage: str, whole: RunFolder, root: Path) -> RunFolder:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != "filler"}
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != "filler"
+    }
 
 
-def check_refused(error: StorageError, mend: str, run: RunFolder, earlier: dict[str, bytes], own: list[str]) -> None:
+def check_refused(error: StorageError, hint: str, run: RunFolder, earlier: dict[str, bytes], own: list[str]) -> None:
     """One line about a path of the run; nothing half-written; nothing that was there before is gone or changed."""
-    assert re.search(rf"{re.escape(str(run.root))}\S*: cannot write: .*; .*{mend}", str(error)), error
+    assert re.search(rf"{re.escape(str(run.root))}\S*: cannot write: .*; .*{hint}", str(error)), error
     assert "\n" not in str(error) and error.exit_code == 2
     now = files(run.root)
     assert not [name for name in now if ".tmp" in name], "half-written"
-    assert all((checkpoint / checkpoints.SEAL).exists() for checkpoint in run.checkpoints.glob("checkpoint-*")), "half-written"
+    assert all((checkpoint / checkpoints.SEAL).exists() for checkpoint in run.checkpoints.glob("checkpoint-*")), (
+        "half-written"
+    )
     assert earlier.items() <= now.items()
     new = [name for name in now.keys() - earlier.keys() if not any(part in name for part in UNFINISHED)]
     assert all(any(name.startswith(place) for place in own) for name in new) or not own, new
     for name in new:
         if name.endswith(".json"):
-            store.read_json(run.root / name)
+            storage.read_json(run.root / name)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -156,7 +165,9 @@ def test_a_full_disk_is_one_line_and_the_next_try_succeeds(stage: str, whole: Wh
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_file_that_may_not_grow_is_one_line_and_the_next_try_succeeds(stage: str, whole: Whole, tmp_path: Path) -> None:
+def test_a_file_that_may_not_grow_is_one_line_and_the_next_try_succeeds(
+    stage: str, whole: Whole, tmp_path: Path
+) -> None:
     perform, own = STAGES[stage]
     run = before(stage, whole[0], tmp_path / "run")
     earlier = files(run.root)
@@ -176,10 +187,13 @@ def test_the_command_ends_with_2_and_one_line(whole: Whole, disk: Path) -> None:
     for free in (0, 8_000, 16_000, 24_000):
         with filled(disk, free):
             command = [sys.executable, "-m", "harness", "score", *quick]
-            done = subprocess.run(command, cwd=disk, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
+            done = subprocess.run(
+                command, cwd=disk, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
+            )
         assert done.returncode == 2
         assert re.fullmatch(
-            r"error: \S+: cannot write: no space left on device; free some space and run the same command again\n", done.stderr
+            r"error: \S+: cannot write: no space left on device; free some space and run the same command again\n",
+            done.stderr,
         )
         assert not list(disk.rglob("*.tmp"))
         named += done.stderr.partition(": cannot")[0]

@@ -13,20 +13,21 @@ from typing import Any
 import pytest
 import typer
 
-from harness import cli, store
-from harness.store import RunFolder
+from harness import cli, storage
+from harness.storage import RunFolder
 
+STORAGE = ("storage/atomic.py", "storage/records_io.py", "storage/run_folder.py")
 OLD, NEW = [{"row": 1}], [{"row": 2}, {"row": 3}]
 Work = Callable[[RunFolder], None]
 
 
 def write(run: RunFolder) -> None:
-    store.write_jsonl(run.heldout_jsonl, NEW)
+    storage.write_jsonl(run.heldout_jsonl, NEW)
 
 
 def replace(run: RunFolder) -> None:
     """A folder in the place of another."""
-    with store.atomic_path(run.adapter) as temporary:
+    with storage.atomic_path(run.adapter) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("new")
 
@@ -61,7 +62,7 @@ class Before:
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     run = RunFolder("r", tmp_path)
-    store.write_jsonl(run.heldout_jsonl, OLD)
+    storage.write_jsonl(run.heldout_jsonl, OLD)
     run.adapter.mkdir()
     (run.adapter / "weights").write_text("old")
     return run
@@ -81,12 +82,14 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize("work", [write, replace, hold])
-def test_an_interrupt_at_any_instruction_is_told_as_one(work: Work, run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_at_any_instruction_is_told_as_one(
+    work: Work, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     n, finished = 0, False
     while not finished:
         n += 1
         (run.path / ".left.tmp").mkdir(exist_ok=True)
-        point = Before(n, interrupt, "harness/store.py", "/shutil.py", "/tempfile.py", "/contextlib.py")
+        point = Before(n, interrupt, *STORAGE, "/shutil.py", "/tempfile.py", "/contextlib.py")
         try:
             with cli._errors(), point:
                 work(run)
@@ -107,7 +110,7 @@ def test_a_kill_at_any_instruction_loses_nothing(work: Work, run: RunFolder) -> 
         n += 1
         if (child := os.fork()) == 0:
             try:
-                with Before(n, lambda: os._exit(9), "harness/store.py"):
+                with Before(n, lambda: os._exit(9), *STORAGE):
                     work(run)
             finally:
                 os._exit(0)

@@ -18,10 +18,10 @@ import yaml
 
 from benchmarks import kill_anywhere
 from benchmarks.kill_anywhere import Bench
-from harness import store
+from harness import storage
 from harness.config import Config
 from harness.records import TrainManifest
-from harness.store import RunFolder
+from harness.storage import RunFolder
 from tests.survival import chain
 
 Whole = tuple[RunFolder, Config]
@@ -63,9 +63,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(bench: Bench, tmp_path: P
     shutil.copyfile(tmp_path / "c.yaml", tmp_path / "undisturbed" / "c.yaml")
     reference = Bench(tmp_path / "undisturbed", bench.arguments, name=bench.run.name)
     reference.finish("train")
-    kill = kill_anywhere.kill_once(bench, reference.run, "train", "SIGKILL", when=lambda run: list(run.checkpoints.glob("*/sha256.json")))
+    kill = kill_anywhere.kill_once(
+        bench, reference.run, "train", "SIGKILL", when=lambda run: list(run.checkpoints.glob("*/sha256.json"))
+    )
     assert not kill.problem
-    assert store.read_record(bench.run.train_json, TrainManifest).resumed_from > 0
+    assert storage.read_record(bench.run.train_json, TrainManifest).resumed_from > 0
 
 
 def test_a_killed_export_goes_on_behind_the_formats_that_are_there(bench: Bench, whole: Whole) -> None:
@@ -103,10 +105,12 @@ def test_a_killed_score_scores_the_same(bench: Bench, whole: Whole) -> None:
 def test_an_interrupted_stage_says_how_to_go_on(bench: Bench, whole: Whole, how: str) -> None:
     undo(bench.run, bench.run.scores)
     problems: list[str] = []
-    slow = Bench(bench.folder, [*bench.arguments, "--set", "score.resamples=1000000"], name=bench.run.name, durations=LONGEST)
+    slow = Bench(
+        bench.folder, [*bench.arguments, "--set", "score.resamples=1000000"], name=bench.run.name, durations=LONGEST
+    )
     kill_anywhere.end(slow, "score", how, 1.0, lambda run: run.scores.exists(), problems)
     assert problems == []
-    assert store.read_json(bench.run.run_json)["stages"]["score"]["status"] == "interrupted"
+    assert storage.read_json(bench.run.run_json)["stages"]["score"]["status"] == "interrupted"
     assert not bench.run.score_json.exists()
 
 
@@ -122,9 +126,14 @@ def test_make_keeps_what_a_stage_wrote_when_it_is_interrupted(tmp_path: Path) ->
     manifest = tmp_path / "runs" / "tiny" / "split" / "split.json"
     command = ["make", "-o", ".venv/ready", "-o", "data/constitution_qa.json", "split"]
     make = subprocess.Popen(
-        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=kill_anywhere.hear_interrupts,
-    )  # fmt: skip
+    )
     while make.poll() is None and not manifest.exists():
         time.sleep(0.01)
     os.killpg(make.pid, signal.SIGINT)

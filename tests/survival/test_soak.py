@@ -24,7 +24,11 @@ def test_nothing_piles_up(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.
 def test_what_piles_up_is_told() -> None:
     first, last = Held(100, 10, 3, 2, 0), Held(106, 11, 4, 3, 1)
     assert soak.grown([first, last], warm_up=1) == [
-        "memory grew by 6.0%", "files: 10, then 11", "threads: 3, then 4", "processes: 2, then 3", "temporary: 0, then 1",
-    ]  # fmt: skip
+        "memory grew by 6.0%",
+        "files: 10, then 11",
+        "threads: 3, then 4",
+        "processes: 2, then 3",
+        "temporary: 0, then 1",
+    ]
     assert soak.grown([last, first], warm_up=1) == []
     assert soak.grown([first, Held(104, 10, 3, 2, 0)], warm_up=1) == []

@@ -1,0 +1,254 @@
+"""The base model on disk: found, checked and hashed, without importing torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from harness.config import Model
+from harness.errors import DeviceError, ModelError
+from harness.formats import safetensors_reader
+from harness.storage import sha256_file, sha256_tree
+
+
+def resolve(model: Model) -> Path:
+    """The local folder of a model given by folder or hub name, checked; a hub model is downloaded to the hub's cache.
+
+    A download that broke off is gone on with; without a network, a model that was downloaded before is taken from the cache.
+
+    Raises:
+        ModelError: no such folder, not reachable, gated, no such revision, or one of `check`'s findings.
+    """
+    folder = Path(model.path)
+    if not folder.is_dir():
+        _hub_name(model)
+        folder = _download(model)
+    check(folder)
+    return folder
+
+
+def cached(model: Model) -> Path | None:
+    """The folder of a model that is on this machine, whole or not, without asking any hub; None if nothing of it is here.
+
+    Raises:
+        ModelError: the path is neither a folder nor a hub name.
+    """
+    folder = Path(model.path)
+    if folder.is_dir():
+        return folder
+    _hub_name(model)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _hub_name(model: Model) -> None:
+    """Raises ModelError if the path cannot be a hub name."""
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model.path, re.ASCII):
+        raise ModelError(
+            "is no folder",
+            "give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
+            file=model.path,
+        )
+
+
+def _download(model: Model) -> Path:
+    """The folder of a hub model in the hub's cache, after downloading what is not there yet."""
+    quiet_libraries()
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "tokenizer.model", *(["*.py"] if model.trust_remote_code else [])]
+    refused = None
+    try:
+        # Asked first, because the download's own first question waits for an answer for ever.
+        HfApi().model_info(model.path, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # offline machines, proxies and mirrors fail in many ways
+        refused = error
+
+    def fetch(patterns: str | list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                model.path, revision=model.revision, allow_patterns=patterns, local_files_only=refused is not None
+            )
+        )
+
+    try:
+        # A few bytes that tell whether the gigabytes after them can be used.
+        folder = fetch("config.json")
+        if not (folder / "config.json").exists():
+            raise ModelError(
+                "has no config.json", "use a model in the format of transformers, not GGUF alone", file=model.path
+            )
+        check_config(folder, name=model.path)
+        return fetch(patterns)
+    except ModelError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # the disk's trouble, not the hub's
+        raise _hub_error(model, refused or error) from None
+
+
+def _hub_error(model: Model, error: Exception) -> ModelError:
+    """What the hub's refusal means to the user, and the hint."""
+    from httpx import ConnectError, TimeoutException, TransportError
+    from huggingface_hub import errors
+
+    elsewhere = "download it where there is a network and give its folder as model.path"
+    match error:
+        case errors.GatedRepoError():
+            told = "is gated", "accept its licence on the hub and log in with `hf auth login`"
+        case errors.RevisionNotFoundError():
+            told = f"has no revision {model.revision or 'main'!r}", "correct model.revision"
+        case errors.RepositoryNotFoundError():
+            told = "is not on the hub, or private", "check the name, or log in with `hf auth login`"
+        case errors.OfflineModeIsEnabled():
+            told = (
+                "cannot be reached (HF_HUB_OFFLINE is set) and is not whole in the cache",
+                f"unset it, or {elsewhere}",
+            )
+        case errors.HfHubHTTPError():
+            told = (
+                f"cannot be reached (the hub answers with {error.response.status_code})",
+                f"try again later, or {elsewhere}",
+            )
+        case TimeoutException():
+            told = (
+                "cannot be reached (the hub does not answer in time)",
+                f"run the same command to go on, or {elsewhere}",
+            )
+        case ConnectError():
+            told = "cannot be reached (no connection to the hub)", elsewhere
+        case TransportError():
+            told = "cannot be downloaded (the connection breaks off)", f"run the same command to go on, or {elsewhere}"
+        case _:
+            told = f"cannot be reached ({type(error).__name__})", elsewhere
+    return ModelError(*told, file=model.path)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Checks that a folder holds an unquantised causal language model with its tokenizer; returns its config.json.
+
+    Raises:
+        ModelError: config, weights or tokenizer missing, or weights that are already quantised.
+        ArtifactError: a truncated or damaged weight file.
+    """
+    config = check_config(folder)
+    _check_links(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            "holds an adapter beside the model, which transformers would put on it",
+            "merge it, or remove it",
+            file=folder,
+        )
+    safetensors_reader.index(folder)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError("has no tokenizer", "put tokenizer.json beside the weights", file=folder)
+    return config
+
+
+def _check_links(folder: Path) -> None:
+    """Raises ModelError for a link that leads out of the folder, but for weights and for the hub's cache, which is made of links.
+
+    What is not weights is copied into the exported models, which are published: a link would take any file of this machine along.
+    """
+    home = folder.resolve()
+    allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
+    for file in folder.iterdir():
+        if (
+            file.is_symlink()
+            and file.suffix != ".safetensors"
+            and not any(place in file.resolve().parents for place in allowed)
+        ):
+            raise ModelError("is a link that leads out of the model's folder", "put the file itself there", file=file)
+
+
+def check_config(folder: Path, *, name: str | None = None) -> dict[str, Any]:
+    """The config.json of a model that can be trained on and exported; ModelError, about `name` or the folder, if it is quantised already."""
+    config = read_config(folder)
+    if "quantization_config" in config:
+        raise ModelError(
+            "is already quantised",
+            "use the 16-bit model: merging and exporting need its full weights",
+            file=name or folder,
+        )
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("has no config.json", "give the folder of a Hugging Face model", file=folder) from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"cannot be read: {error}", "fetch the model again", file=file) from None
+    if not isinstance(config, dict):
+        raise ModelError("is not a JSON object", "fetch the model again", file=file)
+    return config
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of everything that decides a model's outputs: weights, model config, generation config."""
+    names = {"config.json", "generation_config.json", "adapter_config.json"}
+    return sha256_tree(folder, lambda p: p.suffix == ".safetensors" or p.name in names)
+
+
+def artifact_sha256(path: Path) -> str:
+    """The hash of an exported format: of a GGUF file, or of all files of a model folder, the tokenizer of which later formats are made from."""
+    return sha256_file(path) if path.is_file() else sha256_tree(path)
+
+
+def weights_size(folder: Path) -> int:
+    """Bytes of the weight files."""
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+
+
+def device_of(device: str) -> str:
+    """`cpu` or `cuda` for a config's `device`; DeviceError if CUDA is asked for and not there."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise DeviceError(
+            "this config needs a CUDA device and there is none",
+            "use a machine with a GPU, or --set device=cpu for a small model",
+        )
+    return "cpu"
+
+
+def expected_device(device: str) -> str:
+    """What `device_of` will say, told without loading torch: `auto` is CUDA where the kernel shows an NVIDIA device that is not hidden."""
+    if device != "auto":
+        return device
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+
+
+def quiet_libraries() -> None:
+    """Keeps libraries from telephoning home, and from drawing bars of their own; call it before they are imported."""
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "UNSLOTH_DISABLE_STATISTICS",
+        "DO_NOT_TRACK",
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+    ):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin at a barrier on a shared machine keep the one they wait for off its core: measured 6.6 against 2.1 s a step.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

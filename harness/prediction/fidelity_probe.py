@@ -1,0 +1,132 @@
+"""What tells the formats of a model apart where scores do not, measured on a few questions beside the answers.
+
+The log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and how many answers change when the work is cut up
+otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness import backends, storage
+from harness.analysis import fidelity
+from harness.backends import Completion
+from harness.config import Config
+from harness.errors import ArtifactError
+from harness.prediction.jobs import Job
+from harness.prediction.runners import InProcessRunner, WorkerPool
+from harness.prompt import IGNORED, Prompter, load_tokenizer, tokenizer_sha256
+from harness.records import Prediction, PredictionManifest, Question
+
+MEASURED = ("transformers", "llamacpp")
+"""Backends that give log-probabilities."""
+REFERENCE_TOKENS = 16
+"""Of a reference answer, at most, on which the distributions are measured: llama.cpp takes a request for each."""
+
+
+@dataclass(frozen=True)
+class FidelityProbe:
+    """What is measured beside the answers."""
+
+    positions: list[int]
+    """Of the questions."""
+    references: list[str]
+    """Their reference answers."""
+    template: str
+
+    def key(self, job: Job) -> str:
+        """Equal keys, equal questions and reference tokens: of one model, the same measurement."""
+        asked = [job.questions[i] for i in self.positions]
+        return storage.sha256_json([asked, self.references, self.template, job.tokenizer_sha256, REFERENCE_TOKENS])
+
+    def is_measured(self, job: Job, manifest: PredictionManifest) -> bool:
+        """Whether an earlier answer has all that is asked to be measured, undamaged."""
+        file = job.lines.with_suffix(fidelity.SUFFIX)
+        return (
+            manifest.measured == self.key(job)
+            and file.exists()
+            and storage.sha256_file(file) == manifest.logprobs_sha256
+        )
+
+
+def probe(config: Config, questions: list[Question]) -> FidelityProbe | None:
+    """What the config asks to be measured, if anything."""
+    chosen = fidelity.subset([q.id for q in questions], config.predict.fidelity_questions)
+    return FidelityProbe(chosen, [questions[i].answer for i in chosen], config.prompt.template) if chosen else None
+
+
+def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) -> dict[str, Any]:
+    """Writes the log-probabilities and answers the subset again; returns the fields of the manifest that tell of both.
+
+    Questions that the context has no room for, or that failed, are left out.
+    """
+    tokenizer = load_tokenizer(job.tokenizer)
+    if tokenizer_sha256(tokenizer) != job.tokenizer_sha256:
+        raise ArtifactError(
+            "changed while its questions were answered", "run harness predict --force", file=job.tokenizer
+        )
+    prompter = Prompter(tokenizer, probe.template)
+    answered = storage.read_records(job.lines, Prediction)
+    room = team.facts.context - max(job.generation.max_new_tokens, REFERENCE_TOKENS)
+    chosen = [
+        (
+            answered[i],
+            [
+                label
+                for label in prompter.example("", reference, train_on="answer", max_length=2**31).labels
+                if label != IGNORED
+            ],
+        )
+        for i, reference in zip(probe.positions, probe.references, strict=True)
+        if len(job.prompts[i]) <= room and answered[i].finish_reason != "error"
+    ]
+    predictions = [prediction for prediction, _ in chosen]
+    continuations = [target[:REFERENCE_TOKENS] for _, target in chosen]
+    logprobs = team.logprobs([p.prompt_ids for p in predictions], continuations)
+    file = job.lines.with_suffix(fidelity.SUFFIX)
+    with storage.atomic_path(file) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle,
+            ids=np.array([p.id for p in predictions], dtype=np.str_),
+            lengths=np.array([len(c) for c in continuations], dtype=np.int64),
+            logprobs=np.concatenate(
+                [np.asarray(rows, dtype=np.float32) for rows in logprobs] or [np.empty((0, 0), np.float32)]
+            ),
+        )
+    return {
+        "measured": probe.key(job),
+        "logprobs_sha256": storage.sha256_file(file),
+        "noise": _noise(job, team, tokenizer, predictions),
+    }
+
+
+def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
+    """Answers these questions again, cut up otherwise, and counts the texts that changed."""
+    usual = job.execution
+    prompts = [p.prompt_ids for p in before]
+    if job.backend == "llamacpp":
+        other = replace(usual, slots=1 if usual.slots > 1 else 4)
+        how = f"slots: {other.slots} against {usual.slots}"
+        # Two copies of a large model need not fit.
+        again = team.reload(other)
+        try:
+            completions = dict(again.answer_batches([prompts]))[0]
+        finally:
+            again.close()
+    else:
+        other = replace(usual, max_batch=1 if usual.max_batch > 1 else 8)
+        how = f"batch: {other.max_batch} against {usual.max_batch} at most"
+        completions = [Completion([], "error", 0.0)] * len(prompts)
+        cut = backends.batches([len(p) for p in prompts], other, job.generation.max_new_tokens)
+        for k, found in team.answer_batches([[prompts[i] for i in batch] for batch in cut]):
+            for i, completion in zip(cut[k], found, strict=True):
+                completions[i] = completion
+    pairs = [
+        (p.text, tokenizer.decode(c.answer_ids, skip_special_tokens=True).strip())
+        for p, c in zip(before, completions, strict=True)
+        if c.finish_reason != "error"
+    ]
+    return {"flip_rate": fidelity.flip_rate([a for a, _ in pairs], [b for _, b in pairs]), "n": len(pairs), "how": how}

@@ -1,0 +1,275 @@
+"""Backends at work: in this process, or each in a process of its own.
+
+A backend in its own process has a peak memory of its own, and a crash of native code takes nothing else with it. Several processes share one
+variant's questions: each holds the model, on its own GPU if there are several, and whoever is free gets the next batch. The batches are cut
+before they are dealt, so that they are those of one process, and so are the answers but for their times. Only this process writes: one journal
+and one manifest, whoever answered.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import connection, forkserver, resource_tracker
+from typing import Any
+
+from harness import backends
+from harness.backends import Completion, Execution, Facts
+from harness.errors import ArtifactError, HarnessError
+from harness.models import base_model
+from harness.prediction.jobs import Job
+
+Prompts = Sequence[Sequence[int]]
+SECONDS_TO_END = 60
+LONGEST_FOLDER = 70
+"""Bytes of a folder's name in which multiprocessing can make a folder with a socket."""
+
+
+class InProcessRunner:
+    """A job's backend in this process."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        began = time.monotonic()
+        self.backend: Any = backends.find(job.backend)(job.source, job.generation, job.execution)
+        self.load_seconds = time.monotonic() - began
+
+    @property
+    def facts(self) -> Facts:
+        """What it tells of itself, as of now."""
+        return self.backend.facts
+
+    def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
+        """Answers batches; yields each one's position and answers, as they come."""
+        yield from ((i, self.backend.answer(batch)) for i, batch in enumerate(batches))
+
+    def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
+        """See the backends."""
+        return self.backend.logprobs(prompts, continuations)
+
+    def peak_memory_bytes(self) -> int:
+        """Of the process, or of its GPU, until now."""
+        if self.job.execution.device == "cuda" and self.job.backend == "transformers":
+            import torch
+
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def reload(self, execution: Execution) -> InProcessRunner:
+        """The same model loaded anew in this one's place."""
+        self.close()
+        return InProcessRunner(replace(self.job, execution=execution))
+
+    def close(self) -> None:
+        """Frees the model."""
+        self.backend.close()
+
+
+class WorkerPool:
+    """A job's backend in `job.processes` processes, or in `n`. Has what `InProcessRunner` has.
+
+    Raises:
+        HarnessError: what a backend raised; ArtifactError: a process was killed; RuntimeError: it failed, and printed its traceback.
+    """
+
+    def __init__(self, job: Job, n: int | None = None):
+        self.job = job
+        places = _visible_devices() if job.execution.device == "cuda" else []
+        count = n or job.processes
+        self.workers: list[_Worker] = []
+        try:
+            for i in range(count):
+                self.workers.append(_Worker(job, places[i] if count > 1 and places else None))
+            for worker in self.workers:
+                worker.load_seconds = worker.receive()
+        except BaseException:
+            self.kill()
+            raise
+        self.load_seconds: float = max(worker.load_seconds for worker in self.workers)
+
+    @property
+    def facts(self) -> Facts:
+        """The first one's, with the least room of all."""
+        found: list[Facts] = [worker.call("facts") for worker in self.workers]
+        execution = {key: value for facts in reversed(found) for key, value in facts.execution.items()}
+        return replace(found[0], room=min(facts.room for facts in found), execution=execution)
+
+    def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
+        """Deals batches to whoever is free; yields each one's position and answers, as they come."""
+        waiting = list(enumerate(batches))[::-1]
+        busy: dict[Any, tuple[_Worker, int]] = {}
+        idle = list(self.workers)
+        while waiting or busy:
+            while waiting and idle:
+                worker = idle.pop(0)
+                i, batch = waiting.pop()
+                worker.send("answer", batch)
+                busy[worker.pipe] = (worker, i)
+            for pipe in connection.wait(list(busy)):
+                worker, i = busy.pop(pipe)
+                completions = worker.receive()
+                idle.append(worker)
+                yield i, completions
+
+    def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
+        """Asked of the first one."""
+        return self.workers[0].call("logprobs", prompts, continuations)
+
+    def peak_memory_bytes(self) -> int:
+        """The largest of them."""
+        return max(worker.call("peak_memory_bytes") for worker in self.workers)
+
+    def reload(self, execution: Execution) -> WorkerPool:
+        """The same model loaded anew in one process in these ones' place."""
+        self.close()
+        return WorkerPool(replace(self.job, execution=execution), 1)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.end()
+
+    def kill(self) -> None:
+        """Ends the processes, whatever they are doing."""
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(SECONDS_TO_END)
+            worker.process.kill()
+            worker.process.join()
+
+
+class _Worker:
+    """This process's end of one that holds a backend."""
+
+    def __init__(self, job: Job, place: str | None):
+        self.variant = job.variant
+        self.load_seconds = 0.0
+        # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
+        context = (
+            multiprocessing.get_context("spawn")
+            if job.execution.device == "cuda"
+            else multiprocessing.get_context("forkserver")
+        )
+        if job.execution.device != "cuda":
+            context.set_forkserver_preload(["harness.backends.preload"])
+            start_fork_server()
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(job, theirs, place), daemon=True)
+        if job.execution.device == "cuda":
+            with _sigint_blocked():
+                self.process.start()
+        else:
+            self.process.start()
+        theirs.close()
+
+    def call(self, what: str, *arguments: Any) -> Any:
+        self.send(what, *arguments)
+        return self.receive()
+
+    def send(self, what: str, *arguments: Any) -> None:
+        try:
+            self.pipe.send((what, arguments))
+        except OSError:
+            self._gone()
+
+    def receive(self) -> Any:
+        try:
+            result = self.pipe.recv()
+        except (EOFError, OSError):
+            self._gone()
+        if isinstance(result, HarnessError):
+            raise result
+        return result
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(SECONDS_TO_END)
+        self.process.terminate()
+        self.process.join()
+
+    def _gone(self) -> Any:
+        self.process.join()
+        code = self.process.exitcode
+        if code == 1:
+            raise RuntimeError(f"the process that answered with {self.variant} failed: see its traceback above")
+        why = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
+        raise ArtifactError(
+            f"the process that answered with {self.variant} {why}",
+            "run the same command again to go on where it stopped; look for too little memory",
+        )
+
+
+def _serve(job: Job, pipe: Any, place: str | None) -> None:
+    """What a worker does: loads, then answers requests (a method's name and arguments) until it is sent None, or nobody is left to send."""
+    if place is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place
+    signal.signal(signal.SIGTERM, _stop)
+    base_model.quiet_libraries()
+    here = None
+    try:
+        here = InProcessRunner(job)
+        pipe.send(here.load_seconds)
+        for what, arguments in _requests(pipe):
+            if what == "answer":
+                pipe.send(here.backend.answer(*arguments))
+            else:
+                found = getattr(here, what)
+                pipe.send(found(*arguments) if callable(found) else found)
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        pass  # nobody asks any more
+    except HarnessError as error:
+        pipe.send(error)
+    finally:
+        if here is not None:
+            here.close()
+        pipe.close()
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C, which goes to all of a terminal's: the one that was asked for ends the others."""
+    resource_tracker.ensure_running()  # starting it would unblock the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def start_fork_server() -> None:
+    """Starts it if it does not run. Its socket needs a short name (108 bytes on Linux), which a long TMPDIR does not leave."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+        tempfile.tempdir = next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)), before)
+    try:
+        with _sigint_blocked():
+            forkserver.ensure_running()
+    finally:
+        tempfile.tempdir = before
+
+
+def _requests(pipe: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    with suppress(EOFError):
+        while request := pipe.recv():
+            yield request
+
+
+def _visible_devices() -> list[str]:
+    """The names by which CUDA_VISIBLE_DEVICES can tell this process's GPUs apart."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name for name in named.split(",") if name] if named else [str(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,1 @@
+"""Figures: Plotly layouts, comparison charts, training curves, and where their labels go."""

@@ -1,0 +1,252 @@
+"""The report's two pages, from the views and the templates: report.html and report.md.
+
+Everything that came from outside (questions, answers, names, settings) is text. In HTML it is autoescaped, its control and direction characters
+are made visible, and data for the script stands in islands that cannot be closed from within. The page's policy lets its own two scripts run,
+by hash, and nothing else, from nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.records import Comparison, Pair
+from harness.report import answers, headline, provenance_section, sections
+from harness.report.charts import comparison as comparison_charts
+from harness.report.charts import training as training_charts
+from harness.report.charts.plotly_base import Drawing
+from harness.report.sections import Inputs
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_MARKDOWN = 65_000
+"""Characters: the longest comment that a code host takes is 65,536."""
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+"""Characters that hide, reorder or break text. Joiners (U+200C, U+200D) are left: Indic scripts and emoji need them."""
+
+
+def html(
+    inputs: Inputs,
+    others: Sequence[Inputs],
+    tested: Sequence[Pair],
+    refused: Mapping[str, str],
+    config: dict[str, Any],
+    fingerprint: str,
+) -> str:
+    """The whole page.
+
+    Args:
+        inputs: the run.
+        others: further runs: their curves are overlaid and their numbers stand beside this run's.
+        tested: pairs across runs, named `run/variant`.
+        refused: run -> why it is not compared with this one.
+        config: the resolved config, shown where the comparison's provenance has none.
+        fingerprint: of all inputs; kept in the page, so that an unchanged report is not written again.
+    """
+    comparison = inputs.comparison
+    style, script = (TEMPLATES / "report.css").read_text("utf-8"), (TEMPLATES / "report.js").read_text("utf-8")
+    plotly = _plotly()
+    drawings = _drawings(inputs, others)
+    # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{_digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{_digest(style)}' 'sha256-{_digest('')}';"
+        " img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment(escape=True)
+        .get_template("report.html.j2")
+        .render(
+            c=comparison,
+            inputs=inputs,
+            policy=Markup(policy),
+            fingerprint=fingerprint,
+            style=Markup(style),
+            script=Markup(script),
+            plotly=plotly,
+            figures=_island(
+                {key: {"description": d.description, "height": d.height, **d.plotly} for key, d in drawings.items()}
+            ),
+            drawings=drawings,
+            answers=_packed(json.dumps(answers.answers(inputs), ensure_ascii=True, separators=(",", ":"))),
+            runs=answers.runs_table(inputs, others, tested, refused),
+            trainings=answers.trainings_table([inputs, *others]) if others else None,
+            losses=answers.regression_lists(inputs, 5),
+            all_runs=[comparison.run, *(other.comparison.run for other in others)],
+            provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
+            **_shared(inputs),
+        )
+    )
+
+
+def markdown(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> str:
+    """The short form, of what `html` takes; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
+    template = _environment(escape=False).get_template("report.md.j2")
+    runs = answers.runs_table(inputs, others, tested, refused)
+    for limit in (10, 5, 3, 1, 0):
+        lists = answers.regression_lists(inputs, limit) if limit else []
+        text = template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
+        if len(text) < MAX_MARKDOWN:
+            return text
+    return text[: MAX_MARKDOWN - 100].rpartition("\n")[0] + "\n\nCut: the whole report is in report.html.\n"
+
+
+def visible(text: str) -> str:
+    """`text` with every character that hides, reorders or breaks text written out as its code point."""
+    return INVISIBLE.sub(lambda found: f"\u27e8U+{ord(found[0]):04X}\u27e9", text)
+
+
+def code(text: str, limit: int = 600) -> str:
+    """Untrusted text as one Markdown code span: nothing in it is read as markup, a mention or a link."""
+    flat = visible(" ".join(text.split()))
+    if not flat:
+        return "(empty)"
+    if len(flat) > limit:
+        flat = f"{flat[:limit]}\u2026 ({len(text):,} characters)"
+    runs = re.findall("`+", flat)
+    fence = "`" * (max(map(len, runs), default=0) + 1)
+    return f"{fence} {flat} {fence}" if runs else f"{fence}{flat}{fence}"
+
+
+def plain(text: str) -> str:
+    """Untrusted text in a Markdown sentence or table cell: what could be markup, a mention or a link is escaped."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", visible(" ".join(text.split())))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("@", "&#64;").replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def _shared(inputs: Inputs) -> dict[str, Any]:
+    """What both pages show."""
+    comparison = inputs.comparison
+    metric = headline.primary_metric(comparison)
+    return {
+        "headline": headline.headline(comparison),
+        "evidence": headline.evidence(comparison),
+        "formats": headline.formats(comparison),
+        "metric": metric,
+        "metric_label": headline.metric_label(metric) if metric else "",
+        "board": sections.leaderboard(comparison),
+        "gate": _gate(inputs),
+    }
+
+
+def _gate(inputs: Inputs) -> dict[str, str] | None:
+    """The gate's result as one word and a reason; a verdict on other results is not shown."""
+    if inputs.gate is None:
+        return None
+    if inputs.gate_is_old:
+        return {"result": "out of date", "reason": "It judged earlier results; harness gate judges these."}
+    return {"result": headline.GATE_WORDS[inputs.gate.verdict].lower(), "reason": inputs.gate.reason}
+
+
+def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:
+    comparison = inputs.comparison
+    found: list[Drawing | None] = []
+    for metric in sections.metrics_of(comparison):
+        found += [comparison_charts.pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
+        found += _forests(comparison, metric)
+    histories = {run.comparison.run: run.history for run in (inputs, *others) if run.history}
+    found += training_charts.curves(histories)
+    histogram = inputs.split.leakage.get("similarity_histogram") if inputs.split else None
+    if isinstance(histogram, dict):
+        title = "Similarity of each held-out question to its nearest training question"
+        found.append(comparison_charts.bars("similarity", histogram, title, "Similarity (Jaccard)", "Questions"))
+    return {drawing.key: drawing for drawing in found if drawing is not None}
+
+
+def _forests(comparison: Comparison, metric: str) -> list[Drawing]:
+    """One forest for each reference; those between fine-tuned formats share an axis, since base is far from all of them."""
+    order = list(comparison.variants)
+    pairs = [pair for pair in comparison.pairs if pair.metric == metric and pair.delta is not None]
+    pairs.sort(
+        key=lambda pair: [order.index(name) if name in order else len(order) for name in (pair.right, pair.left)]
+    )
+    references = list(dict.fromkeys(pair.right for pair in pairs))
+    spans: dict[bool, tuple[float, float]] = {}
+    for is_base in (True, False):
+        ends = [0.0]
+        for pair in pairs:
+            if (pair.right == "base") is is_base:
+                widest = 100 * max(pair.margin, pair.noise_floor)
+                ends += [100 * end for end in (pair.ci95 or (pair.delta or 0.0,))] + [widest, -widest]
+        room = 0.06 * (max(ends) - min(ends)) or 1.0
+        spans[is_base] = (min(ends) - room, max(ends) + room)
+    return [
+        comparison_charts.forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"])
+        for right in references
+    ]
+
+
+def _environment(*, escape: bool) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_finalize if escape else None,
+    )
+    environment.filters |= {
+        "code": code,
+        "plain": plain,
+        "percent": headline.percent,
+        "points": headline.points,
+        "megabytes": headline.megabytes,
+        "label": headline.variant_label,
+    }
+    environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    if value is None:
+        return sections.NONE
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _island(value: Any) -> Markup:
+    """JSON for a data block: ASCII, and without the characters that could end the block."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Plotly:
+    """Plotly's script as the page carries it."""
+
+    packed: str
+    """Two fifths of its size; the page unpacks it only when a figure comes into view."""
+    digest: str
+    """sha256, base64: by it the policy lets the script run."""
+    version: str
+    style_ids: list[str]
+    """Style sheets that it would add for its maps, unless something of that id is there; the policy would refuse them."""
+
+
+@cache
+def _plotly() -> Plotly:
+    from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+    source = get_plotlyjs()
+    style_ids = sorted(set(re.findall(r'getElementById\("([0-9a-f]{64})"\)', source)))
+    return Plotly(_packed(source), _digest(source), get_plotlyjs_version(), style_ids)

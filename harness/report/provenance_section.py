@@ -1,0 +1,78 @@
+"""The report's views of where a result comes from: how it is repeated, its split, and each number's signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.records import Comparison, SplitManifest
+from harness.report.headline import BASELINE_LABELS, METRIC_LABELS, metric_label, percent
+from harness.report.sections import NONE, metrics_of
+
+
+def signatures(comparison: Comparison) -> list[dict[str, Any]]:
+    """Each metric's signature and interval method; several signatures of one metric are a warning."""
+    found = []
+    for metric in metrics_of(comparison):
+        values = [result.metrics[metric] for result in comparison.variants.values() if metric in result.metrics]
+        marks, methods = (
+            sorted({value.signature for value in values}),
+            sorted({value.interval for value in values if value.interval}),
+        )
+        found.append({"metric": metric_label(metric), "signatures": marks, "intervals": methods})
+    return found
+
+
+def provenance(value: Mapping[str, Any], short: int = 8) -> dict[str, Any]:
+    """`facts`: a row for each short part; `folded`: (title, rows) of the long parts, the config among them."""
+    facts, folded = [], []
+    for key, inner in value.items():
+        rows = [(name.removeprefix(f"{key}."), text) for name, text in flatten({key: inner})]
+        if key == "config" or len(rows) > short:
+            folded.append((key, rows))
+        elif key != "commands":
+            facts.append((key, " \u00b7 ".join(text if name == key else f"{name} {text}" for name, text in rows)))
+    return {"facts": facts, "folded": folded}
+
+
+def grouping(split: SplitManifest) -> dict[str, Any]:
+    """What an answerer without a model scores on this split and on a random one: `columns` and `rows` (metric, then percentages)."""
+    measured = [(name, side) for side in ("grouped", "random") for name in split.baselines.get(side, {})]
+    measured.sort(
+        key=lambda pair: list(BASELINE_LABELS).index(pair[0]) if pair[0] in BASELINE_LABELS else len(BASELINE_LABELS)
+    )
+    found = {metric for side in split.baselines.values() for values in side.values() for metric in values}
+    metrics = [metric for metric in METRIC_LABELS if metric in found] + sorted(found - METRIC_LABELS.keys())
+    columns = [
+        f"{BASELINE_LABELS.get(name, name)}, {'this split' if side == 'grouped' else 'random split'}"
+        for name, side in measured
+    ]
+    values = [split.baselines[side][name] for name, side in measured]
+    return {
+        "columns": ["Metric", *columns],
+        "numeric": [False, *[True] * len(columns)],
+        "rows": [[metric_label(m), *(percent(v[m]) if m in v else NONE for v in values)] for m in metrics],
+    }
+
+
+def commands(value: Mapping[str, Any]) -> list[str]:
+    """What to type to make the run again: the checkout, as a comment, and the commands of its stages; empty if none was recorded."""
+    told = value.get("commands")
+    found = [command for command in told if isinstance(command, str)] if isinstance(told, list) else []
+    git = value.get("git")
+    if found and isinstance(git, Mapping) and git.get("commit"):
+        changed = ", with changes that were not committed" if git.get("dirty") else ""
+        found.insert(0, f"# harness at commit {git['commit']}{changed}")
+    return found
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as (dotted key, text) rows."""
+    rows = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping) and inner:
+            rows += flatten(inner, f"{name}.")
+        else:
+            rows.append((name, NONE if inner is None else str(inner)))
+    return rows

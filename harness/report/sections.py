@@ -1,0 +1,325 @@
+"""What the report shows, as plain values: each function turns records into one section's rows, ready to be printed.
+
+No markup here and no wording of the verdict: that is `harness.report.headline`'s and the templates'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.records import (
+    Comparison,
+    ExportManifest,
+    GateResult,
+    HistoryPoint,
+    MetricValue,
+    Prediction,
+    Question,
+    Score,
+    SplitManifest,
+    TrainManifest,
+)
+from harness.report.headline import (
+    BASELINE_LABELS,
+    METRIC_LABELS,
+    best_and_ties,
+    megabytes,
+    metric_label,
+    p_value,
+    percent,
+    points,
+    primary_metric,
+    tuned_variant,
+    variant_label,
+)
+
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "size_bytes": ("Size", megabytes),
+    "tokens_per_second": ("Tokens/s", lambda value: f"{value:,.0f}"),
+    "peak_memory_bytes": ("Peak memory", megabytes),
+    "seconds": ("Seconds", lambda value: f"{value:,.1f}"),
+}
+BREAKDOWNS = {
+    "kind": "Kind of question",
+    "part": "Part of the Constitution",
+    "answer_length": "Length of the reference",
+    "similarity": "Similarity to train",
+}
+WORDS = {
+    "left": "Format",
+    "right": "Against",
+    "variant": "Variant",
+    "how": "What was changed",
+    "n": "Answers",
+    "flip_rate": "Of them changed",
+    "identical": "Same text",
+    "token_agreement": "Token agreement",
+    "positions": "Positions",
+    "top1_agreement": "Top-1 agreement",
+    "mean_kl": "Mean KL",
+    "p99_kl": "99% KL",
+}
+"""Keys of the comparison's free-form rows, in the order of their columns."""
+NONE = "\u2013"
+EMPTY_CELL: dict[str, Any] = {
+    "text": NONE,
+    "sort": None,
+    "low": None,
+    "high": None,
+    "mark": "",
+    "title": "",
+    "unscored": 0,
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything of one run that the report reads. Absent parts are None or empty, and the report says so."""
+
+    comparison: Comparison
+    questions: list[Question] = field(default_factory=list)
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    scores: dict[str, list[Score]] = field(default_factory=dict)
+    history: list[HistoryPoint] = field(default_factory=list)
+    split: SplitManifest | None = None
+    train: TrainManifest | None = None
+    export: ExportManifest | None = None
+    gate: GateResult | None = None
+    gate_is_old: bool = False
+    """It judged another comparison than this one."""
+
+
+# -------------------------------------------------------------------------------------------------------- leaderboard
+
+
+def metrics_of(comparison: Comparison) -> list[str]:
+    """Every metric that any variant was scored with: the primary one first, then in the order of the labels."""
+    found = {metric for result in comparison.variants.values() for metric in result.metrics}
+    primary, order = primary_metric(comparison), list(METRIC_LABELS)
+    return sorted(
+        found, key=lambda metric: (metric != primary, order.index(metric) if metric in order else len(order), metric)
+    )
+
+
+def leaderboard(comparison: Comparison) -> dict[str, Any]:
+    """`columns` and `rows`: variants and baselines x metrics and costs. A cell has the keys of EMPTY_CELL."""
+    metrics = metrics_of(comparison)
+    marks = {metric: best_and_ties(comparison, metric) for metric in metrics}
+    notes = {metric: _shared_n(comparison, metric) for metric in metrics}
+    rows = []
+    for variant, result in comparison.variants.items():
+        cells = [
+            _metric_cell(variant, result.metrics.get(metric), *marks[metric], told=notes[metric]) for metric in metrics
+        ]
+        for cost, (_, show) in COSTS.items():
+            value = getattr(result.cost, cost)
+            cells.append(EMPTY_CELL if value is None else EMPTY_CELL | {"text": show(value), "sort": value})
+        rows.append(
+            {
+                "name": variant,
+                "label": variant_label(variant),
+                "note": result.backend,
+                "baseline": False,
+                "cells": cells,
+            }
+        )
+    for name, values in sorted(comparison.baselines.items(), reverse=True):
+        cells = [
+            EMPTY_CELL | {"text": f"{100 * values[m]:.1f}", "sort": values[m]} if m in values else EMPTY_CELL
+            for m in metrics
+        ]
+        cells += [EMPTY_CELL] * len(COSTS)
+        rows.append(
+            {
+                "name": name,
+                "label": BASELINE_LABELS.get(name, name),
+                "note": "no model",
+                "baseline": True,
+                "cells": cells,
+            }
+        )
+    columns = [
+        {"label": metric_label(metric), "metric": True, "key": metric, "note": notes[metric]} for metric in metrics
+    ]
+    columns += [{"label": label, "metric": False, "key": cost, "note": ""} for cost, (label, _) in COSTS.items()]
+    return {"columns": columns, "rows": rows, "marked": any(best for best, _ in marks.values())}
+
+
+def _shared_n(comparison: Comparison, metric: str) -> str:
+    """How many questions the metric was scored on, if that is not all of them and the same for every variant."""
+    counts = {(m.n, m.n_unscored) for result in comparison.variants.values() if (m := result.metrics.get(metric))}
+    n, n_unscored = next(iter(counts)) if len(counts) == 1 else (0, 0)
+    return f"n = {n:,}" if n and n_unscored else ""
+
+
+def _metric_cell(
+    variant: str, measured: MetricValue | None, best: str | None, ties: set[str], *, told: str
+) -> dict[str, Any]:
+    """One number with its interval; `told`: what the column's heading already says of the unscored questions."""
+    if measured is None:
+        return EMPTY_CELL
+    unscored = 0 if told else measured.n_unscored
+    if measured.value is None:
+        return EMPTY_CELL | {"text": "unscored", "unscored": unscored}
+    low, high = measured.ci95 or (None, None)
+    interval = f"95% CI {percent(low)} to {percent(high)}" if measured.ci95 else "no interval"
+    return {
+        "text": f"{100 * measured.value:.1f}",
+        "sort": measured.value,
+        "low": low,
+        "high": high,
+        "mark": "best" if variant == best else "tied" if variant in ties else "",
+        "title": f"{percent(measured.value)}, {interval}, n = {measured.n:,}",
+        "unscored": unscored,
+    }
+
+
+def number_line(comparison: Comparison) -> list[dict[str, Any]]:
+    """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
+    metric, tuned = primary_metric(comparison), tuned_variant(comparison)
+    rows = []
+    for variant, label in ((tuned, "Fine-tuned"), ("base", "Base model")):
+        result = comparison.variants.get(variant or "")
+        measured = result.metrics.get(metric or "") if result else None
+        if measured is not None and measured.value is not None:
+            low, high = measured.ci95 or (measured.value, measured.value)
+            rows.append(
+                {
+                    "label": label,
+                    "value": measured.value,
+                    "low": low,
+                    "high": high,
+                    "text": percent(measured.value),
+                    "model": variant != "base",
+                }
+            )
+    for name, values in sorted(comparison.baselines.items(), reverse=True):
+        if metric in values:
+            rows.append(
+                {
+                    "label": BASELINE_LABELS.get(name, name),
+                    "value": values[metric],
+                    "low": None,
+                    "text": percent(values[metric]),
+                    "model": False,
+                }
+            )
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------- differences
+
+
+def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every tested pair with all its numbers, as text."""
+    return [
+        {
+            "metric": metric_label(pair.metric),
+            "left": variant_label(pair.left),
+            "right": variant_label(pair.right),
+            "delta": NONE if pair.delta is None else points(pair.delta),
+            "ci": f"{points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else NONE,
+            "p": p_value(pair.p),
+            "p_holm": p_value(pair.p_holm),
+            "p_mcnemar": NONE if pair.p_mcnemar is None else p_value(pair.p_mcnemar),
+            "mde": NONE if pair.mde is None else points(pair.mde, sign=False),
+            "record": f"{pair.wins} / {pair.losses} / {pair.ties}",
+            "n": pair.n,
+            "verdict": pair.verdict,
+        }
+        for pair in comparison.pairs
+    ]
+
+
+def noise_floor(comparison: Comparison) -> float | None:
+    """The largest flip rate of any variant: what a difference must exceed to mean anything. None: not measured."""
+    rates = [rate for value in comparison.noise.values() if (rate := _rate(value)) is not None]
+    return max(rates, default=None)
+
+
+def _rate(value: object) -> float | None:
+    if isinstance(value, Mapping):
+        value = next((v for key, v in value.items() if "rate" in str(key)), None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+# ------------------------------------------------------------------------------------------- fidelity and breakdowns
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
+    rows, known = list(rows), list(WORDS)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys.sort(key=lambda key: known.index(key) if key in known else len(known))
+    return {
+        "columns": [WORDS.get(key, key.replace("_", " ").capitalize()) for key in keys],
+        "numeric": [all(isinstance(row.get(key), int | float | None) for row in rows) for key in keys],
+        "rows": [[_cell(key, row.get(key)) for key in keys] for row in rows],
+    }
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, str):
+        return variant_label(value)
+    if isinstance(value, float) and "kl" not in key.lower().split("_") and 0 <= value <= 1:
+        return f"{100 * value:.1f}%"
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return str(value)
+
+
+def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The noise measurements, one row each."""
+    return [
+        {"variant": key, **(value if isinstance(value, Mapping) else {"flip_rate": value})}
+        for key, value in comparison.noise.items()
+    ]
+
+
+def breakdowns(comparison: Comparison) -> list[dict[str, Any]]:
+    """One table for each way of dividing the questions: buckets x variants on the primary metric."""
+    primary = primary_metric(comparison)
+    metrics = {entry.metric for entry in comparison.breakdowns}
+    metric = primary if primary in metrics else min(metrics, default=None)
+    entries = [entry for entry in comparison.breakdowns if entry.metric == metric]
+    found = []
+    for by in dict.fromkeys(entry.by for entry in entries):
+        cells = {(entry.bucket, entry.variant): entry for entry in entries if entry.by == by}
+        variants = [v for v in comparison.variants if any(key[1] == v for key in cells)]
+        rows = []
+        for bucket in dict.fromkeys(key[0] for key in cells):
+            line = [cells.get((bucket, variant)) for variant in variants]
+            rows.append(
+                {
+                    "bucket": bucket,
+                    "n": max((entry.n for entry in line if entry), default=0),
+                    "cells": [
+                        {
+                            "text": NONE
+                            if entry is None
+                            else "unscored"
+                            if entry.value is None
+                            else f"{100 * entry.value:.0f}",
+                            "value": entry.value if entry else None,
+                            "low": entry.ci95[0] if entry and entry.ci95 else None,
+                            "high": entry.ci95[1] if entry and entry.ci95 else None,
+                        }
+                        for entry in line
+                    ],
+                }
+            )
+        title = BREAKDOWNS.get(by, by.replace("_", " ").capitalize())
+        found.append(
+            {
+                "by": by,
+                "title": title,
+                "metric": metric_label(metric or ""),
+                "variants": [variant_label(v) for v in variants],
+                "rows": rows,
+            }
+        )
+    return found

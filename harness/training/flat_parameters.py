@@ -1,0 +1,58 @@
+"""The trainable parameters and their gradients, each as views of one tensor: cleared, summed and updated with one kernel in the place of hundreds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import torch
+
+BLOCK = 256
+"""Elements that share a scale in an 8-bit state of bitsandbytes."""
+SMALLEST = 4096
+"""Elements below which bitsandbytes keeps a parameter's state in 32 bits."""
+
+
+class Flat:
+    """Parameters of one type on one device: their memory is moved into one tensor, and their gradients live in another for good.
+
+    A gradient that stays at its address is what CUDA graphs need.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]):
+        self.parameters = list(parameters)
+        self.weights = torch.cat([p.detach().flatten() for p in self.parameters])
+        self.gradients = torch.zeros_like(self.weights)
+        for parameter, view in zip(self.parameters, self._views(self.weights), strict=True):
+            parameter.data = view
+        self._held = list(zip(self.parameters, self._views(self.gradients), strict=True))
+
+    def clear(self) -> None:
+        """Zeroes the gradients and puts them back where a trainer's zero_grad took them away."""
+        self.gradients.zero_()
+        for parameter, view in self._held:
+            parameter.grad = view
+
+    def fuse_small_updates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lets an 8-bit AdamW of bitsandbytes, still without states, update neighbours as one parameter: the same outcome to the bit.
+
+        It starts a kernel for each parameter and waits for its end. Only parameters that are whole blocks of a state are joined, so that no block
+        reaches over two of them, and none whose state would be kept in 32 bits.
+        """
+        group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        for group in optimizer.param_groups:
+            group["params"] = []
+        end = 0
+        for (n, joins), run in groupby(
+            self.parameters, lambda p: (group_of[id(p)], p.numel() >= SMALLEST and p.numel() % BLOCK == 0)
+        ):
+            neighbours = list(run)
+            begin, end = end, end + sum(p.numel() for p in neighbours)
+            if joins:
+                neighbours = [torch.nn.Parameter(self.weights[begin:end])]
+                self._held.append((neighbours[0], self.gradients[begin:end]))
+            optimizer.param_groups[n]["params"] += neighbours
+
+    def _views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part, parameter in zip(flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True):
+            yield part.view_as(parameter)
