@@ -194,6 +194,7 @@ def paired_differences(
     resamples: int,
     seed: int,
     family: Sequence[int] | None = None,
+    unseen: bool = True,
 ) -> list[Difference]:
     """Left minus right, question by question, over the questions that both scored.
 
@@ -203,22 +204,21 @@ def paired_differences(
         resamples: bootstrap samples, and sign flips.
         seed: of both.
         family: the family of tests that each column belongs to, K labels; None: each is alone.
+        unseen: widen the interval where fewer than `FEW` groups differ, for losses in groups that were not asked.
     """
     differences = np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)
     differences = differences[:, None] if differences.ndim == 1 else differences
     labels = np.arange(differences.shape[1]) if family is None else np.asarray(family)
     totals = Totals.of(differences, groups)
     estimates = _intervals(totals, (-1.0, 1.0), resamples=resamples, seed=seed)
-    for k, ci95 in _few_differ(differences, groups).items():
+    for k, ci95 in _few_differ(differences, groups).items() if unseen else ():
         estimates[k] = _united(estimates[k], ci95)
     flips = max(1, resamples)
     p_values = sign_flip_p(totals, flips=flips, seed=seed + 1)
     adjusted, critical = np.empty(len(labels)), np.empty(len(labels))
     for label in dict.fromkeys(labels.tolist()):
         members = labels == label
-        found = families.adjust(
-            Totals(totals.sums[:, members], totals.counts[:, members]), flips=flips, seed=seed + 1
-        )
+        found = families.adjust(Totals(totals.sums[:, members], totals.counts[:, members]), flips=flips, seed=seed + 1)
         adjusted[members], critical[members] = found.p, found.critical
     return [
         Difference(
