@@ -430,8 +430,13 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{key}.{name}".lstrip("."))
 
 
+RENAMED = {"seed-llama3-8b": "notebook-llama3-8b"}
+"""Former names of shipped configs, still found."""
+
+
 def find(name: str) -> Path:
     """The file of a config given by name or path."""
+    name = RENAMED.get(name, name)
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if path.is_file():

@@ -256,3 +256,7 @@ def test_a_file_is_found_by_path_and_not_by_stem(tmp_path: Path, monkeypatch: py
 def test_every_gguf_type_may_be_asked_for() -> None:
     formats = [f"gguf_{t}" for t in GGUF_TYPES]
     assert load("tiny", [f"export.formats={formats}", f"predict.variants={formats}"]).export.formats == formats
+
+
+def test_a_former_name_is_still_found() -> None:
+    assert find("seed-llama3-8b") == find("notebook-llama3-8b")
