@@ -6,20 +6,18 @@ defaults below; keys it misspells are fatal, and all mistakes are reported at on
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ADDRESS, ConfigError
-from harness.storage import check_name, strict_json, strict_yaml
+from harness import config_loading
+from harness.config_loading import CONFIGS, PROJECT, IsPath, find
+from harness.errors import ConfigError
+from harness.storage import check_name
 
-CONFIGS = Path(__file__).parent / "configs"
+__all__ = ["CONFIGS", "PROJECT", "Config", "find", "load"]
 MAX_MISTAKES = 20
-"""Told at once."""
-PROJECT = Path(__file__).parent.parent
+"""Listed in one message."""
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
 METRICS = [
@@ -69,8 +67,8 @@ class Section(BaseModel):
 class Model(Section):
     """The base model."""
 
-    path: str = "data/tiny-llama3"
-    """A folder, or a name on a model hub."""
+    path: Annotated[str, IsPath()] = "data/tiny-llama3"
+    """A folder, or a name on a model hub (`owner/name`, where no folder `owner` is there; `hub:owner/name` in any case)."""
     revision: str | None = None
     """Of a hub model: branch, tag or commit."""
     trust_remote_code: bool = False
@@ -80,7 +78,7 @@ class Model(Section):
 class Data(Section):
     """The questions and their split."""
 
-    qa: str = "data/constitution_qa.json"
+    qa: Annotated[str, IsPath()] = "data/constitution_qa.json"
     """JSON, JSONL or CSV with `question` and `answer`."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
@@ -175,7 +173,7 @@ class Export(Section):
     """The formats to write; the adapter is always there."""
 
     formats: list[str] = ["merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
-    llama_cpp: str | None = None
+    llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
 
     @field_validator("formats")
@@ -237,7 +235,7 @@ class Score(Section):
     """Metrics and the intervals on each number."""
 
     metrics: list[str] = METRICS
-    semantic_model: str | None = None
+    semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
     seed: Seed = 0
@@ -374,105 +372,23 @@ class Config(Section):
 def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
     """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
 
+    Relative paths in the file are found beside it, those of a shipped config in the project; overrides are relative to the working folder.
+
     Raises:
         ConfigError: naming every mistake at once, and the nearest known key for each unknown one.
     """
-    path = find(name)
-    try:
-        if path.stat().st_size > 4 * strict_yaml.MAX_CHARACTERS:
-            raise strict_yaml.NotUsable(f"has more than {strict_yaml.MAX_CHARACTERS:,} characters")
-        values = strict_yaml.loads(path.read_text(encoding="utf-8")) or {}
-    except strict_yaml.NotUsable as error:
-        raise ConfigError(
-            error.problem, f"look at line {error.line}" if error.line else "check the file", file=path
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError("is not YAML", "save it as UTF-8", file=path) from None
-    if not isinstance(values, dict):
-        raise ConfigError("is not a mapping of sections", "see harness/configs/tiny.yaml for one", file=path)
-    for override in overrides or []:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise ConfigError(f"--set {override!r} is not KEY=VALUE", "write it like --set train.max_steps=60")
-        try:
-            _put(values, key.split("."), strict_yaml.loads(text))
-        except (strict_yaml.NotUsable, _NotASection):
-            raise ConfigError(
-                f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60"
-            ) from None
+    path = config_loading.find(name)
+    values = config_loading.read(path)
+    config_loading.locate(values, Config, path)
+    for setting in overrides or []:
+        config_loading.override(values, setting)
     if qa is not None and isinstance(values.get("data"), dict | None):
-        _put(values, ["data", "qa"], qa)
+        config_loading.put(values, ["data", "qa"], qa)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        found = [_explain(detail) for detail in error.errors(include_url=False)]
+        found = [config_loading.explain(detail, Config) for detail in error.errors(include_url=False)]
         more = [f"{len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
         raise ConfigError("; ".join(found[:MAX_MISTAKES] + more), "correct the file or the --set", file=path) from None
-    for key, text in _texts(config.model_dump(mode="json")):
-        if strict_json.SURROGATE.search(text):
-            raise ConfigError(f"{key}: is not UTF-8", "give it in UTF-8", file=path)
-        if any(found["user"] or (found["query"] and key.endswith(".path")) for found in ADDRESS.finditer(text)):
-            raise ConfigError(
-                f"{key}: holds a password or a key in an address, and configs are written into reports",
-                "leave it out; an endpoint's key goes into the environment variable HARNESS_ENDPOINT_KEY",
-                file=path,
-            )
+    config_loading.check_texts(config.model_dump(mode="json"), path)
     return config
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, dict | list):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(inner, f"{key}.{name}".lstrip("."))
-
-
-def find(name: str) -> Path:
-    """The file of a config given by name or path."""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if path.is_file():
-            return path
-    elif (path := CONFIGS / f"{name}.yaml").is_file():
-        return path
-    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-    raise ConfigError(f"no config {name!r}", f"use one of {', '.join(known)}, or the path of a YAML file")
-
-
-class _NotASection(Exception):
-    pass
-
-
-def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            raise _NotASection
-    values[keys[-1]] = value
-
-
-def _explain(detail: Any) -> str:
-    keys = [str(k) for k in detail["loc"]]
-    where = ".".join(keys)
-    if detail["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
-        for key in keys[:-1]:
-            field = section.model_fields.get(key)
-            # `predict.extra` holds sections under names of the user's choice.
-            for annotation in (field.annotation, *get_args(field.annotation)) if field else ():
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                    section = annotation
-        near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
-        return f"unknown key {where!r}" + (
-            f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})"
-        )
-    message = detail["msg"].removeprefix("Value error, ")
-    shown = repr(detail["input"])
-    return (
-        (f"{where}: " if where else "")
-        + f"{message[0].lower()}{message[1:]}"
-        + (f", got {shown}" if where and len(shown) < 60 else "")
-    )

@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from harness.config import Model
+from harness.config_loading import HUB, HUB_NAME
 from harness.errors import DeviceError, ModelError
 from harness.formats import safetensors_reader
-from harness.storage import sha256_file, sha256_tree
+from harness.storage import sha256_large, sha256_tree
 
 
 def resolve(model: Model) -> Path:
     """The local folder of a model given by folder or hub name, checked; a hub model is downloaded to the hub's cache.
 
-    A download that broke off is gone on with; without a network, a model that was downloaded before is taken from the cache.
+    A download that broke off is resumed; without a network, a model that was downloaded before is taken from the cache.
 
     Raises:
         ModelError: no such folder, not reachable, gated, no such revision, or one of `check`'s findings.
     """
     folder = Path(model.path)
     if not folder.is_dir():
-        _hub_name(model)
-        folder = _download(model)
+        folder = _download(model, hub_name(model))
     check(folder)
     return folder
 
@@ -40,26 +39,33 @@ def cached(model: Model) -> Path | None:
     folder = Path(model.path)
     if folder.is_dir():
         return folder
-    _hub_name(model)
+    name = hub_name(model)
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    file = try_to_load_from_cache(name, "config.json", revision=model.revision)
     return Path(file).parent if isinstance(file, str) else None
 
 
-def _hub_name(model: Model) -> None:
-    """Raises ModelError if the path cannot be a hub name."""
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model.path, re.ASCII):
-        raise ModelError(
-            "is no folder",
-            "give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
-            file=model.path,
-        )
+def hub_name(model: Model) -> str:
+    """The name of a model on the hub: `owner/name`, unless a folder `owner` is here, or anything after `hub:`.
+
+    Raises:
+        ModelError: the path is not a hub name, so it is a folder that does not exist.
+    """
+    name = model.path.removeprefix(HUB)
+    if HUB_NAME.fullmatch(name) and (name != model.path or not Path(name).parent.exists()):
+        return name
+    near = f"; the folder {Path(name).parent} exists and has no {Path(name).name!r}" if HUB_NAME.fullmatch(name) else ""
+    raise ModelError(
+        f"there is no such folder{near}",
+        "give a folder with config.json, weights and tokenizer, or a hub name like owner/model (hub:owner/model if a folder owner is here)",
+        file=model.path,
+    )
 
 
-def _download(model: Model) -> Path:
+def _download(model: Model, name: str) -> Path:
     """The folder of a hub model in the hub's cache, after downloading what is not there yet."""
     quiet_libraries()
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -68,14 +74,14 @@ def _download(model: Model) -> Path:
     refused = None
     try:
         # Asked first, because the download's own first question waits for an answer for ever.
-        HfApi().model_info(model.path, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        HfApi().model_info(name, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # offline machines, proxies and mirrors fail in many ways
         refused = error
 
     def fetch(patterns: str | list[str]) -> Path:
         return Path(
             snapshot_download(
-                model.path, revision=model.revision, allow_patterns=patterns, local_files_only=refused is not None
+                name, revision=model.revision, allow_patterns=patterns, local_files_only=refused is not None
             )
         )
 
@@ -202,9 +208,14 @@ def weights_sha256(folder: Path) -> str:
     return sha256_tree(folder, lambda p: p.suffix == ".safetensors" or p.name in names)
 
 
+def tokenizer_files_sha256(folder: Path) -> str:
+    """Hash of the files that a tokenizer is loaded from: equal hashes, equal tokenizers, without loading any library."""
+    return sha256_tree(folder, lambda p: p.suffix in (".json", ".model", ".jinja", ".txt"))
+
+
 def artifact_sha256(path: Path) -> str:
     """The hash of an exported format: of a GGUF file, or of all files of a model folder, the tokenizer of which later formats are made from."""
-    return sha256_file(path) if path.is_file() else sha256_tree(path)
+    return sha256_large(path) if path.is_file() else sha256_tree(path)
 
 
 def weights_size(folder: Path) -> int:
@@ -214,7 +225,7 @@ def weights_size(folder: Path) -> int:
 
 def device_of(device: str) -> str:
     """`cpu` or `cuda` for a config's `device`; DeviceError if CUDA is asked for and not there."""
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return "cpu"
     import torch
 
@@ -229,11 +240,16 @@ def device_of(device: str) -> str:
 
 
 def expected_device(device: str) -> str:
-    """What `device_of` will say, told without loading torch: `auto` is CUDA where the kernel shows an NVIDIA device that is not hidden."""
+    """What `device_of` will probably say, without loading torch."""
     if device != "auto":
         return device
+    return "cuda" if _may_have_gpu() else "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether the kernel shows a GPU device that is not hidden: NVIDIA's, WSL's or AMD's. Without one torch finds none either."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    return not hidden and any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg", "kfd"))
 
 
 def quiet_libraries() -> None:

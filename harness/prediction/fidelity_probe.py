@@ -15,10 +15,9 @@ from harness import backends, storage
 from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
-from harness.errors import ArtifactError
 from harness.prediction.jobs import Job
 from harness.prediction.runners import InProcessRunner, WorkerPool
-from harness.prompt import IGNORED, Prompter, load_tokenizer, tokenizer_sha256
+from harness.prompt import IGNORED, Prompter
 from harness.records import Prediction, PredictionManifest, Question
 
 MEASURED = ("transformers", "llamacpp")
@@ -63,11 +62,7 @@ def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) 
 
     Questions that the context has no room for, or that failed, are left out.
     """
-    tokenizer = load_tokenizer(job.tokenizer)
-    if tokenizer_sha256(tokenizer) != job.tokenizer_sha256:
-        raise ArtifactError(
-            "changed while its questions were answered", "run harness predict --force", file=job.tokenizer
-        )
+    tokenizer = job.open_tokenizer()
     prompter = Prompter(tokenizer, probe.template)
     answered = storage.read_records(job.lines, Prediction)
     room = team.facts.context - max(job.generation.max_new_tokens, REFERENCE_TOKENS)

@@ -1,11 +1,12 @@
-"""Who is asked what: one job per variant, with everything that decides its answers."""
+"""Builds one prediction job for each variant, with everything that decides its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from harness import storage
 from harness.backends import Execution, Generation, Source, resolve_batch_size
@@ -15,8 +16,6 @@ from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
 from harness.records import ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
-
-SOURCES = ("backends", "backends/decoding", "prediction", "prompt.py", "stages/predict.py")
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,15 @@ class Job:
     manifest: Path
     processes: int = 1
     """That share the questions."""
+    loaded: Any = field(default=None, compare=False, repr=False)
+    """The tokenizer, loaded once for all jobs; it stays in the process that made the job."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "loaded": None}
+
+    def open_tokenizer(self) -> Any:
+        """The tokenizer that made the prompts, which also decodes the answers."""
+        return self.loaded if self.loaded is not None else load_tokenizer(self.tokenizer)
 
     @property
     def prompts_sha256(self) -> str:
@@ -58,13 +66,44 @@ class Job:
             self.source.load_in_4bit,
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
-        return storage.sha256_json([*asked, *cut, storage.source_sha256(*SOURCES)])
+        return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one variant answers with."""
+
+    backend: str
+    source: Source
+    sha256: str
+    size_bytes: int
+
+
+def find_weights(run: RunFolder, config: Config, folder: Path, variants: list[str]) -> dict[str, Weights]:
+    """Where each variant's weights are, hashed and checked against what wrote them; the base is hashed once.
+
+    Args:
+        folder: of the base model.
+
+    Raises:
+        ArtifactError: an artifact is missing, or is not what train or export wrote.
+    """
+    base_sha256 = base_model.weights_sha256(folder) if {"base", "adapter"} & set(variants) else ""
+    return {variant: _weights(run, config, folder, base_sha256, variant) for variant in variants}
 
 
 def jobs(
-    run: RunFolder, config: Config, split_id: str, questions: list[Question], variants: list[str]
+    run: RunFolder,
+    config: Config,
+    split_id: str,
+    questions: list[Question],
+    variants: list[str],
+    found: dict[str, Weights] | None = None,
 ) -> Iterator[Job]:
-    """A job for each variant, made one by one: hashing an artifact takes a while.
+    """A job for each variant.
+
+    Args:
+        found: the variants' weights; looked for if not given.
 
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: the base cannot be used.
@@ -72,7 +111,9 @@ def jobs(
     base_model.quiet_libraries()
     device = base_model.device_of(config.device)
     folder = base_model.resolve(config.model)
+    found = found or find_weights(run, config, folder, variants)
     tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
+    tokenizer_hash = tokenizer_sha256(tokenizer)
     prompter = Prompter(tokenizer, config.prompt.template)
     settings = config.predict
     ends = stop_ids(tokenizer, _generation_eos(folder))
@@ -83,64 +124,52 @@ def jobs(
         execution = resolve_batch_size(execution, 0, len(questions), 1)
     prompts = [prompter.ids(q.question) for q in questions]
     for variant in variants:
-        backend, source, weights, size = _source(run, config, folder, variant)
+        weights = found[variant]
         lines, manifest = run.prediction(variant)
         yield Job(
             variant,
-            backend,
-            source,
+            weights.backend,
+            weights.source,
             generation,
             execution,
-            weights,
-            size,
+            weights.sha256,
+            weights.size_bytes,
             [q.id for q in questions],
             prompts,
             folder,
-            tokenizer_sha256(tokenizer),
+            tokenizer_hash,
             split_id,
             lines,
             manifest,
-            _processes(config, device, backend),
+            _processes(config, device, weights.backend),
+            tokenizer,
         )
 
 
-def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
-    """(backend, source, hash of the weights, their bytes) of a variant."""
+def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, variant: str) -> Weights:
     model = config.model
     if (extra := config.predict.extra.get(variant)) is not None:
         path = Path(extra.path)
         if extra.backend == "endpoint":
-            return (
-                "endpoint",
-                Source(path, url=extra.path, model=extra.model),
-                storage.sha256_json([extra.path, extra.model]),
-                0,
-            )
+            source = Source(path, url=extra.path, model=extra.model)
+            return Weights("endpoint", source, storage.sha256_json([extra.path, extra.model]), 0)
         if not path.exists():
             raise ArtifactError("does not exist", f"correct predict.extra.{variant}.path", file=path)
-        size = path.stat().st_size if path.is_file() else base_model.weights_size(path)
-        return (
-            extra.backend,
-            Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
-            storage.sha256_file(path) if path.is_file() else base_model.weights_sha256(path),
-            size,
-        )
+        source = Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code)
+        if path.is_file():
+            return Weights(extra.backend, source, storage.sha256_large(path), path.stat().st_size)
+        return Weights(extra.backend, source, base_model.weights_sha256(path), base_model.weights_size(path))
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
-    base_sha256 = base_model.weights_sha256(folder)
     if variant == "base":
-        return "transformers", whole, base_sha256, base_model.weights_size(folder)
+        return Weights("transformers", whole, base_sha256, base_model.weights_size(folder))
     if variant == "adapter":
         trained = storage.read_record(run.train_json, TrainManifest)
-        found = base_model.weights_sha256(run.adapter)
-        if found != trained.adapter_sha256:
+        sha256 = base_model.weights_sha256(run.adapter)
+        if sha256 != trained.adapter_sha256:
             raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
         source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
-        return (
-            "transformers",
-            source,
-            storage.sha256_json([base_sha256, found]),
-            base_model.weights_size(folder) + base_model.weights_size(run.adapter),
-        )
+        size = base_model.weights_size(folder) + base_model.weights_size(run.adapter)
+        return Weights("transformers", source, storage.sha256_json([base_sha256, sha256]), size)
     exported = storage.read_record(run.export_json, ExportManifest).artifacts.get(variant)
     path = run.artifact(variant)
     if exported is None or not path.exists():
@@ -149,7 +178,8 @@ def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple
         raise ArtifactError(
             "is damaged or was changed: it is not what export wrote", "run harness export again", file=path
         )
-    return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
+    backend = "llamacpp" if path.is_file() else "transformers"
+    return Weights(backend, Source(path), exported.sha256, exported.size_bytes)
 
 
 def _processes(config: Config, device: str, backend: str) -> int:

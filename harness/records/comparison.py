@@ -96,6 +96,8 @@ class Comparison(Manifest):
     model_config = ConfigDict(populate_by_name=True)
 
     schema_: SchemaVersion = Field(default=SCHEMA_VERSION, alias="schema")
+    fingerprint: str = ""
+    """Of what compare read: scores, predictions, split, settings and code."""
     run: str
     split_id: str
     n: int

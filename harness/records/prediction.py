@@ -83,5 +83,5 @@ class PredictionSet(Manifest):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     fingerprint: str
-    """Over the variants' keys."""
+    """Of everything that decides the answers; empty after a call that asked some of the variants only."""
     variants: list[Name]

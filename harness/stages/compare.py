@@ -36,14 +36,6 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
-SOURCES = (
-    "analysis/alarms.py",
-    "analysis/buckets.py",
-    "analysis/fidelity.py",
-    "analysis/resampling.py",
-    "analysis/statistics.py",
-    "stages/compare.py",
-)
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")
@@ -88,10 +80,8 @@ def run(
     storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
-    if not force and (old := _unchanged(run, fingerprint)):
+    if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
         progress("compare: scores are unchanged")
-        # Written again all the same: make goes by its time.
-        storage.write_json(run.comparison_json, old)
         return old
     variants = {name: _load(run, name, split) for name in names}
     if not variants:
@@ -120,7 +110,8 @@ def run(
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
-        provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
+        fingerprint=fingerprint,
+        provenance=_provenance(run, split, names),
     )
     storage.write_json(run.comparison_json, comparison)
     return comparison
@@ -393,18 +384,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     ]
     settings = [config.compare.model_dump(), sorted(config.predict.extra)]
     return storage.sha256_json(
-        [[storage.sha256_file(file) for file in files], settings, names, storage.source_sha256(*SOURCES)]
+        [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
-
-
-def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
-    if not run.comparison_json.exists():
-        return None
-    try:
-        old = storage.read_record(run.comparison_json, Comparison)
-    except ArtifactError:
-        return None  # damaged, or of another version: written again
-    return old if old.provenance.get("fingerprint") == fingerprint else None
 
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:

@@ -10,17 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from harness import backends, storage
+from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
+from harness.errors import ConfigError
+from harness.models import base_model
 from harness.prediction import fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
-from harness.prediction.jobs import Job, installed, jobs
+from harness.prediction.jobs import Job, Weights, find_weights, installed, jobs
 from harness.prediction.journal import Journal
 from harness.prediction.runners import InProcessRunner, WorkerPool
-from harness.prompt import load_tokenizer, prompt_hash
-from harness.records import Cost, Prediction, PredictionManifest, PredictionSet
+from harness.prompt import prompt_hash
+from harness.records import Cost, Prediction, PredictionManifest, PredictionSet, SplitManifest
 from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
@@ -39,14 +43,24 @@ def run(
     Args:
         only: answer with these variants only; the others' earlier predictions stay.
     Raises:
-        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be loaded; StorageError.
+        ConfigError: `only` names a variant that the config has not; ArtifactError: an artifact is missing, or is not what export wrote;
+        ModelError: a model cannot be loaded; StorageError.
     """
     split, questions = storage.read_split(run)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
+    if unknown := [v for v in only or [] if v not in wanted]:
+        raise ConfigError(f"no variant {unknown[0]!r} in this config", f"use one of {', '.join(wanted)}")
+    asked_now = [v for v in wanted if only is None or v in only]
+    folder = base_model.resolve(config.model)
+    weights = find_weights(run, config, folder, asked_now)
+    fingerprint = "" if only else _fingerprint(config, split, folder, weights)
+    if fingerprint and not force and (old := _unchanged(run, fingerprint)):
+        progress(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
+        return old
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
-    for job in jobs(run, config, split.split_id, questions, [v for v in wanted if only is None or v in only]):
+    for job in jobs(run, config, split.split_id, questions, asked_now, weights):
         asked = probe if job.backend in fidelity_probe.MEASURED else None
         kept = _answered(job, force)
         manifests[job.variant] = (
@@ -59,11 +73,41 @@ def run(
             f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
         )
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
-    keys = [storage.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
-    storage.write_json(
-        run.predict_json, PredictionSet(fingerprint=storage.sha256_json([split.split_id, keys]), variants=answered)
-    )
+    storage.write_json(run.predict_json, PredictionSet(fingerprint=fingerprint, variants=answered))
     return manifests
+
+
+def _fingerprint(config: Config, split: SplitManifest, folder: Path, weights: dict[str, Weights]) -> str:
+    """Of everything that decides the answers, known without loading a model or a tokenizer."""
+    return storage.sha256_json(
+        [
+            [split.split_id, split.heldout_sha256],
+            base_model.tokenizer_files_sha256(folder),
+            [[name, found.backend, found.sha256] for name, found in weights.items()],
+            [config.prompt.model_dump(), config.predict.model_dump(), config.train.load_in_4bit],
+            [base_model.device_of(config.device), config.model.trust_remote_code],
+            [installed(backend) for backend in ("transformers", "llamacpp")],
+            storage.code_sha256("harness.stages.predict"),
+        ]
+    )
+
+
+def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest] | None:
+    """The manifests of all variants, if nothing that decides their answers changed and their files are whole."""
+    found: dict[str, PredictionManifest] = {}
+
+    def is_whole(answered: PredictionSet) -> bool:
+        for variant in answered.variants:
+            lines, manifest = run.prediction(variant)
+            found[variant] = storage.read_record(manifest, PredictionManifest)
+            if not storage.is_written(lines, found[variant].lines_sha256):
+                return False
+            logprobs = found[variant].logprobs_sha256
+            if logprobs and not storage.is_written(lines.with_suffix(fidelity.SUFFIX), logprobs):
+                return False
+        return True
+
+    return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
 
 
 def _answered(job: Job, force: bool) -> PredictionManifest | None:
@@ -188,7 +232,7 @@ def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) 
 
 def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
     """Texts from token ids, by the base's tokenizer for every backend, and the file of all answers."""
-    tokenizer = load_tokenizer(job.tokenizer)
+    tokenizer = job.open_tokenizer()
     for i, p in enumerate(predictions):
         if p.answer_ids:
             predictions[i] = p.model_copy(

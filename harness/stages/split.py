@@ -17,7 +17,7 @@ import datasketch
 
 from harness import storage
 from harness.config import Config, Data
-from harness.errors import ArtifactError, DataError
+from harness.errors import DataError
 from harness.questions import dataset, no_model_baselines
 from harness.questions.dataset import Row
 from harness.questions.paraphrase import is_long, normalise
@@ -45,7 +45,8 @@ def run(
     source = dataset.locate(config.data.qa)
     source_sha256 = storage.sha256_file(source)
     fingerprint = _fingerprint(source_sha256, config.data)
-    if not force and (old := _unchanged(run, fingerprint)):
+    old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
+    if old and not force:
         progress(f"split: unchanged, {old.n_train} rows to train on and {old.n_heldout} held out")
         return old
 
@@ -120,27 +121,13 @@ def run(
 
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
-    code = storage.source_sha256(
-        "questions/dataset.py",
-        "questions/paraphrase.py",
-        "questions/similarity.py",
-        "questions/no_model_baselines.py",
-        "stages/split.py",
-        "metrics",
-    )
+    code = storage.code_sha256("harness.stages.split")
     return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
 
 
-def _unchanged(run: storage.RunFolder, fingerprint: str) -> SplitManifest | None:
-    if not (run.split_json.exists() and run.train_jsonl.exists() and run.heldout_jsonl.exists()):
-        return None
-    try:
-        manifest = storage.read_record(run.split_json, SplitManifest)
-        storage.check_written(run.train_jsonl, manifest.train_sha256, "split")
-        storage.check_written(run.heldout_jsonl, manifest.heldout_sha256, "split")
-    except ArtifactError:
-        return None
-    return manifest if manifest.fingerprint == fingerprint else None
+def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
+    files = ((run.train_jsonl, manifest.train_sha256), (run.heldout_jsonl, manifest.heldout_sha256))
+    return all(storage.is_written(file, sha256) for file, sha256 in files)
 
 
 # -------------------------------------------------------------------------------------------------------------- sides

@@ -31,8 +31,6 @@ from harness.training.plan import Plan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SOURCES = ("prompt.py", "training", "stages/train.py")
-
 
 def run(
     run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
@@ -47,6 +45,37 @@ def run(
         TrainingError: the loss is no number (the last good checkpoint is kept); StorageError: nowhere to write.
     """
     base_model.quiet_libraries()
+    among = processes()
+    inputs = _inputs(run, config)
+    old = _current(run, inputs) if among.writes and not force else None
+    device = inputs.device
+    if broadcast(old is not None, among, cpu=device == "cpu"):
+        progress("nothing changed since the last training")
+        if old is not None:
+            shutil.rmtree(run.checkpoints, ignore_errors=True)  # a kill came between the manifest and their end
+        return old or storage.read_record(run.train_json, TrainManifest)
+    if among.writes:
+        run.train_json.unlink(missing_ok=True)
+    began = time.monotonic()
+    return _Training(run, config, inputs.folder, device, progress if among.writes else lambda _: None, among).go(
+        inputs.fingerprint, inputs.split, inputs.weights, began
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """What a training reads."""
+
+    split: SplitManifest
+    folder: Path
+    """Of the base model."""
+    weights: str
+    """Hash of the base model."""
+    device: str
+    fingerprint: str
+
+
+def _inputs(run: RunFolder, config: Config) -> _Inputs:
     split = storage.read_record(run.split_json, SplitManifest)
     for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.heldout_jsonl, split.heldout_sha256)):
         storage.check_written(file, sha256, "split")
@@ -54,31 +83,28 @@ def run(
     folder = base_model.resolve(config.model)
     weights = base_model.weights_sha256(folder)
     settings = {"train": config.train.model_dump(), "prompt": config.prompt.model_dump(), "device": device}
-    fingerprint = storage.sha256_json([split.split_id, weights, settings, storage.source_sha256(*SOURCES)])
-    among = processes()
-    old = None if force or not among.writes else _finished(run, fingerprint)
-    if broadcast(old is not None, among, cpu=device == "cpu"):
-        progress("nothing changed since the last training")
-        if old is not None:
-            os.utime(run.train_json)
-            shutil.rmtree(run.checkpoints, ignore_errors=True)  # a kill came between the manifest and their end
-        return old or storage.read_record(run.train_json, TrainManifest)
-    if among.writes:
-        run.train_json.unlink(missing_ok=True)
-    began = time.monotonic()
-    return _Training(run, config, folder, device, progress if among.writes else lambda _: None, among).go(
-        fingerprint, split, weights, began
-    )
+    code = storage.code_sha256("harness.stages.train")
+    return _Inputs(split, folder, weights, device, storage.sha256_json([split.split_id, weights, settings, code]))
 
 
-def _finished(run: RunFolder, fingerprint: str) -> TrainManifest | None:
-    """The manifest of an earlier training on exactly these inputs, if its adapter is whole."""
-    if not run.train_json.exists() or not run.adapter.is_dir():
-        return None
-    old = storage.read_record(run.train_json, TrainManifest)
-    return (
-        old if old.fingerprint == fingerprint and base_model.weights_sha256(run.adapter) == old.adapter_sha256 else None
-    )
+def current(run: RunFolder, config: Config) -> TrainManifest | None:
+    """The manifest of a training that need not be done again, else None; without loading torch.
+
+    Raises:
+        ArtifactError, ModelError, DeviceError: as in `run`.
+    """
+    return _current(run, _inputs(run, config))
+
+
+def _current(run: RunFolder, inputs: _Inputs) -> TrainManifest | None:
+    def is_whole(trained: TrainManifest) -> bool:
+        return _has_adapter(run, trained.adapter_sha256)
+
+    return storage.up_to_date(run.train_json, TrainManifest, inputs.fingerprint, is_whole)
+
+
+def _has_adapter(run: RunFolder, sha256: str) -> bool:
+    return run.adapter.is_dir() and base_model.weights_sha256(run.adapter) == sha256
 
 
 class _Training:

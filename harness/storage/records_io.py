@@ -160,6 +160,11 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
     return manifest
 
 
+def results_sha256(comparison: Comparison) -> str:
+    """Hash of what a comparison found, whoever computed it, when and by which command."""
+    return sha256_json(comparison.model_dump(mode="json", exclude={"provenance", "fingerprint", "checksum"}))
+
+
 def _first(error: ValidationError) -> str:
     detail = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in detail["loc"])
