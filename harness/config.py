@@ -6,18 +6,28 @@ defaults below; keys it misspells are fatal, and all mistakes are reported at on
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness import config_loading
-from harness.config_loading import CONFIGS, PROJECT, IsPath, find
+from harness.config_loading import CONFIGS, PROJECT, IsPath, find, one_of, unknown
 from harness.errors import ConfigError
 from harness.storage import check_name
 
 __all__ = ["CONFIGS", "PROJECT", "Config", "find", "load"]
 MAX_MISTAKES = 20
 """Listed in one message."""
+NOT_EXPORTABLE = {"lm_head", "embed_tokens", "embed_in", "wte", "norm"}
+"""Modules that no exported format can hold an adapter of: output and input weights, which may be tied, and norms, which are not matrices."""
+OPTIMIZERS = (
+    "adafactor adagrad adalomo adamw_8bit adamw_anyprecision adamw_bnb_8bit adamw_torch adamw_torch_4bit adamw_torch_8bit adamw_torch_fused "
+    "adamw_torch_npu_fused adamw_torch_xla ademamix ademamix_8bit apollo_adamw apollo_adamw_layerwise galore_adafactor "
+    "galore_adafactor_layerwise galore_adamw galore_adamw_8bit galore_adamw_8bit_layerwise galore_adamw_layerwise grokadamw lion_32bit "
+    "lion_8bit lomo paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit rmsprop "
+    "rmsprop_bnb rmsprop_bnb_32bit rmsprop_bnb_8bit schedule_free_adamw schedule_free_radam schedule_free_sgd sgd stable_adamw"
+).split()
+"""transformers' `OptimizerNames` (5.17); some need a package of their own."""
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
 METRICS = [
@@ -41,6 +51,7 @@ You are an expert on the Constitution of India.
 """
 
 SEMANTIC = "semantic_similarity"
+KNOWN_METRICS = [*METRICS, SEMANTIC]
 AlarmCode = Literal[
     "runaway",
     "prompts_cut",
@@ -123,6 +134,17 @@ class Lora(Section):
     alpha: Annotated[int, Field(ge=1)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: list[str] = PROJECTIONS
+    """Linear layers, by the last part of their names."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _exportable(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("needs at least one module")
+        refused = [name for name in value if name.rpartition(".")[2] in NOT_EXPORTABLE or "norm" in name]
+        if refused:
+            raise ValueError(f"{refused[0]!r} cannot be exported after training; leave it out")
+        return value
 
 
 class Train(Section):
@@ -142,7 +164,7 @@ class Train(Section):
     """Rows of an optimiser step, over all devices. How a device takes its share is planned from its memory, and does not change the step."""
     micro_batch_size: Count | None = None
     """Rows at once on a device, at most."""
-    optimizer: str = "adamw_8bit"
+    optimizer: Annotated[str, AfterValidator(one_of("optimizer", OPTIMIZERS))] = "adamw_8bit"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -245,6 +267,9 @@ class Score(Section):
     def _some(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("needs at least one metric")
+        for name in value:
+            if name not in KNOWN_METRICS:
+                raise ValueError(unknown("metric", name, KNOWN_METRICS))
         return value
 
     @model_validator(mode="after")
@@ -341,6 +366,27 @@ class Config(Section):
     compare: Compare = Compare()
     gate: Gate = Gate()
     wandb: Wandb = Wandb()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gate_follows_score(cls, values: Any) -> Any:
+        """Where only the scored metrics are named, the gate takes those of its usual metrics that are scored, else the first."""
+        score, gate = (values.get(key) if isinstance(values, dict) else None for key in ("score", "gate"))
+        scored = score.get("metrics") if isinstance(score, dict) else None
+        if not scored or not isinstance(scored, list) or (isinstance(gate, dict) and "metrics" in gate):
+            return values
+        if gate is not None and not isinstance(gate, dict):
+            return values
+        usual = [name for name in Gate().metrics if name in scored]
+        return values | {"gate": (gate or {}) | {"metrics": usual or scored[:1]}}
+
+    @model_validator(mode="after")
+    def _gate_is_scored(self) -> Config:
+        scored = [*self.score.metrics, *([SEMANTIC] if self.score.semantic_model else [])]
+        stray = [name for name in self.gate.metrics if name not in scored]
+        if stray:
+            raise ValueError(f"gate.metrics: {stray[0]!r} is not in score.metrics; known: {', '.join(scored)}")
+        return self
 
     @model_validator(mode="after")
     def _variants_are_made(self) -> Config:

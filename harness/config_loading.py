@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -207,10 +207,21 @@ def explain(detail: Any, schema: type[BaseModel]) -> str:
     return (f"{where}: " if where else "") + f"{message[0].lower()}{message[1:]}{got}"
 
 
-def unknown(kind: str, name: str, known: list[str]) -> str:
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """The message for a name that is not one of the known: with the nearest, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"no {kind} {name!r} (" + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}") + ")"
+
+
+def one_of(kind: str, known: Sequence[str]) -> Callable[[str], str]:
+    """A validator that takes these names and no other."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(unknown(kind, value, known))
+        return value
+
+    return check
 
 
 def check_texts(values: Any, file: Path) -> None:

@@ -186,7 +186,9 @@ def test_bad_input_is_one_line(folder: Path, arguments: list[str], line: str) ->
 
 def test_a_model_that_is_not_there_is_one_line(folder: Path) -> None:
     assert run("split", "--qa", "qa.json").exit_code == 0
-    assert error_of(run("train", "--qa", "qa.json", "--set", "model.path=./none")).startswith("./none: is no folder; ")
+    assert error_of(run("train", "--qa", "qa.json", "--set", "model.path=./none")).startswith(
+        "./none: there is no such folder; "
+    )
 
 
 def test_a_device_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

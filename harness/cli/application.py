@@ -23,7 +23,8 @@ class Verbs(TyperGroup):
             return super().resolve_command(ctx, args)
         except Exception as error:
             if args and args[0] in MAKE_TARGETS and hasattr(error, "message"):
-                error.message = f"{args[0]!r} is a make target; the verb is: harness {MAKE_TARGETS[args[0]]}"
+                hint = f"{args[0]!r} is a make target; the verb is: harness {MAKE_TARGETS[args[0]]}"
+                setattr(error, "message", hint)  # noqa: B010 - Click's UsageError, which typer brings along in some versions
             raise
 
 

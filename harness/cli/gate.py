@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.application import RESULTS, BaselineFile, ConfigName, QaFile, RunName, Settings, app, flag
+from harness.cli.application import (
+    RESULTS,
+    BaselineFile,
+    ConfigName,
+    QaFile,
+    RunName,
+    Settings,
+    SettingsText,
+    app,
+    flag,
+)
 from harness.cli.selection import select, stage
 from harness.cli.terminal import errors, say
 
@@ -27,9 +37,10 @@ def gate(
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
     strict: Annotated[bool, flag("--strict", help="Too few questions to decide fails as well (exit 4).")] = False,
+    sets: SettingsText = "",
 ) -> None:
     """Fail (exit 1) if the run is worse than the baseline, by more than the margin and more than chance."""
-    chosen = select(run, config, qa, settings)
+    chosen = select(run, config, qa, settings, sets)
     with stage("gate", chosen) as (folder, resolved, _):
         from harness.report import gate_outputs
         from harness.stages import gate as stage_
@@ -58,6 +69,7 @@ def baseline_save(
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
     force: Annotated[bool, flag("--force", help="Save over a better one without asking.")] = False,
+    sets: SettingsText = "",
 ) -> None:
     """Make a run's scores the baseline; asks before it lowers one. Further runs measure the variance between training seeds."""
 
@@ -68,7 +80,7 @@ def baseline_save(
             say(f"better in {file}: {line}")
         return typer.confirm("save all the same?")
 
-    chosen = select(run, config, qa, settings)
+    chosen = select(run, config, qa, settings, sets)
     with errors():
         from harness.gating import baseline
         from harness.storage import RunFolder

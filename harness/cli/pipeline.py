@@ -213,10 +213,11 @@ def report(
     settings: Settings = None,
     force: Force = False,
     open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
+    sets: SettingsText = "",
 ) -> None:
     """7. Render report.html and report.md from what the other stages wrote."""
     first, *others = runs or [run]
-    with stage("report", select(first, config, qa, settings)) as (folder, resolved, _):
+    with stage("report", select(first, config, qa, settings, sets)) as (folder, resolved, _):
         from harness.stages import pipeline
 
         path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)

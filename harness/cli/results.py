@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.application import RESULTS, ConfigName, RunName, Settings, app
+from harness.cli.application import RESULTS, ConfigName, RunName, Settings, SettingsText, app
 from harness.cli.selection import announce, select
 from harness.cli.terminal import errors, shown
 
@@ -19,9 +19,10 @@ def demo(
     run: RunName = None,
     config: ConfigName = "tiny",
     settings: Settings = None,
+    sets: SettingsText = "",
 ) -> None:
     """Ask the variants of a run and show their answers side by side; writes nothing."""
-    chosen = select(run, config, None, settings)
+    chosen = select(run, config, None, settings, sets)
     with errors():
         from harness.report import terminal
         from harness.stages import demo as stage

@@ -160,6 +160,26 @@ def check(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_targets(folder: Path, targets: list[str]) -> None:
+    """Checks that each of `train.lora.target_modules` names a matrix of the model, by the names in its weight files.
+
+    Raises:
+        ModelError: one does not; ArtifactError: a damaged weight file.
+    """
+    tensors = safetensors_reader.index(folder)
+    linear = {
+        name.removesuffix(".weight") for name, t in tensors.items() if name.endswith(".weight") and len(t.shape) == 2
+    }
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head", "embed_tokens"})
+            raise ModelError(
+                f"has no module {target!r} to train",
+                f"use of train.lora.target_modules: {', '.join(known)}",
+                file=folder,
+            )
+
+
 def _check_links(folder: Path) -> None:
     """Raises ModelError for a link that leads out of the folder, but for weights and for the hub's cache, which is made of links.
 

@@ -81,6 +81,7 @@ def _inputs(run: RunFolder, config: Config) -> _Inputs:
         storage.check_written(file, sha256, "split")
     device = base_model.device_of(config.device)
     folder = base_model.resolve(config.model)
+    base_model.check_targets(folder, config.train.lora.target_modules)
     weights = base_model.weights_sha256(folder)
     settings = {"train": config.train.model_dump(), "prompt": config.prompt.model_dump(), "device": device}
     code = storage.code_sha256("harness.stages.train")
