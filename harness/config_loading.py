@@ -66,8 +66,8 @@ def run_name(config: str) -> str:
     try:
         return check_name(Path(config).stem)
     except ConfigError as error:
-        problem = f"the config's name {Path(config).stem!r} cannot name its run"
-        raise ConfigError(problem, f"give the run a name of its own with --run; {error.hint}", file=config) from None
+        problem = f"its name {Path(config).stem!r} cannot name the run"
+        raise ConfigError(problem, f"give a name with --run; {error.hint}", file=config) from None
 
 
 def read(path: Path) -> dict[str, Any]:

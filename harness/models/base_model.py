@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,8 @@ def weights_size(folder: Path) -> int:
 
 def device_of(device: str) -> str:
     """`cpu` or `cuda` for a config's `device`; DeviceError if CUDA is asked for and not there."""
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+    # Where the kernel shows no GPU torch need not be loaded to find none.
+    if device == "cpu" or (device == "auto" and "torch" not in sys.modules and not _may_have_gpu()):
         return "cpu"
     import torch
 

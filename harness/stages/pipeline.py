@@ -49,7 +49,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """(inode, time) of a file, which an atomic write changes; None if there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
 

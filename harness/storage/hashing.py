@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ArtifactError
 from harness.records.base import Record
+from harness.storage.run_folder import missing
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
@@ -39,9 +39,7 @@ def sha256_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise ArtifactError(
-            "is missing", "run the stage that writes it first (make shows the order)", file=path
-        ) from None
+        raise missing(path) from None
 
 
 def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import re
 import socket
@@ -27,6 +28,31 @@ def check_name(name: str, what: str = "run") -> str:
             "use letters, digits, '.', '_' and '-', and begin with a letter or digit",
         )
     return name
+
+
+WRITERS = {
+    "split.json": "split",
+    "train.jsonl": "split",
+    "heldout.jsonl": "split",
+    "train.json": "train",
+    "history.jsonl": "train",
+    "adapter": "train",
+    "export.json": "export",
+    "comparison.json": "compare",
+    "gate.json": "gate",
+    "baseline.json": "baseline save",
+}
+"""Name of a file -> the verb that writes it; what is in `predictions` and `scores` has a variant's name."""
+
+
+def missing(path: Path) -> ArtifactError:
+    """The error for a file of an earlier stage that is not there: it names the verb that writes it, with its run."""
+    verb = WRITERS.get(path.name) or {"predictions": "predict", "scores": "score"}.get(path.parent.name)
+    if verb is None:
+        return ArtifactError("is missing", "check the path", file=path)
+    parts = path.parts
+    of = [parts[i + 1] for i, part in enumerate(parts[:-2]) if part in ("runs", "reports")]
+    return ArtifactError("is missing", f"run harness {verb}{f' --run {of[-1]}' if of else ''} first", file=path)
 
 
 class RunFolder:
@@ -129,6 +155,7 @@ class _Lock:
 
     def take(self) -> None:
         """Locks the file; BusyError if another process has it."""
+        retried = False
         while not self.is_held:
             with storage_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +163,12 @@ class _Lock:
                 try:
                     fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
+                    if not retried:
+                        # A lock of this process whose release was interrupted is freed with its last reference, which a cycle may hold.
+                        retried = True
+                        self.file.close()
+                        gc.collect()
+                        continue
                     raise BusyError(
                         f"run folder {self.path.parent} is in use by {_holder(self.file)}",
                         "wait for it to end, or choose another --run",
@@ -155,9 +188,10 @@ class _Lock:
         try:
             if self.is_held and self.file is not None:
                 self.file.truncate(0)
-                if os.listdir(self.path.parent) == [self.path.name]:
-                    self.path.unlink()
-                    self.path.parent.rmdir()
+                with suppress(OSError):
+                    if os.listdir(self.path.parent) == [self.path.name]:
+                        self.path.unlink()
+                        self.path.parent.rmdir()
         finally:
             if self.file is not None:
                 with suppress(OSError, ValueError):
