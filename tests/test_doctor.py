@@ -490,6 +490,6 @@ def test_the_lines_and_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     findings.append(Finding("fail", "device", "there is none", "use another machine"))
     done = CliRunner().invoke(app, ["doctor"])
-    assert (done.exit_code, done.stdout.splitlines()[-1]) == (2, "tiny cannot run here: hint device")
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (2, "tiny cannot run here: fix device")
     assert json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)[2]["status"] == "fail"
     assert CliRunner().invoke(app, ["doctor", "--set", "train.max_step=3"]).exit_code == 2

@@ -398,7 +398,7 @@ def test_rows_longer_than_the_model_takes_are_refused_before_loading(tiny_model:
 
 
 def test_no_split_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"split.json: is missing; run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=r"split.json: is missing; run harness"):
         train.run(RunFolder("r", tmp_path), config(tiny_model))
 
 
