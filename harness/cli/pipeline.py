@@ -21,8 +21,8 @@ from harness.cli.application import (
     app,
     flag,
 )
-from harness.cli.selection import WITHIN_RUN, Selection, announce, command, select, stage
-from harness.cli.terminal import errors, fail, say, shown
+from harness.cli.selection import Selection, announce, command, select, stage
+from harness.cli.terminal import WITHIN_RUN, errors, fail, say, shown
 
 if TYPE_CHECKING:
     from harness.config import Config
