@@ -13,7 +13,8 @@ from harness.config import Config
 from harness.errors import ArtifactError, DeviceError, ModelError
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
-from harness.records import ExportManifest, Question, TrainManifest
+from harness.questions import few_shot
+from harness.records import ExportManifest, PromptForm, Question, TrainManifest
 from harness.storage import RunFolder
 
 SOURCES = ("backends", "backends/decoding", "prediction", "prompt.py", "stages/predict.py")
@@ -40,6 +41,8 @@ class Job:
     manifest: Path
     processes: int = 1
     """That share the questions."""
+    prompt: PromptForm | None = None
+    """How the questions were put."""
 
     @property
     def prompts_sha256(self) -> str:
@@ -73,15 +76,17 @@ def jobs(
     device = base_model.device_of(config.device)
     folder = base_model.resolve(config.model)
     tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt.template)
+    prompter = Prompter(tokenizer, config.prompt)
     settings = config.predict
-    ends = stop_ids(tokenizer, _generation_eos(folder))
+    ends = stop_ids(tokenizer, _generation_eos(folder), prompter.eos)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     generation = Generation(settings.max_new_tokens, ends, pad)
     execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
-    prompts = [prompter.ids(q.question) for q in questions]
+    shots = few_shots(run, config, questions)
+    prompts = [prompter.ids(q.question, found) for q, found in zip(questions, shots, strict=True)]
+    form = prompter.form(questions[0].question, shots[0]) if questions else None
     for variant in variants:
         backend, source, weights, size = _source(run, config, folder, variant)
         lines, manifest = run.prediction(variant)
@@ -101,7 +106,14 @@ def jobs(
             lines,
             manifest,
             _processes(config, device, backend),
+            form,
         )
+
+
+def few_shots(run: RunFolder, config: Config, questions: list[Question]) -> list[list[tuple[str, str]]]:
+    """`prompt.few_shot` training questions with their answers for each question."""
+    train = storage.read_records(run.train_jsonl, Question) if config.prompt.few_shot else []
+    return few_shot.nearest(questions, train, config.prompt.few_shot)
 
 
 def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
