@@ -42,8 +42,6 @@ METRICS = [
 ]
 
 TEMPLATE = """\
-You are an expert on the Constitution of India.
-
 ### Question:
 {question}
 
@@ -116,15 +114,40 @@ class Data(Section):
 class Prompt(Section):
     """How a question is put, in training and to every backend."""
 
+    format: Literal["auto", "text", "chat"] = "auto"
+    """`text` is `template`; `chat` is the tokenizer's own chat template; `auto` is chat where the tokenizer has one."""
     template: str = TEMPLATE
-    """Rendered with `{question}`; the answer follows it directly."""
+    """Of text: rendered with `{question}`; the answer follows it directly. A template with two `{}` (question, answer) is taken as it is pasted."""
+    system: str | None = None
+    """Chat: the system message."""
+    enable_thinking: bool | None = None
+    """Chat: the switch that templates of reasoning models have; none: the template's own default."""
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many of the nearest training questions, with their answers, stand in front of each question."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _pasted(cls, value: object) -> object:
+        """A template that also has a place for the answer, as notebooks have it, up to that place."""
+        for question, answer in (("{}", "{}"), ("{question}", "{answer}")):
+            if isinstance(value, str) and value.count("{}") in (0, 2) and answer in value and question in value:
+                before, _, rest = value.partition(question)
+                between, _, after = rest.partition(answer)
+                if "{" not in before + between + after and not after.strip():
+                    return before + "{question}" + between
+        return value
 
     @field_validator("template")
     @classmethod
     def _one_question(cls, value: str) -> str:
         if value.count("{question}") != 1:
-            raise ValueError("must contain {question} exactly once")
+            raise ValueError("must contain {question} exactly once, or two {} with nothing after the second")
         return value
+
+    @field_validator("system")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        return value if value and value.strip() else None
 
 
 class Lora(Section):
