@@ -307,6 +307,8 @@ class Compare(Section):
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Differences within plus or minus this are equivalent."""
+    primary: str = "auto"
+    """The metric that decides; auto: exact match where the references are short, token F1 where they are long."""
     resamples: Resamples = 10_000
     seed: Seed = 0
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02

@@ -47,7 +47,7 @@ def pair(**changes) -> Pair:
         "delta": 0.1,
         "ci95": (0.05, 0.2),
         "p": 0.01,
-        "p_holm": 0.02,
+        "p_adjusted": 0.02,
         "verdict": "better",
     }
     return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
@@ -161,7 +161,7 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
         for measured in result["metrics"].values():
             measured.update(value=None, ci95=None, n=0, n_unscored=12)
     for entry in value["pairs"]:
-        entry.update(delta=None, ci95=None, p=None, p_holm=None, verdict="undecided")
+        entry.update(delta=None, ci95=None, p=None, p_adjusted=None, verdict="undecided")
     edit(run, **value)
     page = report.run(run, Config()).read_text()
     assert "has no scored answer, so there is no result" in page
