@@ -20,8 +20,9 @@ from harness.config import Config, Data
 from harness.errors import ArtifactError, DataError
 from harness.questions import dataset, no_model_baselines
 from harness.questions.dataset import Row
-from harness.questions.paraphrase import is_long, normalise
-from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
+from harness.metrics.normalize import normalize_question
+from harness.questions.grouping import EXAMPLES, Groups, Link, group_rows, is_long
+from harness.questions.similarity import WINDOW, Shingles
 from harness.records import Question, SplitManifest
 
 MIN_GROUPS = 10
@@ -161,7 +162,7 @@ def _heldout_groups(rows: Sequence[Row], sizes: Counter[int], data: Data) -> set
 
 def _place(first: Row, seed: int) -> float:
     """Where a group stands between 0 and 1, by its first row: uniform over seeds and groups."""
-    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalise(first.question)}"
+    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalize_question(first.question)}"
     return int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -235,10 +236,10 @@ def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions whose rows do not accept one another's answers."""
     asked: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        asked[normalise(row.question)].append(row)
+        asked[normalize_question(row.question)].append(row)
     conflicts = []
     for same in asked.values():
-        accepted = [{normalise(text) for text in (row.answer, *row.references)} for row in same]
+        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             conflicts.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})
