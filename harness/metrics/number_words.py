@@ -34,7 +34,9 @@ def figures(words: Sequence[str]) -> list[str]:
 
 def _number_at(words: Sequence[str], start: int) -> tuple[int | None, int]:
     """The number that begins at a word, or None; and the position after it."""
-    if words[start] not in VALUES and not (words[start].isdecimal() and words[start + 1 : start + 2] and words[start + 1] in MULTIPLES):
+    if words[start] not in VALUES and not (
+        words[start].isdecimal() and words[start + 1 : start + 2] and words[start + 1] in MULTIPLES
+    ):
         return None, start + 1
     total, current, at = 0, 0, start
     last = 10**12  # The place of the word before: "five twenty" is two numbers, "twenty five" one.

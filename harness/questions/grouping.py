@@ -16,11 +16,13 @@ from scipy.sparse.csgraph import connected_components
 
 from harness.metrics.normalize import normalize_question
 from harness.questions.dataset import Row
-from harness.questions.meaning import Meanings
+from harness.questions.meaning import Matrix, Meanings
 from harness.questions.paraphrase import ask_the_same, stock_answers
 from harness.questions.similarity import Shingles, candidates, mix, pairs_within, unique
 
 EXAMPLES = 5
+ALIKE = 0.8
+"""Share of the threshold from which two questions are of one template, though they are not near-duplicates."""
 CHAIN = 50
 """Rows that may hang together by a chain of ties."""
 COMPARED = 50
@@ -78,18 +80,16 @@ def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, lon
 
     pairs, crowded = candidates(shingles, threshold, [_key_topics(meanings), _rarest_words(meanings)])
     similarity = shingles.jaccard(pairs[:, 0], pairs[:, 1])
+    alike = pairs[similarity >= ALIKE * threshold]
     near, values = pairs[similarity >= threshold], similarity[similarity >= threshold]
     reordered = _same_words(meanings, near)
     asked = np.concatenate([near, reordered])
     values = np.concatenate([values, shingles.jaccard(reordered[:, 0], reordered[:, 1])])
-    alike = np.arange(len(asked)) < len(near)
     same = ask_the_same(meanings, asked, alike, [row.group for row in rows])
     links += _near_duplicates(asked[same], values[same])
     kept_apart = _near_duplicates(asked[~same][:EXAMPLES], values[~same][:EXAMPLES])
     of, cut = _connect(len(rows), links, firm)
-    return Groups(
-        of, links, kept_apart, int((~same).sum()), len(pairs), crowded, int(stock.sum()), cut
-    )
+    return Groups(of, links, kept_apart, int((~same).sum()), len(pairs), crowded, int(stock.sum()), cut)
 
 
 def _equal(reason: str, keys: Sequence[str | int | None]) -> list[Link]:
@@ -112,7 +112,7 @@ def _near_duplicates(pairs: np.ndarray, similarity: np.ndarray) -> list[Link]:
 # ------------------------------------------------------------------------------------------------------------- topics
 
 
-def _hashed_sets(matrix: sparse.csr_matrix, words: np.ndarray) -> np.ndarray:
+def _hashed_sets(matrix: Matrix, words: np.ndarray) -> np.ndarray:
     """One hash of each row's set of words; rows without words have different ones."""
     values = words[matrix.indices]
     sums = np.concatenate([[np.uint64(0)], np.cumsum(values, dtype=np.uint64)])
@@ -167,7 +167,7 @@ def _connect(count: int, links: Sequence[Link], firm: int) -> tuple[list[int], i
     sizes = np.bincount(kernel)
     group = component.astype(np.int64)
     # What one label or one question holds together counts as one.
-    kernels_in = np.bincount(component[np.unique(kernel, return_index=True)[1]], minlength=int(component.max(initial=-1)) + 1)
+    kernels_in = np.bincount(component[np.unique(kernel, return_index=True)[1]], minlength=len(component))
     cut = np.flatnonzero(kernels_in > CHAIN)
     if len(cut):
         long = np.zeros(len(kernels_in), dtype=bool)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -15,16 +18,19 @@ from scipy import sparse
 from harness.metrics.normalize import UNSPACED, combining_marks, normalize_question
 from harness.questions.dataset import Row
 
+Matrix = Any
+"""A `scipy.sparse.csr_matrix`, whose types are incomplete."""
+
 FUNCTION_WORDS = """
-    a according an and any are as at be been being by can could did do does for from give had has have how i if in into is it its may me might
-    must name not of on or please shall should so such tell than that the their then there these this those to under us was we were what when
-    where which who whom whose why will with would you
+    a according an and any are as at be been being by can could did do does false for from give had has have how i if in into is it its may me might
+    must name not of on or please shall should so such tell than that the their then there these this those to true under us was we were what when
+    where which who whom whose why will with would yes you
 """
 """English words that are common in any file. In a large file the counts say so too; in a file of twenty rows they cannot."""
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
 SUFFIXES = (
-    ("ments", 4), ("ment", 4), ("ings", 3), ("ing", 3), ("ions", 5), ("ion", 5), ("ies", 4), ("ers", 4), ("er", 4), ("ed", 3), ("es", 4),
-    ("s", 3), ("e", 3), ("y", 4),
+    ("ments", 4), ("ment", 4), ("ings", 3), ("ing", 3), ("ions", 5), ("ion", 5), ("ers", 4), ("er", 4), ("ed", 3), ("es", 4),
+    ("s", 3), ("e", 3),
 )  # fmt: skip
 """English endings that make no other word, each with the letters that must be left before it."""
 ROMAN = re.compile(r"[IVXLC]+")
@@ -45,15 +51,17 @@ def words(text: str) -> list[str]:
             found.append(_stem(word))
         elif _unspaced().match(word):
             characters = _characters().findall(word)[:MAX_TOKENS]
-            found += [a + b for a, b in zip(characters, characters[1:], strict=False)] or characters
+            found += [a + b for a, b in pairwise(characters)] or characters
         else:
             found.append(word)
     return found
 
 
+@lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
     if len(word) < 5 or not word.isalpha():
         return word
+    word = word.removesuffix("ies") + "y" if word.endswith("ies") else word
     for suffix, left in SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= left and not word.endswith("ss"):
             word = word[: -len(suffix)]
@@ -81,7 +89,7 @@ def _is_function_word(word: str) -> bool:
 
 
 def _is_number(word: str) -> bool:
-    return any(c.isdigit() for c in word)
+    return not word.isalpha() and any(c.isdigit() for c in word)
 
 
 def keys(text: str, normalised: Sequence[str]) -> set[str]:
@@ -98,12 +106,10 @@ def names(text: str) -> set[str]:
     """Words with a capital that is not that of a sentence's beginning or of a heading; empty in scripts without capitals."""
     found = WORD.findall(text)
     capital = [word for word in found if word[0].isupper()]
-    if len(found) < 2 or len(capital) >= TITLE_CASE * len(found) and len(capital) > 2:
+    if len(found) < 2 or (len(capital) >= TITLE_CASE * len(found) and len(capital) > 2):
         return set()
     return {
-        word
-        for word in words(normalize_question(" ".join(capital)))
-        if not _is_function_word(word) and len(word) > 1
+        word for word in words(normalize_question(" ".join(capital))) if not _is_function_word(word) and len(word) > 1
     }
 
 
@@ -111,15 +117,17 @@ def names(text: str) -> set[str]:
 class Meanings:
     """All rows of a file. Matrices are csr, rows x words, of one vocabulary."""
 
-    question: sparse.csr_matrix
-    content: sparse.csr_matrix
+    question: Matrix
+    content: Matrix
     """Of the question, without function words."""
-    keys: sparse.csr_matrix
-    names: sparse.csr_matrix
-    known: sparse.csr_matrix
+    keys: Matrix
+    names: Matrix
+    known: Matrix
     """All words and keys of the question."""
-    answer: sparse.csr_matrix
-    answer_numbers: sparse.csr_matrix
+    answer: Matrix
+    answer_content: Matrix
+    """Of the answer, without function words."""
+    answer_numbers: Matrix
     answer_id: np.ndarray
     """Equal numbers, equal normalised answers; shape (rows,)."""
     answer_count: np.ndarray
@@ -155,14 +163,12 @@ class Meanings:
         count = len(vocabulary)
         question = _matrix(sequences, count)
         matrices = {name: _matrix(column, count) for name, column in columns.items()}
-        content = question.copy()
-        content.data[function[content.indices]] = 0
-        content.eliminate_zeros()
         known = question.maximum(matrices["keys"]).tocsr()
         identity = np.asarray(answer_id)
         return cls(
             question=question,
-            content=content,
+            content=_without(question, function),
+            answer_content=_without(matrices["answer"], function),
             known=known,
             answer_id=identity,
             answer_count=np.bincount(identity)[identity],
@@ -173,7 +179,14 @@ class Meanings:
         )
 
 
-def _matrix(rows: Sequence[Sequence[int]], columns: int) -> sparse.csr_matrix:
+def _without(words: Matrix, function: np.ndarray) -> Matrix:
+    content = words.copy()
+    content.data[function[content.indices]] = 0
+    content.eliminate_zeros()
+    return content
+
+
+def _matrix(rows: Sequence[Sequence[int]], columns: int) -> Matrix:
     unique = [sorted(set(row)) for row in rows]
     starts = np.cumsum([0, *map(len, unique)])
     indices = np.fromiter((word for row in unique for word in row), dtype=np.int32, count=int(starts[-1]))

@@ -2,7 +2,7 @@
 
 Templates make questions that differ in one word or number and ask different things; paraphrases differ in many words and ask the same. Neither
 capitals nor a list of words tells them apart in every language, so the file itself does: a word that varies among the rows that look like
-this one fills a slot of their template, whatever its script. Where few rows look alike, a word that is rare in the file counts instead.
+this one fills a slot of their template, whatever its script. Where few rows look alike, each word counts that is not common in the file.
 
 Two questions that look alike ask the same thing unless
 
@@ -23,10 +23,12 @@ from functools import cache
 import numpy as np
 from scipy import sparse
 
-from harness.questions.meaning import Meanings
+from harness.questions.meaning import Matrix, Meanings
 
 TEMPLATE = 8
 """Rows that look alike, from which what varies among them is known from them, not from the file."""
+FEW_ROWS, COMMON_WORD = 20, 0.05
+"""A word of more rows than both of these (a count, a share of the file) is common: it is no slot word where few rows look alike."""
 SLOT = 0.2
 """Share of the rows that look alike, up to which a word is one that varies."""
 ANSWERS_AGREE = 0.5
@@ -35,21 +37,25 @@ ONE_ANSWER = 0.8
 """Share of look-alikes with one answer, from which they may be phrasings of one question."""
 ONE_FRAME = 0.5
 """Share of look-alikes that differ in one and the same place, from which they are a template all the same."""
+COMMON_IN_ANSWERS = 0.2
+"""A word of more answers than this share is common: that two answers have it says nothing."""
 TYPO_LETTERS = 6
 """Letters from which two words that differ in one are one word, mistyped."""
-COMMON_COUNT, COMMON_SHARE = 5, 0.01
+STOCK_ROWS = 5
+"""Rows with one long answer from which it may be a stock answer."""
+COMMON_IN_TEMPLATE, COMMON = (3, 0.01), (8, 0.05)
 """An answer of more rows than both of these (a count, a share of the file) is commonplace: that two rows have it says nothing."""
 CHUNK = 200_000
 """Pairs looked at together."""
 
 
-def ask_the_same(meanings: Meanings, pairs: np.ndarray, near: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
+def ask_the_same(meanings: Meanings, pairs: np.ndarray, alike: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
     """For each pair of rows whether they ask the same thing.
 
     Args:
         meanings: of all rows.
         pairs: the pairs in question, shape (pairs, 2).
-        near: for each of them whether its questions look alike; these make the neighbourhoods.
+        alike: pairs of rows that look alike, shape (n, 2); they make the neighbourhoods.
         labels: the rows' `group`s.
 
     Returns:
@@ -57,26 +63,31 @@ def ask_the_same(meanings: Meanings, pairs: np.ndarray, near: np.ndarray, labels
     """
     if not len(pairs):
         return np.zeros(0, dtype=bool)
-    return _Decision(meanings, pairs, near, labels).decide()
+    return _Decision(meanings, pairs, alike, labels).decide()
 
 
 class _Decision:
-    def __init__(self, meanings: Meanings, pairs: np.ndarray, near: np.ndarray, labels: Sequence[str | None]):
-        self.meanings, self.pairs, self.labels = meanings, pairs, labels
+    def __init__(self, meanings: Meanings, pairs: np.ndarray, alike: np.ndarray, labels: Sequence[str | None]):
+        self.meanings, self.pairs, self.looks, self.labels = meanings, pairs, alike, labels
         count = len(meanings.sequences)
         self.left, self.right = pairs.T
-        left, right = pairs[near].T
+        left, right = alike.T
         links = sparse.coo_matrix((np.ones(len(left), dtype=np.float32), (left, right)), shape=(count, count)).tocsr()
-        self.alike = (links + links.T + sparse.identity(count, dtype=np.float32)).tocsr()
+        self.alike = (links + links.T + sparse.identity(count, format="csr")).tocsr()
         self.n_alike = np.diff(self.alike.indptr)
         self.rare = self._rare(meanings.question)
         self.rare_answer = self._rare(meanings.answer)
+        self.uncommon_answer = meanings.answer_content.copy()
+        everywhere = np.bincount(meanings.answer.indices, minlength=meanings.answer.shape[1])
+        uncommon = everywhere <= max(COMMON[0], COMMON_IN_ANSWERS * count)
+        self.uncommon_answer.data *= uncommon[self.uncommon_answer.indices]
+        self.uncommon_answer.eliminate_zeros()
 
-    def _rare(self, words: sparse.csr_matrix) -> sparse.csr_matrix:
-        """The words of each row that vary among its look-alikes; where these are few, the rare words of the file."""
+    def _rare(self, words: Matrix) -> Matrix:
+        """The words of each row that vary among its look-alikes; where these are few, all but the common words of the file."""
         count = words.shape[0]
         everywhere = np.bincount(words.indices, minlength=words.shape[1])
-        everywhere_rare = (everywhere <= (count + 1) ** 0.5) & ~self.meanings.is_function
+        everywhere_rare = (everywhere <= max(FEW_ROWS, COMMON_WORD * count)) & ~self.meanings.is_function
         rare = words.copy()
         rare.data = everywhere_rare[words.indices].astype(np.float32)
         crowded = np.flatnonzero(self.n_alike >= TEMPLATE)
@@ -89,7 +100,7 @@ class _Decision:
             limit = np.maximum(2, SLOT * self.n_alike[rows])
             varies = here.data <= np.repeat(limit, np.diff(here.indptr))
             at = np.concatenate([np.arange(words.indptr[row], words.indptr[row + 1]) for row in rows])
-            rare.data[at] = varies
+            rare.data[at] = varies & ~self.meanings.is_function[words.indices[at]]
         rare.eliminate_zeros()
         return rare
 
@@ -101,7 +112,7 @@ class _Decision:
         typo = self._typos(own_left, own_right) & ~differ
         both = (own_left > 0) & (own_right > 0) & ~typo
         crowded = np.maximum(self.n_alike[self.left], self.n_alike[self.right]) >= TEMPLATE
-        shares_slot = self._common(self.rare, self.rare) > 0
+        shares_slot = self._common(self.rare, self.rare) >= np.maximum(1, np.minimum(own_left, own_right))
         one_answer = self._one_answer(both)
         differ |= both & crowded & ~shares_slot & ~one_answer
         names = self._rivals(m.names, m.known) & ~typo
@@ -111,40 +122,46 @@ class _Decision:
         named = (key_left > 0) | (key_right > 0) | (((name_left > 0) | (name_right > 0)) & ~typo)
         content = self._common(m.content, m.content)
         sizes = np.diff(m.content.indptr)
-        mostly = 3 * content > sizes[self.left] + sizes[self.right]
+        mostly = 3 * content >= sizes[self.left] + sizes[self.right]
         same = np.zeros(len(self.pairs), dtype=bool)
         for at in np.flatnonzero(~differ):
             left, right = self.left[at], self.right[at]
             if both[at]:
                 apart = self.labels[left] is not None and self.labels[right] is not None
                 apart &= self.labels[left] != self.labels[right]
-                informed = one_answer[at] or self._answers(left, right) > 0
+                informed = one_answer[at] or self._answers(left, right, crowded[at]) > 0
                 same[at] = mostly[at] and not apart and informed
-            elif named[at] or (crowded[at] and (own_left[at] or own_right[at])):
-                answers = self._answers(left, right)
+            elif crowded[at] and (own_left[at] or own_right[at]):
+                same[at] = self._answers(left, right, True) > 0
+            elif named[at]:
+                answers = self._answers(left, right, crowded[at])
                 same[at] = answers > 0 or (answers == 0 and m.answer_id[left] == m.answer_id[right])
-            elif own_left[at] or own_right[at] or typo[at]:
-                same[at] = self._answers(left, right) >= 0
+            elif own_left[at] or own_right[at]:
+                same[at] = self._answers(left, right, False) >= 0
             else:
                 same[at] = True
         return same
 
     # ------------------------------------------------------------------------------------------ sums over pairs
 
-    def _common(self, a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
-        """Sum of a's entries of the left row in the words that b has of the right row."""
-        result = np.empty(len(self.pairs))
-        for start in range(0, len(self.pairs), CHUNK):
+    def _common(self, a: Matrix, b: Matrix, at: np.ndarray | None = None, *, reverse: bool = False) -> np.ndarray:
+        """Sum of a's entries of the left row in the words that b has of the right row, for all pairs or those `at`; or the `reverse`."""
+        left, right = (self.right, self.left) if reverse else (self.left, self.right)
+        left, right = (left, right) if at is None else (left[at], right[at])
+        result = np.empty(len(left))
+        for start in range(0, len(left), CHUNK):
             part = slice(start, start + CHUNK)
-            result[part] = np.asarray(a[self.left[part]].multiply(b[self.right[part]]).sum(axis=1)).ravel()
+            result[part] = np.asarray(a[left[part]].multiply(b[right[part]]).sum(axis=1)).ravel()
         return result
 
-    def _own(self, words: sparse.csr_matrix, others: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    def _own(self, words: Matrix, others: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """How many of the left row's `words` are not among the right one's `others`, and the reverse."""
         sizes = np.diff(words.indptr)
-        return sizes[self.left] - self._common(words, others), sizes[self.right] - self._common(others, words)
+        return sizes[self.left] - self._common(words, others), sizes[self.right] - self._common(
+            words, others, reverse=True
+        )
 
-    def _rivals(self, words: sparse.csr_matrix, others: sparse.csr_matrix) -> np.ndarray:
+    def _rivals(self, words: Matrix, others: Matrix) -> np.ndarray:
         left, right = self._own(words, others)
         return (left > 0) & (right > 0)
 
@@ -154,40 +171,52 @@ class _Decision:
         at = np.flatnonzero((own_left == 1) & (own_right == 1))
         if not len(at):
             return typo
-        question, rare, vocabulary = self.meanings.question, self.rare, self.meanings.vocabulary
-        for i in at:
-            a, b = (rare.indices[rare.indptr[r] : rare.indptr[r + 1]] for r in self.pairs[i])
-            c, d = (question.indices[question.indptr[r] : question.indptr[r + 1]] for r in self.pairs[i])
-            left, right = set(a.tolist()).difference(d.tolist()), set(b.tolist()).difference(c.tolist())
-            typo[i] = is_typo(vocabulary[left.pop()], vocabulary[right.pop()])
+        left, right = self.left[at], self.right[at]
+        numbered = self.rare.copy()
+        # With one word of its own, a side's sum of word numbers less that of the shared words is that word's number.
+        numbered.data = numbered.indices.astype(np.float64)
+        shared_left = self._common(numbered, self.meanings.question, at)
+        shared_right = self._common(numbered, self.meanings.question, at, reverse=True)
+        sums = np.asarray(numbered.sum(axis=1)).ravel()
+        words = np.stack([sums[left] - shared_left, sums[right] - shared_right], axis=1).round().astype(np.int64)
+        vocabulary = self.meanings.vocabulary
+        typo[at] = [is_typo(vocabulary[a], vocabulary[b]) for a, b in words.tolist()]
         return typo
 
     # ------------------------------------------------------------------------------------------------- answers
 
-    def _answers(self, left: int, right: int) -> int:
-        """1: the answers agree in something that few answers say; -1: each says something that the other does not; 0: cannot tell."""
+    def _answers(self, left: int, right: int, strict: bool) -> int:
+        """1: the answers agree in something that few answers say; -1: each says something that the other does not; 0: cannot tell.
+
+        Where it is `strict` they do not agree if each has such words that the other has not.
+        """
         m = self.meanings
         if m.answer_id[left] == m.answer_id[right]:
-            count = len(m.sequences)
-            return int(m.answer_count[left] <= max(COMMON_COUNT, COMMON_SHARE * count))
+            rows, share = COMMON_IN_TEMPLATE if strict else COMMON
+            return int(m.answer_count[left] <= max(rows, share * len(m.sequences)))
         asked = _words(m.question, left) | _words(m.question, right)
-        a, b = _words(self.rare_answer, left), _words(self.rare_answer, right)
-        a, b = (a - asked) or a, (b - asked) or b
-        if not a or not b:
-            return 0
-        common = len(a & _words(m.answer, right)), len(b & _words(m.answer, left))
-        if min(common) / min(len(a), len(b)) >= ANSWERS_AGREE:
+        said = self.rare_answer if strict else self.uncommon_answer
+        a, b = _words(said, left), _words(said, right)
+        rivals = not a <= _words(m.answer, right) and not b <= _words(m.answer, left)
+        new = a - asked, b - asked
+        if not strict:
+            new = new[0] or a, new[1] or b
+        shorter = min(map(len, new))
+        common = min(len(new[0] & _words(m.answer, right)), len(new[1] & _words(m.answer, left)))
+        if shorter and common >= ANSWERS_AGREE * shorter and not (strict and rivals):
             return 1
-        return -1 if common[0] < len(a) and common[1] < len(b) else 0
+        return -1 if rivals else 0
 
     def _one_answer(self, both: np.ndarray) -> np.ndarray:
         """Whether a pair is of a neighbourhood with one answer, whose questions do not all differ in one place: phrasings of one question."""
         m, count = self.meanings, len(self.meanings.sequences)
         equal = m.answer_id[self.left] == m.answer_id[self.right]
-        pairs_of = np.bincount(self.pairs[both].ravel(), minlength=count)
-        equal_of = np.bincount(self.pairs[both & equal].ravel(), minlength=count)
-        one = (equal_of >= ONE_ANSWER * pairs_of) & (pairs_of > 0)
+        one = np.bincount(
+            self.looks[m.answer_id[self.looks[:, 0]] == m.answer_id[self.looks[:, 1]]].ravel(), minlength=count
+        )
+        one = one >= ONE_ANSWER * (self.n_alike - 1)
         result = both & equal & one[self.left] & one[self.right]
+        pairs_of = np.bincount(self.pairs[result].ravel(), minlength=count)
         frames: dict[int, Counter[tuple[int, ...]]] = {}
         for left, right in self.pairs[result].tolist():
             frame = _frame(m.sequences[left], m.sequences[right])
@@ -199,7 +228,7 @@ class _Decision:
         return result & one[self.left] & one[self.right]
 
 
-def _words(matrix: sparse.csr_matrix, row: int) -> set[int]:
+def _words(matrix: Matrix, row: int) -> set[int]:
     return set(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]].tolist())
 
 
@@ -214,13 +243,21 @@ def _frame(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
 @cache
 def is_typo(left: str, right: str) -> bool:
     """Whether two words of `TYPO_LETTERS` letters and more differ in one letter, changed, missing or too many, or in two exchanged."""
-    if abs(len(left) - len(right)) > 1 or min(len(left), len(right)) < TYPO_LETTERS - 1 or max(len(left), len(right)) < TYPO_LETTERS:
+    if (
+        abs(len(left) - len(right)) > 1
+        or min(len(left), len(right)) < TYPO_LETTERS - 1
+        or max(len(left), len(right)) < TYPO_LETTERS
+    ):
         return False
     if not (left.isalpha() and right.isalpha()):
         return False
     shorter = min(len(left), len(right))
     start = next((i for i in range(shorter) if left[i] != right[i]), shorter)
-    if left[start + 1 :] == right[start + 1 :] or left[start:] == right[start + 1 :] or left[start + 1 :] == right[start:]:
+    if (
+        left[start + 1 :] == right[start + 1 :]
+        or left[start:] == right[start + 1 :]
+        or left[start + 1 :] == right[start:]
+    ):
         return True
     return left[start : start + 2] == right[start : start + 2][::-1] and left[start + 2 :] == right[start + 2 :]
 
@@ -233,7 +270,7 @@ def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
     """
     stock = np.zeros(len(long), dtype=bool)
     everywhere = np.bincount(meanings.content.indices, minlength=meanings.content.shape[1])
-    wanted = np.asarray(long) & (meanings.answer_count > COMMON_COUNT)
+    wanted = np.asarray(long) & (meanings.answer_count > STOCK_ROWS)
     order = np.flatnonzero(wanted)
     order = order[np.argsort(meanings.answer_id[order], kind="stable")]
     for rows in np.split(order, np.flatnonzero(np.diff(meanings.answer_id[order])) + 1):

@@ -8,6 +8,7 @@ is linear in the number of rows, but for `Shingles.nearest` on small files, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from datasketch import MinHashLSH
@@ -15,6 +16,8 @@ from scipy import sparse
 
 from harness.metrics.normalize import normalize_question
 
+Matrix = Any
+"""A `scipy.sparse.csr_matrix`, whose types are incomplete."""
 PERMUTATIONS = 128
 SEED = 1
 RECALL_WEIGHTS = (0.02, 0.98)
@@ -55,7 +58,7 @@ class Shingles:
         columns = np.concatenate(indices) if indices else np.zeros(0, dtype=np.int32)
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         ones = np.ones(len(columns), dtype=np.float32)
-        self.matrix = sparse.csr_matrix((ones, columns, starts), shape=(len(texts), COLUMNS))
+        self.matrix: Matrix = sparse.csr_matrix((ones, columns, starts), shape=(len(texts), COLUMNS))
         self.matrix.has_sorted_indices = True
         self.matrix.has_canonical_format = True
 
@@ -101,7 +104,7 @@ class Shingles:
         for start in range(0, len(rows), 2_000):
             part = rows[start : start + 2_000]
             probes = _probes(_compact(self.matrix[part], grams), counts)
-            shared = (probes @ postings).tocsr()
+            shared: Matrix = (probes @ postings).tocsr()
             # A question that shares nothing is compared with the first.
             empty = np.flatnonzero(np.diff(shared.indptr) == 0)
             left = np.concatenate([np.repeat(np.arange(len(part)), np.diff(shared.indptr)), empty])
@@ -131,7 +134,7 @@ def nearest_method(queries: int, corpus: int) -> str:
     return f"approximate: the best of the rows that share one of {PROBES} n-grams, at most {POSTINGS} rows for each"
 
 
-def _compact(matrix: sparse.csr_matrix, used: np.ndarray) -> sparse.csr_matrix:
+def _compact(matrix: Matrix, used: np.ndarray) -> Matrix:
     """The matrix with only the sorted columns `used`, numbered from 0."""
     at = np.searchsorted(used, matrix.indices)
     at[at == len(used)] = 0
@@ -142,7 +145,7 @@ def _compact(matrix: sparse.csr_matrix, used: np.ndarray) -> sparse.csr_matrix:
     )
 
 
-def _postings(corpus: sparse.csr_matrix, grams: np.ndarray, counts: np.ndarray) -> sparse.csr_matrix:
+def _postings(corpus: Matrix, grams: np.ndarray, counts: np.ndarray) -> Matrix:
     """n-grams x corpus rows; of a frequent n-gram only `POSTINGS` rows, evenly spaced."""
     order = np.argsort(corpus.indices, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -155,7 +158,7 @@ def _postings(corpus: sparse.csr_matrix, grams: np.ndarray, counts: np.ndarray) 
     return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(grams), corpus.shape[0]))
 
 
-def _probes(asked: sparse.csr_matrix, counts: np.ndarray) -> sparse.csr_matrix:
+def _probes(asked: Matrix, counts: np.ndarray) -> Matrix:
     """Of each row its `PROBES` n-grams to look others up by."""
     row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
     order = np.lexsort((asked.indices, counts[asked.indices], row))
@@ -165,7 +168,9 @@ def _probes(asked: sparse.csr_matrix, counts: np.ndarray) -> sparse.csr_matrix:
     spread = rank - PROBES // 2
     kept = (rank < PROBES // 2) | ((spread % step == 0) & (spread // step < PROBES // 2))
     chosen = order[kept]
-    return sparse.csr_matrix((np.ones(len(chosen), dtype=np.float32), (row[kept], asked.indices[chosen])), shape=asked.shape)
+    return sparse.csr_matrix(
+        (np.ones(len(chosen), dtype=np.float32), (row[kept], asked.indices[chosen])), shape=asked.shape
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ n-grams
@@ -180,7 +185,9 @@ def _ngrams(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     left_over = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(codes))
     size = np.full(len(codes), n)
     size[_between(codes, 0xAC00, 0xD7A3)] = min(n, 3)
-    size[_between(codes, 0x3040, 0x30FF) | _between(codes, 0x3400, 0x9FFF) | _between(codes, 0x20000, 0x3FFFF)] = min(n, 2)
+    size[_between(codes, 0x3040, 0x30FF) | _between(codes, 0x3400, 0x9FFF) | _between(codes, 0x20000, 0x3FFFF)] = min(
+        n, 2
+    )
     whole = left_over >= size
     # A text shorter than n is its own and only n-gram.
     bare = np.bincount(text_of[whole], minlength=len(texts)) == 0
