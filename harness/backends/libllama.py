@@ -13,7 +13,19 @@ import ctypes
 import sys
 import tempfile
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -129,7 +141,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
     "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
     "llama_free": (None, [c_void_p]),
-        "llama_get_memory": (c_void_p, [c_void_p]),
+    "llama_get_memory": (c_void_p, [c_void_p]),
     "llama_memory_clear": (None, [c_void_p, c_bool]),
     "llama_memory_seq_rm": (c_bool, [c_void_p, c_int32, c_int32, c_int32]),
     "llama_memory_seq_cp": (None, [c_void_p, c_int32, c_int32, c_int32, c_int32]),
@@ -141,7 +153,14 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 }
 """Name -> (result, arguments) of each function of llama.h that is called."""
 
-MODEL_DEFAULTS = {"n_gpu_layers": -1, "split_mode": 1, "main_gpu": 0, "vocab_only": False, "use_extra_bufts": True, "no_alloc": False}
+MODEL_DEFAULTS = {
+    "n_gpu_layers": -1,
+    "split_mode": 1,
+    "main_gpu": 0,
+    "vocab_only": False,
+    "use_extra_bufts": True,
+    "no_alloc": False,
+}
 CONTEXT_DEFAULTS = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_threads": 4, "n_threads_batch": 4, "ctx_type": 0,
     "rope_scaling_type": -1, "pooling_type": -1, "attention_type": -1, "flash_attn_type": -1, "rope_freq_base": 0.0, "rope_freq_scale": 0.0,
@@ -244,7 +263,9 @@ def _load_neighbours(folder: Path) -> None:
             try:
                 loaded = ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
             except OSError as error:
-                raise ConfigError(f"predict.libllama: {file} cannot be loaded ({error})", "install what it needs") from None
+                raise ConfigError(
+                    f"predict.libllama: {file} cannot be loaded ({error})", "install what it needs"
+                ) from None
             if hasattr(loaded, "ggml_backend_load_all_from_path"):
                 loaded.ggml_backend_load_all_from_path(str(folder).encode())
             break
@@ -279,7 +300,11 @@ def _check_numbers(library: Library) -> None:
             model.close()
     expected = np.concatenate([_expected_logits(ids, embedding, output) for ids in sequences])
     if not np.allclose(found, expected, atol=TOLERANCE):
-        raise ConfigError(f"computes other logits than expected (off by {np.abs(found - expected).max():.3g})", HINT, file=library.path)
+        raise ConfigError(
+            f"computes other logits than expected (off by {np.abs(found - expected).max():.3g})",
+            HINT,
+            file=library.path,
+        )
 
 
 def _weights() -> tuple[np.ndarray, np.ndarray]:
@@ -312,8 +337,18 @@ def _write_check_model(path: Path, embedding: np.ndarray, output: np.ndarray) ->
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH)
     writer.add_tokenizer_model("none")
-    identity, nothing, ones = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), np.float32), np.ones(WIDTH, np.float32)
-    tensors = {"token_embd": embedding, "output": output, "output_norm": ones, "blk.0.attn_norm": ones, "blk.0.ffn_norm": ones}
+    identity, nothing, ones = (
+        np.eye(WIDTH, dtype=np.float32),
+        np.zeros((WIDTH, WIDTH), np.float32),
+        np.ones(WIDTH, np.float32),
+    )
+    tensors = {
+        "token_embd": embedding,
+        "output": output,
+        "output_norm": ones,
+        "blk.0.attn_norm": ones,
+        "blk.0.ffn_norm": ones,
+    }
     tensors |= {f"blk.0.{name}": nothing for name in ("attn_q", "attn_k", "ffn_gate", "ffn_up", "ffn_down")}
     tensors |= {f"blk.0.{name}": identity for name in ("attn_v", "attn_output")}
     for name, values in tensors.items():

@@ -134,9 +134,11 @@ class Greedy:
         places = list(range(len(self.running)))
         rows = [(r.token, r.position, place, True) for place, r in enumerate(self.running)]
         filled = min(-(-len(rows) // self.batching.unit) * self.batching.unit, self.batching.sequences)
+        longest = max(r.position for r in self.running)
         for place in range(len(rows), filled):
             at = self.idle.get(place)
-            if at is None or at >= min(r.position for r in self.running) + BATCH:
+            # Nobody's tokens take no more of the cache than somebody's.
+            if at is None or at > longest:
                 self.context.clear(place)
                 at = 0
             rows.append((0, at, place, False))
@@ -193,6 +195,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all prompts begin with."""
     if not prompts:
         return []
-    low, high = min(prompts), max(prompts)
+    rows = [list(prompt) for prompt in prompts]
+    low, high = min(rows), max(rows)
     count = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return list(low[:count])
+    return low[:count]

@@ -45,13 +45,20 @@ class Model:
     def cache_bytes(self) -> int:
         """Of one token's keys and values in 16 bits, about: heads are taken to be of the usual size."""
         width = self.library.llama_model_n_embd(self.pointer) // max(self.library.llama_model_n_head(self.pointer), 1)
-        return 4 * self.library.llama_model_n_layer(self.pointer) * self.library.llama_model_n_head_kv(self.pointer) * width
+        return (
+            4
+            * self.library.llama_model_n_layer(self.pointer)
+            * self.library.llama_model_n_head_kv(self.pointer)
+            * width
+        )
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text` as llama.cpp splits it."""
         raw = text.encode("utf-8", "surrogatepass")
         ids = np.empty(len(raw) + 8, np.int32)
-        count = self.library.llama_tokenize(self.words, raw, len(raw), ids.ctypes.data, len(ids), add_special, parse_special)
+        count = self.library.llama_tokenize(
+            self.words, raw, len(raw), ids.ctypes.data, len(ids), add_special, parse_special
+        )
         if count < 0:
             raise ModelError("llama.cpp cannot split this text", "leave it out", file=self.path)
         return ids[:count].tolist()
@@ -141,5 +148,3 @@ def logprobs_of(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     largest = logits.max(axis=-1, keepdims=True)
     total = np.log(np.exp(logits - largest).sum(axis=-1))
     return logits[np.arange(len(tokens)), tokens] - largest[:, 0] - total
-
-

@@ -101,7 +101,7 @@ def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before:
     if job.backend == "llamacpp":
         # Of a variant that was only measured, the setting may be another than the one that answered.
         used = team.facts.execution.get("slots", usual.slots)
-        other = replace(usual, slots=1 if used != 1 else 4)
+        other = replace(usual, slots=4 if used == 1 else 1)
         how = f"slots: {other.slots} against {used}"
         # Two copies of a large model need not fit.
         again = team.reload(other)
