@@ -500,7 +500,11 @@ BAD = {
         "no end token",
     ),
     "not BPE": (lambda f: edit_tokenizer(f, model={"type": "WordPiece"}), ModelError, "WordPiece"),
-    "SentencePiece": (lambda f: edit_tokenizer(f, model={"byte_fallback": True}), ModelError, "byte-level BPE"),
+    "SentencePiece with unknown steps": (
+        lambda f: edit_tokenizer(f, model={"byte_fallback": True}),
+        ModelError,
+        "treats spaces",
+    ),
     "a greedy token": (
         lambda f: edit_tokenizer(f, added_tokens=[{"id": 5, "content": "<x>", "lstrip": True}]),
         ModelError,

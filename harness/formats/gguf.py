@@ -30,6 +30,7 @@ from harness.formats import (
     safetensors_reader,
     vocabulary,
 )
+from harness.formats.modelfile import read_chat_template
 from harness.storage import atomic_path, need_space
 
 METADATA = 1 << 24
@@ -95,7 +96,7 @@ def write(
     planned = llama.plan(model_folder, config, type)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
-        _write(temporary, config, words, planned, type, threads, progress)
+        _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads, progress)
         facts = check(temporary)
         if facts["tensors"] != len(planned):
             raise ArtifactError(f"holds {facts['tensors']} tensors of {len(planned)}", "run the export again", file=out)
@@ -124,6 +125,7 @@ def _write(
     path: Path,
     config: dict[str, Any],
     words: vocabulary.Vocabulary,
+    chat_template: str,
     planned: list[llama.Planned],
     type: str,
     threads: int,
@@ -132,6 +134,8 @@ def _write(
     writer = GGUFWriter(path, families.find(config, path).name)
     llama.add_settings(writer, config, type)
     words.add_to(writer)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     for tensor in planned:
         writer.add_tensor_info(
             tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=tensor.kind
