@@ -16,7 +16,9 @@ from harness.backends.llama_context import Context, Model
 TOKENS = 256
 """Of a sequence while measuring."""
 STEPS, SECONDS = 12, 0.12
-"""Steps that one setting is measured with, at most and for so long at most; at least two."""
+"""Steps that one setting is measured with, at most and for so long at most; at least one, behind one that is not counted."""
+BUDGET = 2.0
+"""Seconds after which no further setting is tried: a large model's step takes a second by itself."""
 SEQUENCES = (8, 16, 32, 64)
 LEAST_GAIN = 1.05
 """A larger setting must be so much faster than the one before: the smaller one needs less memory and wastes less at the end."""
@@ -51,8 +53,11 @@ def measure(model: Model, *, threads: int, sequences: int, tokens: int, unit: in
         return Setting(threads, sequences)
     room = max(unit, CACHE_BYTES // max(tokens * model.cache_bytes(), 1) // unit * unit)
     candidates = [sequences] if sequences else [n for n in SEQUENCES if n <= room and n % unit == 0] or [unit]
-    best = _best_threads(model, candidates[0], [threads] if threads else thread_candidates(cores()))
+    end = time.perf_counter() + BUDGET
+    best = _best_threads(model, candidates[0], [threads] if threads else thread_candidates(cores()), end)
     for count in candidates[1:]:
+        if time.perf_counter() > end:
+            break
         found = _measured(model, best.threads, count)
         if found.tokens_per_second < LEAST_GAIN * best.tokens_per_second:
             break
@@ -68,10 +73,12 @@ def thread_candidates(count: int) -> list[int]:
     return found
 
 
-def _best_threads(model: Model, sequences: int, candidates: list[int]) -> Setting:
+def _best_threads(model: Model, sequences: int, candidates: list[int], end: float) -> Setting:
     """The fewest threads that are about as fast as any; fewer than half of the best are not tried once they are slower."""
     best = _measured(model, candidates[0], sequences)
     for threads in candidates[1:]:
+        if time.perf_counter() > end:
+            break
         found = _measured(model, threads, sequences)
         if found.tokens_per_second * LEAST_GAIN < best.tokens_per_second:
             break
@@ -91,7 +98,7 @@ def _measured(model: Model, threads: int, sequences: int) -> Setting:
             # The first step reads the weights and lays out the memory.
             if at:
                 times.append(time.perf_counter() - start)
-            if len(times) > 1 and time.perf_counter() - began > SECONDS:
+            if times and time.perf_counter() - began > SECONDS:
                 break
     finally:
         context.close()
