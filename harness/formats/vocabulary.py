@@ -97,7 +97,8 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         raise UnsupportedTokenizer(
             f"its token {odd!r} swallows spaces or stands only alone, which llama.cpp does not know", file=file
         )
-    if not pieces and (stray := _not_bytes(model["vocab"], {token["content"] for token in added})):
+    everything = {token["content"] for token in added}
+    if not pieces and (stray := _not_bytes(model["vocab"], everything)):
         raise UnsupportedTokenizer(f"its token {stray!r} is not made of byte characters", file=file)
     rows = config["vocab_size"]
     highest = max(ids.values())
@@ -109,15 +110,12 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         )
     tokens, types = [f"[PAD{i}]" for i in range(rows)], [int(TokenType.UNUSED)] * rows
     control = {token["content"] for token in added if token.get("special")}
-    everything = {token["content"] for token in added}
     for text, i in ids.items():
         tokens[i] = text
         types[i] = sentencepiece.token_type(text, control, everything, model.get("unk_token") if pieces else None)
     if len(set(tokens)) < rows:
         raise ModelError(
-            "its tokenizer has two tokens of one id, or one named like padding ([PAD0])",
-            "save the tokenizer again",
-            file=file,
+            "its tokenizer has two tokens of one id, or one named [PAD0]", "save the tokenizer again", file=file
         )
     special = _special(folder, config, ids)
     first, last = _template(tokenizer.get("post_processor"))
