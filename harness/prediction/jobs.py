@@ -70,6 +70,7 @@ class Job:
             self.source.load_in_4bit,
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
+        cut += [self.execution.libllama, self.execution.gpu_layers]
         return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
 
 
@@ -123,7 +124,15 @@ def jobs(
     ends = stop_ids(tokenizer, _generation_eos(folder), prompter.eos)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     generation = Generation(settings.max_new_tokens, ends, pad)
-    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
     shots = few_shots(run, config, questions)
