@@ -16,7 +16,7 @@ from harness.backends import Execution, Generation, Source
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ModelError
 from harness.formats import families, gguf
-from tests.models import edit_json, save_tokenizer
+from tests.helpers.models import edit_json, save_tokenizer
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,

@@ -23,8 +23,8 @@ from harness.prediction import fidelity_probe
 from harness.records import Comparison, PredictionManifest, Question, SplitManifest
 from harness.stages import compare, predict, score
 from harness.storage import RunFolder
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 VARIANTS = ["base", "merged_16bit", "gguf_f16", "gguf_q4_k_m"]
 N = len(small_run.QUESTIONS)

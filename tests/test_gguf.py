@@ -19,7 +19,7 @@ from harness.backends.llamacpp import LlamaCppBackend
 from harness.config import GGUF_TYPES
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError, StorageError
 from harness.formats import FORMATS, families, find, gguf, llama, quantize, safetensors_reader
-from tests.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
+from tests.helpers.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
 
 
 def load(path: Path, slots: int = 1) -> LlamaCppBackend:
@@ -318,7 +318,8 @@ def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.
         safetensors_reader,
         "index",
         lambda folder: {
-            name: safetensors_reader.Tensor(name, folder, "BF16", s, 0) for name, s in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items()
+            name: safetensors_reader.Tensor(name, folder, "BF16", s, 0)
+            for name, s in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items()
         },
     )
     return llama.plan(Path(), config, kind)

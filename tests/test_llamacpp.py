@@ -18,8 +18,8 @@ from harness.backends.llama_context import Context, DecodeError
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ConfigError, ModelError
 from harness.formats import gguf, llama
-from tests.models import BOS_ID, CORPUS, VOCABULARY, edit_json
-from tests.models import EOS_ID as END
+from tests.helpers.models import BOS_ID, CORPUS, VOCABULARY, edit_json
+from tests.helpers.models import EOS_ID as END
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from harness.formats.modelfile import Serving
 from harness.records import ExportManifest
 from harness.stages import export
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import EOS, edit_json, save_model
+from tests.helpers import small_run
+from tests.helpers.models import EOS, edit_json, save_model
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 

@@ -15,7 +15,7 @@ from harness.backends import libllama
 from harness.backends.llama_context import Model
 from harness.errors import ModelError
 from harness.formats import gguf
-from tests.models import CORPUS, save_model
+from tests.helpers.models import CORPUS, save_model
 
 SPACE = "\u2581"
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}

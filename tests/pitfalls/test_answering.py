@@ -22,8 +22,9 @@ from harness.models import base_model
 from harness.prediction import jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.stages import predict
-from tests import scored_run, small_run, test_llamacpp, test_predict
-from tests.models import BOS, BOS_ID, EOS_ID, edit_json
+from tests import test_llamacpp, test_predict
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import BOS, BOS_ID, EOS_ID, edit_json
 from tests.pitfalls.faults import LIMIT, Bench, Step, alarms, answered, caught, compared, job
 
 
