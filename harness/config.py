@@ -42,8 +42,6 @@ METRICS = [
 ]
 
 TEMPLATE = """\
-You are an expert on the Constitution of India.
-
 ### Question:
 {question}
 
@@ -116,15 +114,40 @@ class Data(Section):
 class Prompt(Section):
     """How a question is put, in training and to every backend."""
 
+    format: Literal["auto", "text", "chat"] = "auto"
+    """`text` is `template`; `chat` is the tokenizer's own chat template; `auto` is chat where the tokenizer has one."""
     template: str = TEMPLATE
-    """Rendered with `{question}`; the answer follows it directly."""
+    """Of text: rendered with `{question}`; the answer follows it directly. A template with two `{}` (question, answer) is taken as it is pasted."""
+    system: str | None = None
+    """Chat: the system message."""
+    enable_thinking: bool | None = None
+    """Chat: the switch that templates of reasoning models have; none: the template's own default."""
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many of the nearest training questions, with their answers, stand in front of each question."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _pasted(cls, value: object) -> object:
+        """A template that also has a place for the answer, as notebooks have it, up to that place."""
+        for question, answer in (("{}", "{}"), ("{question}", "{answer}")):
+            if isinstance(value, str) and value.count("{}") in (0, 2) and answer in value and question in value:
+                before, _, rest = value.partition(question)
+                between, _, after = rest.partition(answer)
+                if "{" not in before + between + after and not after.strip():
+                    return before + "{question}" + between
+        return value
 
     @field_validator("template")
     @classmethod
     def _one_question(cls, value: str) -> str:
         if value.count("{question}") != 1:
-            raise ValueError("must contain {question} exactly once")
+            raise ValueError("must contain {question} exactly once, or two {} with nothing after the second")
         return value
+
+    @field_validator("system")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        return value if value and value.strip() else None
 
 
 class Lora(Section):
@@ -232,10 +255,14 @@ class Predict(Section):
     """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
-    slots: Annotated[int, Field(ge=1, le=64)] = 4
-    """Parallel sequences in llama.cpp."""
+    slots: Annotated[int, Field(ge=0, le=256)] = 0
+    """Parallel sequences in llama.cpp, or requests to an endpoint; 0: measured, or 4 for an endpoint."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0: one per 50 million parameters, and one per core at most."""
+    """CPU threads; 0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp, for instance with CUDA: its shared object, or the folder of it; none: xllamacpp's."""
+    gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] | None = None
+    """Layers of a GGUF model on the GPU, -1: all; none: all on a GPU if this build of llama.cpp can, else none."""
     fidelity_questions: Annotated[int, Field(ge=0)] = 24
     """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
 
@@ -284,6 +311,8 @@ class Compare(Section):
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Differences within plus or minus this are equivalent."""
+    primary: str = "auto"
+    """The metric that decides; auto: exact match where the references are short, token F1 where they are long."""
     resamples: Resamples = 10_000
     seed: Seed = 0
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02

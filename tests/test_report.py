@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fixture import HOSTILE, METRICS, write_run
 from typer.testing import CliRunner
 
 from harness import provenance, storage
@@ -26,6 +25,7 @@ from harness.report import answers, headline, provenance_section, sections
 from harness.report import page as rendering
 from harness.report.charts import comparison, label_placement, training
 from harness.stages import report
+from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def pair(**changes) -> Pair:
         "delta": 0.1,
         "ci95": (0.05, 0.2),
         "p": 0.01,
-        "p_holm": 0.02,
+        "p_adjusted": 0.02,
         "verdict": "better",
     }
     return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
@@ -161,7 +161,7 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
         for measured in result["metrics"].values():
             measured.update(value=None, ci95=None, n=0, n_unscored=12)
     for entry in value["pairs"]:
-        entry.update(delta=None, ci95=None, p=None, p_holm=None, verdict="undecided")
+        entry.update(delta=None, ci95=None, p=None, p_adjusted=None, verdict="undecided")
     edit(run, **value)
     page = report.run(run, Config()).read_text()
     assert "has no scored answer, so there is no result" in page

@@ -38,7 +38,7 @@ class EndpointBackend:
         if not (key.isascii() and key.isprintable()):
             raise ConfigError(f"{KEY} holds characters that no header can carry", "set it to the server's key")
         self.url = (source.url or "").rstrip("/")
-        self.generation, self.slots = generation, execution.slots
+        self.generation, self.slots = generation, execution.slots or 4
         self.client = httpx.Client(timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {key}"} if key else {})
         try:
             models = {str(model["id"]): model for model in self._json("GET", "/models")["data"]}

@@ -14,7 +14,8 @@ from harness.config import Config
 from harness.errors import ArtifactError, DeviceError, ModelError
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
-from harness.records import ExportManifest, Question, TrainManifest
+from harness.questions import few_shot
+from harness.records import ExportManifest, PromptForm, Question, TrainManifest
 from harness.storage import RunFolder
 
 
@@ -42,6 +43,9 @@ class Job:
     loaded: Any = field(default=None, compare=False, repr=False)
     """The tokenizer, loaded once for all jobs; it stays in the process that made the job."""
 
+    prompt: PromptForm | None = None
+    """How the questions were put."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "loaded": None}
 
@@ -66,6 +70,7 @@ class Job:
             self.source.load_in_4bit,
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
+        cut += [self.execution.libllama, self.execution.gpu_layers]
         return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
 
 
@@ -114,15 +119,25 @@ def jobs(
     found = found or find_weights(run, config, folder, variants)
     tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     tokenizer_hash = tokenizer_sha256(tokenizer)
-    prompter = Prompter(tokenizer, config.prompt.template)
+    prompter = Prompter(tokenizer, config.prompt)
     settings = config.predict
-    ends = stop_ids(tokenizer, _generation_eos(folder))
+    ends = stop_ids(tokenizer, _generation_eos(folder), prompter.eos)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     generation = Generation(settings.max_new_tokens, ends, pad)
-    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
-    prompts = [prompter.ids(q.question) for q in questions]
+    shots = few_shots(run, config, questions)
+    prompts = [prompter.ids(q.question, chosen) for q, chosen in zip(questions, shots, strict=True)]
+    form = prompter.form(questions[0].question, shots[0]) if questions else None
     for variant in variants:
         weights = found[variant]
         lines, manifest = run.prediction(variant)
@@ -143,7 +158,14 @@ def jobs(
             manifest,
             _processes(config, device, weights.backend),
             tokenizer,
+            form,
         )
+
+
+def few_shots(run: RunFolder, config: Config, questions: list[Question]) -> list[list[tuple[str, str]]]:
+    """`prompt.few_shot` training questions with their answers for each question."""
+    train = storage.read_records(run.train_jsonl, Question) if config.prompt.few_shot else []
+    return few_shot.nearest(questions, train, config.prompt.few_shot)
 
 
 def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, variant: str) -> Weights:

@@ -27,7 +27,8 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
-from harness.records.prediction import Cost, Prediction, PredictionManifest, PredictionSet
+from harness.records.prediction import Cost, Prediction, PredictionManifest, PredictionSet, Thinking
+from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
@@ -61,6 +62,7 @@ __all__ = [
     "Prediction",
     "PredictionManifest",
     "PredictionSet",
+    "PromptForm",
     "Question",
     "Record",
     "SchemaVersion",
@@ -68,6 +70,7 @@ __all__ = [
     "ScoreManifest",
     "ScoreSet",
     "SplitManifest",
+    "Thinking",
     "TokenId",
     "TrainManifest",
     "VariantResult",

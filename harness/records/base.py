@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Interval = tuple[float, float]
 FinishReason = Literal["stop", "length", "error"]
-Verdict = Literal["better", "worse", "tied", "undecided"]
+Verdict = Literal["better", "worse", "tied", "identical", "undecided"]
 
 SCHEMA_VERSION = 1
 SchemaVersion = Literal[1]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from harness import backends, storage
 from harness.config import Config
+from harness.prediction import answers
 from harness.prediction.jobs import jobs
 from harness.records import Question
 from harness.storage import RunFolder
@@ -31,7 +32,7 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
     for job in jobs(run, config, "demo", questions, config.predict.variants):
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)
         tokenizer = job.open_tokenizer()
-        for question, completion in zip(questions, backend.answer(job.prompts), strict=True):
-            text = tokenizer.decode(completion.answer_ids, skip_special_tokens=True).strip()
-            yield question.question, job.variant, completion.error or completion.text or text
+        for question, prompt, found in zip(questions, job.prompts, backend.answer(job.prompts), strict=True):
+            answer = answers.read(tokenizer, prompt, found.answer_ids, found.text or "")
+            yield question.question, job.variant, found.error or answer.text
         backend.close()

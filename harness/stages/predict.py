@@ -6,6 +6,7 @@ loses the batches in flight at most. The same process then measures fidelity and
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from harness.backends import Completion
 from harness.config import Config
 from harness.errors import ConfigError
 from harness.models import base_model
-from harness.prediction import fidelity_probe
+from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
 from harness.prediction.jobs import Job, Weights, find_weights, installed, jobs
 from harness.prediction.journal import Journal
 from harness.prediction.runners import InProcessRunner, WorkerPool
 from harness.prompt import prompt_hash
-from harness.records import Cost, Prediction, PredictionManifest, PredictionSet, SplitManifest
+from harness.records import Cost, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
 from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
@@ -68,10 +69,7 @@ def run(
             if kept and (asked is None or asked.is_measured(job, kept))
             else _in_own_process(job, progress, asked, kept)
         )
-        cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
-        progress(
-            f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
-        )
+        progress(_summary(manifests[job.variant]))
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
     storage.write_json(run.predict_json, PredictionSet(fingerprint=fingerprint, variants=answered))
     return manifests
@@ -108,6 +106,16 @@ def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest
         return True
 
     return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
+
+
+def _summary(manifest: PredictionManifest) -> str:
+    rate, cut, thinking = manifest.cost.tokens_per_second or 0, manifest.finish.get("length", 0), manifest.thinking
+    line = f"{manifest.variant}: {manifest.n} questions, {rate:,.0f} tokens/s, {cut} cut at the limit"
+    if thinking is None:
+        return line
+    return (
+        f"{line}; reasoning of {thinking.mean_tokens:.0f} tokens on average, {thinking.unclosed} unclosed (unanswered)"
+    )
 
 
 def _answered(job: Job, force: bool) -> PredictionManifest | None:
@@ -234,11 +242,23 @@ def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
     """Texts from token ids, by the base's tokenizer for every backend, and the file of all answers."""
     tokenizer = job.open_tokenizer()
     for i, p in enumerate(predictions):
-        if p.answer_ids:
-            predictions[i] = p.model_copy(
-                update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()}
-            )
+        if p.finish_reason != "error":
+            found = answers.read(tokenizer, p.prompt_ids, p.answer_ids, p.text)
+            predictions[i] = p.model_copy(update=dataclasses.asdict(found))
     storage.write_jsonl(job.lines, predictions)
+
+
+def _thinking(predictions: list[Prediction]) -> Thinking | None:
+    """How long the answers' reasoning was; None if there was none."""
+    lengths = [p.thinking_tokens for p in predictions if p.thinking_tokens or p.unclosed]
+    if not lengths:
+        return None
+    return Thinking(
+        answers=len(lengths),
+        mean_tokens=sum(lengths) / len(lengths),
+        longest_tokens=max(lengths),
+        unclosed=sum(p.unclosed for p in predictions),
+    )
 
 
 def _manifest(
@@ -263,12 +283,14 @@ def _manifest(
         | {
             "batch_tokens": used.batch_tokens,
             "max_batch": used.max_batch,
-            "slots": used.slots,
+            "slots": facts.execution.get("slots", used.slots),
             "processes": job.processes,
         },
         n=len(predictions),
         finish=dict(Counter(p.finish_reason for p in predictions)),
         prompts_cut=sum(p.prompt_cut for p in predictions),
+        prompt=job.prompt,
+        thinking=_thinking(predictions),
         cost=Cost(
             tokens_per_second=tokens / seconds if seconds > 0 else None,
             seconds=seconds,

@@ -18,15 +18,16 @@ import datasketch
 from harness import storage
 from harness.config import Config, Data
 from harness.errors import DataError
+from harness.metrics.normalize import normalize_question
 from harness.questions import dataset, no_model_baselines
 from harness.questions.dataset import Row
-from harness.questions.paraphrase import is_long, normalise
-from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
+from harness.questions.grouping import EXAMPLES, Groups, Link, group_rows, is_long
+from harness.questions.similarity import WINDOW, Shingles, nearest_method
 from harness.records import Question, SplitManifest
 
 MIN_GROUPS = 10
-LARGE_GROUP = 0.05
-"""Share of the rows from which a group is warned of."""
+LARGE_GROUP = 0.1
+"""Share of its side's rows above which a group of several rows is warned of."""
 SHARE_TOLERANCE = 0.2
 """Relative difference between the share asked for and the share realised from which it is warned of."""
 MAX_CONFLICTS = 200
@@ -90,7 +91,7 @@ def run(
         n_groups_heldout=len(held_groups),
         heldout_requested=config.data.heldout,
         seed=config.data.seed,
-        similarity=_method(rows, groups, config.data),
+        similarity=_method(rows, groups, len(heldout), config.data),
         largest_groups=_largest(questions, sizes, held_groups),
         merges={reason: sum(link.reason == reason for link in groups.links) for reason in REASONS},
         merge_examples=[_example(rows, link) for reason in REASONS for link in _some(groups.links, reason)],
@@ -100,7 +101,7 @@ def run(
             "grouped": _baselines(rows, train, dict(zip(heldout, copied.tolist(), strict=True))),
             "random": _random_baselines(rows, shingles, len(heldout), config.data.seed),
         },
-        warnings=_warnings(rows, sizes, len(heldout), len(conflicts), config.data),
+        warnings=_warnings(rows, sizes, held_groups, len(heldout), len(conflicts), config.data),
         seconds=round(time.monotonic() - began, 3),
     )
     # Without its manifest a split does not exist: none may stand beside the files of another while these are replaced.
@@ -148,7 +149,7 @@ def _heldout_groups(rows: Sequence[Row], sizes: Counter[int], data: Data) -> set
 
 def _place(first: Row, seed: int) -> float:
     """Where a group stands between 0 and 1, by its first row: uniform over seeds and groups."""
-    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalise(first.question)}"
+    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalize_question(first.question)}"
     return int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -176,9 +177,10 @@ def _content(question: Question) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------ what to report
 
 
-def _method(rows: Sequence[Row], groups: Groups, data: Data) -> dict[str, Any]:
+def _method(rows: Sequence[Row], groups: Groups, n_heldout: int, data: Data) -> dict[str, Any]:
     return {
-        "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; question and answer decide together",
+        "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; what varies among look-alikes and the answers decide",
+        "nearest": nearest_method(n_heldout, len(rows) - n_heldout),
         "ngram": data.ngram,
         "threshold": data.similarity,
         "long_answer_words": data.long_answer_words,
@@ -186,6 +188,8 @@ def _method(rows: Sequence[Row], groups: Groups, data: Data) -> dict[str, Any]:
         "pairs_compared": groups.pairs_compared,
         "window": WINDOW,
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
+        "rows_with_stock_answers": groups.rows_with_stock_answers,
+        "chains_cut": groups.chains_cut,
         "kept_apart": groups.n_kept_apart,
         "kept_apart_examples": [_example(rows, link) for link in groups.kept_apart],
     }
@@ -222,10 +226,10 @@ def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions whose rows do not accept one another's answers."""
     asked: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        asked[normalise(row.question)].append(row)
+        asked[normalize_question(row.question)].append(row)
     conflicts = []
     for same in asked.values():
-        accepted = [{normalise(text) for text in (row.answer, *row.references)} for row in same]
+        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             conflicts.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})
@@ -260,14 +264,16 @@ def _random_baselines(
     return no_model_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
 
 
-def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_conflicts: int, data: Data) -> list[str]:
+def _warnings(
+    rows: Sequence[Row], sizes: Counter[int], held: set[int], n_heldout: int, n_conflicts: int, data: Data
+) -> list[str]:
     warnings = []
     for group, count in sizes.most_common():
-        if count <= LARGE_GROUP * len(rows):
-            break
-        warnings.append(
-            f"{count / len(rows):.0%} of the rows ({count}) form one group, like {rows[group].question[:100]!r}"
-        )
+        side, total = ("held-out", n_heldout) if group in held else ("training", len(rows) - n_heldout)
+        if count > 1 and count > LARGE_GROUP * total:
+            warnings.append(
+                f"{count / total:.0%} of the {side} rows ({count}) form one group, like {rows[group].question[:100]!r}"
+            )
     asked = data.heldout if data.heldout < 1 else data.heldout / len(rows)
     share = n_heldout / len(rows)
     if abs(share - asked) > SHARE_TOLERANCE * asked:

@@ -1,6 +1,6 @@
 """A whole run folder, written from a seed: what the report reads, without a model or a pipeline.
 
-python -m tests.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
+python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _pair(left: str, right: str, metric: str, scores: dict[str, list[dict[str, f
         delta=delta,
         ci95=(low, high),
         p=p,
-        p_holm=holm,
+        p_adjusted=holm,
         verdict=verdict,  # type: ignore[arg-type]
         n=n,
         margin=0.02,
