@@ -120,21 +120,10 @@ def jobs(
     tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
     tokenizer_hash = tokenizer_sha256(tokenizer)
     prompter = Prompter(tokenizer, config.prompt)
-    settings = config.predict
     ends = stop_ids(tokenizer, _generation_eos(folder), prompter.eos)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    generation = Generation(settings.max_new_tokens, ends, pad)
-    execution = Execution(
-        device,
-        settings.batch_tokens,
-        settings.max_batch,
-        settings.slots,
-        settings.threads,
-        settings.libllama,
-        settings.gpu_layers,
-    )
-    if device == "cpu":
-        execution = resolve_batch_size(execution, 0, len(questions), 1)
+    generation = Generation(config.predict.max_new_tokens, ends, pad)
+    execution = _execution(config, device, len(questions))
     shots = few_shots(run, config, questions)
     prompts = [prompter.ids(q.question, chosen) for q, chosen in zip(questions, shots, strict=True)]
     form = prompter.form(questions[0].question, shots[0]) if questions else None
@@ -160,6 +149,21 @@ def jobs(
             tokenizer,
             form,
         )
+
+
+def _execution(config: Config, device: str, questions: int) -> Execution:
+    """How the work is cut up; on the CPU its automatic sizes are known before a model is loaded."""
+    settings = config.predict
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
+    return resolve_batch_size(execution, 0, questions, 1) if device == "cpu" else execution
 
 
 def few_shots(run: RunFolder, config: Config, questions: list[Question]) -> list[list[tuple[str, str]]]:
