@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from harness import storage
 from harness.config import Compare
 from harness.metrics.text import words
-from harness.records import Alarm, Prediction, Question, ScoreManifest
+from harness.records import Alarm, Prediction, PredictionManifest, Question, ScoreManifest
 from harness.storage import RunFolder
 
 SHOWN = 40
@@ -31,9 +31,10 @@ def find(
         limits: of the alarms that have one; of all else, one answer raises it.
     """
     texts, prompts = {}, {}
+    asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in manifests}
     for name in manifests:
         texts[name], prompts[name] = _answers(run, name)
-    first = next(iter(manifests))
+    first = next((name for name in manifests if asked[name].asked == "run"), next(iter(manifests)))
     expected = commonest([question.answer, *question.references] for question in questions)[1]
     for name, manifest in manifests.items():
         runaway = manifest.finish.get("length", 0) / manifest.n
@@ -50,7 +51,9 @@ def find(
                 value=share - expected,
                 limit=limits.constant_limit,
             )
-        unlike = sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
+        for finding in asked[name].findings:
+            yield Alarm(code=finding.code, variant=name, message=f"{name}: {finding.message}", value=1.0, limit=0.0)
+        unlike = asked[name].asked == "run" and sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
         same = manifest.n if name in tuned and texts[name] == texts.get("base") else 0
         for code, count, what in (
             ("prompts_cut", manifest.prompts_cut, "prompts did not fit into the context"),

@@ -63,6 +63,7 @@ def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) 
 
     Questions that the context has no room for, or that failed, are left out.
     """
+    assert job.tokenizer is not None
     tokenizer = load_tokenizer(job.tokenizer)
     if tokenizer_sha256(tokenizer) != job.tokenizer_sha256:
         raise ArtifactError(

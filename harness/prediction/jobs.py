@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 from harness import storage
-from harness.backends import Execution, Generation, Source, resolve_batch_size
-from harness.config import Config
-from harness.errors import ArtifactError, DeviceError, ModelError
+from harness.backends import Execution, Generation, Prompt, Source, resolve_batch_size
+from harness.config import Config, Price
+from harness.errors import ArtifactError, DeviceError
 from harness.models import base_model
-from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
+from harness.prediction import extras
+from harness.prediction.asking import Asker
+from harness.prompt import prompt_hash
 from harness.records import ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
 
@@ -32,14 +35,26 @@ class Job:
     size_bytes: int
     questions: list[str]
     """Their ids, in the order of the split."""
-    prompts: list[list[int]]
-    tokenizer: Path
+    prompts: list[Prompt]
+    tokenizer: Path | None
+    """None: the model takes text."""
     tokenizer_sha256: str
     split_id: str
     lines: Path
     manifest: Path
     processes: int = 1
     """That share the questions."""
+    template: str = ""
+    asked: Literal["run", "own"] = "run"
+    """As in PredictionManifest."""
+    price: Price | None = None
+    foreign_adapter: bool = False
+    """It was trained elsewhere, and is checked before it is asked."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt; 0 where they are not known."""
+        return [len(p) if self.tokenizer is not None else 0 for p in self.prompts]
 
     @property
     def prompts_sha256(self) -> str:
@@ -56,75 +71,73 @@ class Job:
             self.backend,
             version,
             self.source.load_in_4bit,
+            *([True] if self.source.chat else []),
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
         return storage.sha256_json([*asked, *cut, storage.source_sha256(*SOURCES)])
 
 
 def jobs(
-    run: RunFolder, config: Config, split_id: str, questions: list[Question], variants: list[str]
+    run: RunFolder,
+    config: Config,
+    split_id: str,
+    questions: list[Question],
+    variants: list[str],
+    objects: Mapping[str, Any] | None = None,
 ) -> Iterator[Job]:
     """A job for each variant, made one by one: hashing an artifact takes a while.
 
+    Args:
+        objects: variant of the backend `python` -> the function or loaded model that answers.
     Raises:
-        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: the base cannot be used.
+        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.
     """
     base_model.quiet_libraries()
     device = base_model.device_of(config.device)
-    folder = base_model.resolve(config.model)
-    tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt.template)
+    asker = Asker(config, questions)
     settings = config.predict
-    ends = stop_ids(tokenizer, _generation_eos(folder))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    generation = Generation(settings.max_new_tokens, ends, pad)
     execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
-    prompts = [prompter.ids(q.question) for q in questions]
     for variant in variants:
-        backend, source, weights, size = _source(run, config, folder, variant)
+        extra = config.predict.extra.get(variant)
+        if extra is None:
+            backend, source, weights, size = _source(run, config, asker.folder, variant)
+            asking = asker.by_run
+        else:
+            source, weights, size, asking = extras.resolve(config, variant, extra, asker, (objects or {}).get(variant))
+            backend = extra.backend
+        cut = execution
+        if backend == "endpoint":
+            parallel = extra.parallel if extra and extra.parallel else settings.slots
+            cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
         lines, manifest = run.prediction(variant)
         yield Job(
-            variant,
-            backend,
-            source,
-            generation,
-            execution,
-            weights,
-            size,
-            [q.id for q in questions],
-            prompts,
-            folder,
-            tokenizer_sha256(tokenizer),
-            split_id,
-            lines,
-            manifest,
-            _processes(config, device, backend),
+            variant=variant,
+            backend=backend,
+            source=source,
+            generation=asking.generation,
+            execution=cut,
+            weights_sha256=weights,
+            size_bytes=size,
+            questions=[q.id for q in questions],
+            prompts=asking.prompts,
+            tokenizer=asking.tokenizer,
+            tokenizer_sha256=asking.tokenizer_sha256,
+            split_id=split_id,
+            lines=lines,
+            manifest=manifest,
+            processes=_processes(config, device, backend),
+            template=asking.template,
+            asked=asking.by,
+            price=extra.price if extra else None,
+            foreign_adapter=extra is not None and source.adapter is not None,
         )
 
 
 def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
-    """(backend, source, hash of the weights, their bytes) of a variant."""
+    """(backend, source, hash of the weights, their bytes) of a variant that the run made."""
     model = config.model
-    if (extra := config.predict.extra.get(variant)) is not None:
-        path = Path(extra.path)
-        if extra.backend == "endpoint":
-            return (
-                "endpoint",
-                Source(path, url=extra.path, model=extra.model),
-                storage.sha256_json([extra.path, extra.model]),
-                0,
-            )
-        if not path.exists():
-            raise ArtifactError("does not exist", f"correct predict.extra.{variant}.path", file=path)
-        size = path.stat().st_size if path.is_file() else base_model.weights_size(path)
-        return (
-            extra.backend,
-            Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
-            storage.sha256_file(path) if path.is_file() else base_model.weights_sha256(path),
-            size,
-        )
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
     base_sha256 = base_model.weights_sha256(folder)
     if variant == "base":
@@ -171,15 +184,6 @@ def _processes(config: Config, device: str, backend: str) -> int:
             f"predict.processes is {asked}, and there are {found} GPUs", "set it to 0 for one process on each GPU"
         )
     return asked or found
-
-
-def _generation_eos(folder: Path) -> int | list[int] | None:
-    file = folder / "generation_config.json"
-    settings = storage.read_json(file) if file.exists() else {}
-    found = settings.get("eos_token_id") if isinstance(settings, dict) else settings
-    if not all(type(i) is int and i >= 0 for i in (found if isinstance(found, list) else [found or 0])):
-        raise ModelError(f"its eos_token_id is {str(found)[:40]!r}, not token ids", "fetch the model again", file=file)
-    return found
 
 
 def installed(backend: str) -> dict[str, str]:
