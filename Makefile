@@ -4,6 +4,8 @@
 # make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a look at what is missing
 # make train GPUS=2 CONFIG=llama3-8b    the same steps, shared by two GPUs
 #
+# make evaluate TEST=test.json MODEL=mine=adapter:FOLDER [TRAINED_ON=train.json]    judge a model made elsewhere, without training
+#
 # make gate                             fail if the run is worse than reports/baseline.json
 #
 # Make decides what is stale: a stage runs if its inputs, its config or its own code are newer than its manifest.
@@ -14,6 +16,10 @@ SET    ?=
 ASK    ?=
 GPU    ?=
 GPUS   ?=
+TEST   ?=
+MODEL  ?=
+BASE   ?=
+TRAINED_ON ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
@@ -29,7 +35,7 @@ HARNESS = $(BIN)/harness
 QUESTIONS := $(if $(QA),$(QA),data/constitution_qa.json)
 CORE   := harness/config.py $(wildcard harness/records/*.py) $(wildcard harness/storage/*.py)
 
-.PHONY: setup doctor data base split train export predict score eval report gate baseline test lint audit bench demo clean help FORCE
+.PHONY: setup doctor data base split train export predict score eval report evaluate gate baseline test lint audit bench demo clean help FORCE
 .DELETE_ON_ERROR:
 # A manifest is whole or not there: make must not take it away when it is interrupted while the stage behind it ends.
 .PRECIOUS: $(R)/split/split.json $(R)/train.json $(R)/export.json $(R)/predictions/manifest.json $(R)/scores/manifest.json \
@@ -85,6 +91,11 @@ score: $(R)/scores/manifest.json    ## exact match, token F1, ROUGE, citations
 report: $(OUT)/report.html          ## comparison.json, report.html, report.md
 eval: report                        ## export, predict, score, compare and report
 	@echo "report: $(OUT)/report.html"
+
+# Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
+evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
+	$(HARNESS) evaluate --test $(TEST) $(foreach m,$(MODEL),--model $(m)) $(if $(TRAINED_ON),--trained-on $(TRAINED_ON)) $(if $(BASE),--base $(BASE)) \
+	  $(if $(filter file,$(origin CONFIG)),,--config $(CONFIG)) $(if $(filter file,$(origin RUN)),,--run $(RUN)) $(foreach s,$(SET),--set $(s))
 
 # The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
 gate: $(OUT)/report.html            ## fail if the run is worse than reports/baseline.json

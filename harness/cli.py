@@ -327,6 +327,78 @@ def demo(
 
 
 @app.command()
+def evaluate(
+    test: Annotated[str, typer.Option("--test", metavar="FILE", help="The questions, with reference answers.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            metavar="NAME=WHERE",
+            help="A folder or hub name, adapter:FOLDER_OR_HUB, a GGUF file, http(s)://host/v1#model, or replay:FILE.jsonl.",
+        ),
+    ],
+    trained_on: Annotated[
+        str | None, typer.Option("--trained-on", metavar="FILE", help="What the models were trained on, for leakage.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="FOLDER|HUB", help="The base, if not the one that the adapter names."),
+    ] = None,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="Adapters on a base in 4 bits, as QLoRA trains.")] = False,
+    run: RunName = None,
+    config: ConfigName = "evaluate",
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Judge models made elsewhere, on your test file: adapters, models, GGUF files, servers, recorded answers."""
+    with _errors():
+        from pathlib import Path
+
+        from harness import provenance
+        from harness.config import load
+        from harness.report import terminal
+        from harness.stages import evaluate as stage
+        from harness.storage import RunFolder
+
+        resolved = load(config, settings)
+        # A config that is named trains on some base in some precision: the adapter is judged as it was trained there.
+        bits = four_bit or (config != "evaluate" and resolved.train.load_in_4bit)
+        plan = stage.configure(resolved, test, model, trained_on=trained_on, base=base, load_in_4bit=bits)
+        folder = RunFolder(run or f"evaluate-{Path(test).stem}")
+        _say(f"evaluate: questions {test}, config {config}, run {folder.name}")
+        for note in plan.notes:
+            _say(note)
+        with folder.lock():
+            comparison = stage.run(
+                folder,
+                plan,
+                progress=_say,
+                recorded=lambda verb: provenance.recorded(folder, plan.config, verb, sys.argv[1:]),
+                force=force,
+            )
+        terminal.show_comparison(comparison)
+        _say(f"report: {folder.report_html}")
+
+
+@app.command("export-answers")
+def export_answers(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    format_: Annotated[str, typer.Option("--format", metavar="csv|parquet|xlsx", help="Of the file.")] = "csv",
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="reports/RUN/answers.* by default.")] = None,
+) -> None:
+    """Write questions, references, and every model's answers and scores into one table."""
+    with _errors():
+        from pathlib import Path
+
+        from harness import tables
+        from harness.storage import RunFolder
+
+        folder = RunFolder(run or Path(config).stem)
+        _say(f"answers: {tables.export_answers(folder, format_, Path(out) if out else None)}")
+
+
+@app.command()
 def doctor(
     config: ConfigName = "tiny",
     qa: QaFile = None,

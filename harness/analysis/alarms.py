@@ -53,8 +53,10 @@ def find(
             )
         for finding in asked[name].findings:
             yield Alarm(code=finding.code, variant=name, message=f"{name}: {finding.message}", value=1.0, limit=0.0)
-        unlike = asked[name].asked == "run" and sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
-        same = manifest.n if name in tuned and texts[name] == texts.get("base") else 0
+        unlike = sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
+        unlike = unlike if asked[name].asked == "run" else 0
+        untuned = texts.get(f"{name}.base", texts.get("base"))
+        same = manifest.n if name in tuned and texts[name] == untuned else 0
         for code, count, what in (
             ("prompts_cut", manifest.prompts_cut, "prompts did not fit into the context"),
             ("empty_answers", manifest.empty_answers, "answers are empty"),

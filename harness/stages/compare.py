@@ -52,6 +52,8 @@ BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f
 """Shown in the breakdowns; all of them if the config names none of these."""
 EXAMPLE_METRICS = ("token_f1", "rougeL")
 """The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
+TEXT = "own"
+"""In place of a tokenizer's hash: the model got text or messages."""
 TOKENS = ("stop_ids", "pad_id")
 """Parameters of generation that are a tokenizer's own."""
 EXAMPLES = 10
@@ -178,9 +180,11 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
 def contract_of(a: Scored, b: Scored) -> Contract:
     """What two variants share: `same ids` where tokenizer, prompts and end tokens are equal, else `same question`."""
     same = [
-        (side.tokenizer_sha256, side.manifest.prompts_sha256, side.manifest.generation.get("stop_ids")) for side in (a, b)
+        (side.tokenizer_sha256, side.manifest.prompts_sha256, side.manifest.generation.get("stop_ids"))
+        for side in (a, b)
     ]
-    return "same ids" if same[0] == same[1] else "same question"
+    tokenised = a.tokenizer_sha256 != TEXT
+    return "same ids" if tokenised and same[0] == same[1] else "same question"
 
 
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
