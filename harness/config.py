@@ -80,8 +80,12 @@ class Model(Section):
 class Data(Section):
     """The questions and their split."""
 
-    qa: str = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`."""
+    qa: str | None = "data/constitution_qa.json"
+    """JSON, JSONL or CSV with `question` and `answer`; null: nothing to train on (a test file is needed then)."""
+    test: str | None = None
+    """Holds out exactly the questions of this file."""
+    trained_on: str | None = None
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
     seed: Seed = 0

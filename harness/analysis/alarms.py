@@ -30,6 +30,14 @@ def find(
         tuned: the variants that should answer otherwise than `base`.
         limits: of the alarms that have one; of all else, one answer raises it.
     """
+    split = storage.read_json(run.split_json)
+    if not split.get("n_train"):
+        message = "whether the test questions leaked into training could not be checked: what the models were trained on was not given"
+        yield Alarm(code="leakage_unknown", variant=None, message=message)
+    elif leaked := split.get("leakage", {}).get("questions_in_train"):
+        share = leaked / max(len(questions), 1)
+        message = f"{leaked} of {len(questions)} test questions were trained on"
+        yield Alarm(code="leakage", variant=None, message=message, value=share, limit=0.0)
     texts, prompts = {}, {}
     asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in manifests}
     for name in manifests:
