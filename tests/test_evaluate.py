@@ -73,7 +73,9 @@ def test_an_adapter_brings_its_base_and_recorded_answers_are_compared_by_questio
     assert run.prediction("mine")[0].stat().st_mtime_ns == before, "unchanged answers are kept"
 
 
-def test_it_answers_as_the_variant_of_a_run_does(adapter: Path, tiny_model: Path, test_file: Path, tmp_path: Path) -> None:
+def test_it_answers_as_the_variant_of_a_run_does(
+    adapter: Path, tiny_model: Path, test_file: Path, tmp_path: Path
+) -> None:
     config = small_run.config(
         tiny_model, predict={"variants": ["adapter"], "fidelity_questions": 0, "max_new_tokens": 8}
     )
@@ -127,24 +129,26 @@ def test_every_kind_of_lora_merges_as_peft_merges(tiny_model: Path, tmp_path: Pa
 
 def test_an_adapter_without_effect_raises_an_alarm(tiny_model: Path, test_file: Path, tmp_path: Path) -> None:
     zero = small_run.save_adapter(tmp_path / "zero", tiny_model, std=0.0)
-    tiny = small_run.save_adapter(tmp_path / "small", tiny_model, std=1e-9)
+    tiny = small_run.save_adapter(tmp_path / "small", tiny_model, std=1e-15)
     assert [f.code for f in adapters.check(adapters.read(tiny), tiny_model)] == ["adapter_without_effect"]
     _, comparison = judge(tmp_path, test_file, f"zero=adapter:{zero}")
     assert {a.code for a in comparison.alarms if a.variant == "zero"} >= {"adapter_without_effect"}
 
 
-def test_a_wrong_scale_is_not_taken_for_a_merge(tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_scale_is_not_taken_for_a_merge(
+    tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peft.tuners.lora import Linear
 
     right = Linear.get_delta_weight
     monkeypatch.setattr(Linear, "get_delta_weight", lambda self, name: 2 * right(self, name))
-    with pytest.raises(ModelError, match="merge of .* is not base \\+ adapter"):
+    with pytest.raises(ModelError, match=r"merge of .* is not base \+ adapter"):
         adapters.check(adapters.read(adapter), tiny_model)
 
 
 def test_an_adapter_for_another_base_is_one_line(adapter: Path, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", hidden_size=128)
-    with pytest.raises(ModelError, match="is for another base: its .* give the base .* with --base"):
+    with pytest.raises(ModelError, match=r"is for another base: its .* give the base .* with --base"):
         adapters.check(adapters.read(adapter), other)
 
 
@@ -210,7 +214,7 @@ def test_functions_and_loaded_models_are_judged_from_python(tiny_model: Path, te
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
     pair = (model, AutoTokenizer.from_pretrained(tiny_model))
-    right = {q: a for q, a in small_run.QUESTIONS}
+    right = dict(small_run.QUESTIONS)
 
     def oracle(texts: list[str]) -> list[str]:
         return [next(a for q, a in right.items() if q in text) for text in texts]

@@ -170,7 +170,7 @@ class EndpointBackend:
             try:
                 return self._json("POST", route, json=sent)
             except _Refused as error:
-                if error.status in (400, 422) and not self.standard and _names_a_field(error.message):
+                if error.status in (400, 422) and len(sent) == len(body) and _names_a_field(error.message):
                     self.standard = True
                     self.facts.execution["fields"] = "standard ones only: the server refuses others"
                     continue
