@@ -126,8 +126,8 @@ class Backend(Protocol):
 
     def __init__(self, source: Source, generation: Generation, execution: Execution): ...
 
-    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """Answers one batch of prompts, in order.
+    def answer(self, prompts: Sequence[Any]) -> list[Completion]:
+        """Answers one batch of prompts (each a `Prompt` of the form that the backend takes), in order.
 
         A question that fails gets a completion with `finish_reason="error"`; an error of the whole model raises ModelError.
         """

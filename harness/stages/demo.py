@@ -31,8 +31,8 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
         yield from ((q.question, "reference", q.answer) for q in questions)
     for job in jobs(run, config, "demo", questions, config.predict.variants):
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)
-        tokenizer = load_tokenizer(job.tokenizer)
+        tokenizer = load_tokenizer(job.tokenizer) if job.tokenizer is not None else None
         for question, completion in zip(questions, backend.answer(job.prompts), strict=True):
-            text = tokenizer.decode(completion.answer_ids, skip_special_tokens=True).strip()
+            text = tokenizer.decode(completion.answer_ids, skip_special_tokens=True).strip() if tokenizer else ""
             yield question.question, job.variant, completion.error or completion.text or text
         backend.close()
