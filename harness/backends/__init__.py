@@ -23,8 +23,8 @@ BACKENDS = {
     "replay": "harness.backends.replay:ReplayBackend",
     "python": "harness.backends.python:PythonBackend",
 }
-IN_PROCESS = ("endpoint", "replay", "python")
-"""Backends without weights of their own: a process for each would only cost time."""
+IN_PROCESS = ("endpoint", "python")
+"""Backends that need no process of their own: a server has its own, and the objects of the calling program cannot leave it."""
 
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Of a batch where nothing else is asked for and memory does not decide."""
