@@ -124,6 +124,5 @@ def evaluate(
     folder = RunFolder(run, root)
     for note in plan.notes:
         progress(note)
-    with folder.lock():
-        stage.run(folder, plan, progress=progress, objects=objects)
+    stage.run(folder, plan, progress=progress, objects=objects)
     return Run(folder)

@@ -54,6 +54,6 @@ answers[answers["base"] != answers["mine"]][["question", "answer", "base", "mine
 # The whole report, with every answer and chart:
 
 # %%
-from IPython.display import IFrame  # noqa: E402
+from IPython.display import IFrame
 
 IFrame(str(run.report()), width="100%", height=800)

@@ -219,7 +219,7 @@ def _pair(left: str, right: str, metric: str, scores: dict[str, list[dict[str, f
         delta=delta,
         ci95=(low, high),
         p=p,
-        p_holm=holm,
+        p_adjusted=holm,
         verdict=verdict,  # type: ignore[arg-type]
         n=n,
         margin=0.02,

@@ -126,7 +126,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ModelError,
-        match=r"is no folder; give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
+        match=r"there is no such folder; give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
     ):
         base_model.resolve(Model(path=path))
 

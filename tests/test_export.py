@@ -229,7 +229,7 @@ def test_another_base_is_refused(run: RunFolder, tiny_model: Path, tmp_path: Pat
 
 
 def test_no_training_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"train.json: is missing; run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=r"train.json: is missing; run harness"):
         export.run(RunFolder("r", tmp_path), config(tiny_model, ["merged_16bit"]))
 
 

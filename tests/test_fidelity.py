@@ -301,16 +301,13 @@ def test_an_answer_that_changes_with_the_batch_is_a_flip(
 # ---------------------------------------------------------------------------------------------------------------- the floor
 
 
-@pytest.mark.parametrize(
-    ("rates", "verdict"),
-    [((0.0, 0.0), "better"), ((0.5, 0.2), "better"), ((1.0, 0.0), "undecided"), ((0.0, 1.0), "undecided")],
-)
-def test_no_difference_below_the_floor_is_better(tmp_path: Path, rates: tuple[float, float], verdict: str) -> None:
+def test_the_noise_floor_is_a_note_and_no_part_of_the_verdict(tmp_path: Path) -> None:
+    """One flip in 24 questions would else hide a loss of four points at any number of questions."""
     run = scored_run.make(
         tmp_path, {"adapter": lambda q: q.answer, "base": lambda _: "nothing"}, asked=scored_run.questions(30, 4)
     )
-    for variant, rate in zip(("adapter", "base"), rates, strict=True):
+    for variant, rate in (("adapter", 1.0), ("base", 0.2)):
         edit_json(run.prediction(variant)[1], noise={"flip_rate": rate, "n": 24, "how": "x"})
     score.run(run, scored_run.CONFIG)
     pair = next(p for p in compare.run(run, scored_run.CONFIG).pairs if p.metric == "exact_match")
-    assert (pair.delta, pair.verdict, pair.noise_floor) == (1, verdict, max(rates))
+    assert (pair.delta, pair.verdict, pair.noise_floor) == (1, "better", 1.0)

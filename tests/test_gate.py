@@ -496,7 +496,7 @@ def test_the_gate_alone_ends_within_three_seconds(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent)},
     )
     after = os.times()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -76,6 +76,7 @@ def test_the_users_word_wins() -> None:
     assert plan_of(139, memory_limit_gib=12).peak_bytes <= 12 * GIB
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200_000))
 def test_filling_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
     size = planning.filled(tokens)
@@ -181,7 +182,7 @@ def gradients(model: Any, plan: Plan, rows: Rows, **options: Any) -> tuple[float
     torch.set_grad_enabled(True)
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, told=lambda _: None, **options)
+    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, progress=lambda _: None, **options)
     loss = stepper.step(share, model, rows, items)
     return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -220,7 +221,7 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
 
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, told=told.append)
+    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, progress=told.append)
     assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
     assert stepper.plan.rows == 1 and len(told) == 2 and "goes on from the same step" in told[0]

@@ -2,44 +2,89 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import storage
 from harness.backends import Source, replay
 from harness.config import Config, ExtraVariant, Model
+from harness.config_loading import HUB, HUB_NAME
 from harness.errors import ArtifactError, ConfigError, ModelError
 from harness.models import adapters, base_model
-from harness.prediction.asking import OWN, Asker, Asking
+from harness.prediction.asking import OWN, TOKENIZER_FILES, Asker, Asking
+from harness.prompt import has_chat_template
 
-HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+
+@dataclass(frozen=True)
+class Weights:
+    """What one variant answers with."""
+
+    backend: str
+    source: Source
+    sha256: str
+    size_bytes: int
 
 
-def resolve(
-    config: Config, variant: str, extra: ExtraVariant, asker: Asker, found: Any
-) -> tuple[Source, str, int, Asking]:
-    """(source, hash of the weights, their bytes, how it is asked) of a variant.
+def needs_run(extra: ExtraVariant) -> bool:
+    """Whether the run's model is needed to ask this one: for its tokenizer, or to see that both have the same."""
+    return (
+        extra.backend != "python"
+        and extra.tokenizer != OWN
+        and not (extra.backend == "endpoint" and extra.api == "chat")
+    )
+
+
+def weights(config: Config, variant: str, extra: ExtraVariant, run_model: Path | None, found: Any) -> Weights:
+    """Where a variant's weights are, hashed.
 
     Args:
+        run_model: the folder of the run's model.
         found: the object that answers, of the backend `python`.
     Raises:
-        ArtifactError: a file that is not there, or recorded answers that do not fit the questions; ModelError: a model that cannot be used.
+        ArtifactError: a file that is not there; ModelError: a model or adapter that cannot be used.
     """
     match extra.backend:
         case "endpoint":
-            return _endpoint(extra, asker)
+            source = Source(Path(extra.path or ""), url=extra.path, model=extra.model, chat=extra.api == "chat")
+            return Weights("endpoint", source, storage.sha256_json([extra.path, extra.model]), 0)
         case "python":
-            return _python(variant, extra, asker, found)
-        case "replay":
-            return _replay(variant, extra, asker)
-        case "llamacpp":
+            if found is None:
+                raise ConfigError(
+                    f"predict.extra.{variant}: the backend 'python' takes an object of the calling program",
+                    "use harness.evaluate() in Python, or another backend",
+                )
+            # What decides an object's answers cannot be hashed (an adapter may be switched off by a flag): it is asked anew each time.
+            return Weights("python", Source(Path(), object=found), secrets.token_hex(16), 0)
+        case "replay" | "llamacpp":
             path = _file(variant, extra)
-            asking = asker.by_text(extra) if extra.tokenizer == OWN else asker.of_model(extra, asker.folder)
-            return Source(path), storage.sha256_file(path), path.stat().st_size, asking
+            return Weights(extra.backend, Source(path), storage.sha256_large(path), path.stat().st_size)
         case _:
-            return _adapter(config, extra, asker) if extra.adapter else _model(config, variant, extra, asker)
+            return _adapter(config, extra, run_model) if extra.adapter else _model(config, variant, extra)
+
+
+def asking(extra: ExtraVariant, found: Weights, asker: Asker) -> Asking:
+    """How a variant is asked; ArtifactError for recorded answers that do not fit the questions."""
+    match extra.backend:
+        case "python":
+            return asker.by_object(extra)
+        case "replay":
+            if extra.tokenizer != OWN and replay.is_ours(found.source.path):
+                return asker.by_run  # looked up by the hashes of the prompts
+            replay.check(found.source.path, asker.questions)
+            return asker.by_object(extra)
+        case "endpoint":
+            text = extra.api == "chat" or extra.tokenizer == OWN
+            return asker.by_text(extra) if text else asker.of_model(extra, None)
+        case "llamacpp":
+            return asker.of_model(extra, None)
+        case _:
+            return (
+                _of_adapter(extra, found.source, asker)
+                if found.source.adapter
+                else asker.of_model(extra, found.source.path)
+            )
 
 
 def _file(variant: str, extra: ExtraVariant) -> Path:
@@ -49,37 +94,9 @@ def _file(variant: str, extra: ExtraVariant) -> Path:
     return path
 
 
-def _endpoint(extra: ExtraVariant, asker: Asker) -> tuple[Source, str, int, Asking]:
-    url = extra.path or ""
-    source = Source(Path(url), url=url, model=extra.model, chat=extra.api == "chat")
-    text = extra.api == "chat" or extra.tokenizer == OWN
-    asking = asker.by_text(extra) if text else asker.of_model(extra, asker.folder)
-    return source, storage.sha256_json([url, extra.model]), 0, asking
-
-
-def _replay(variant: str, extra: ExtraVariant, asker: Asker) -> tuple[Source, str, int, Asking]:
-    path = _file(variant, extra)
-    asking = asker.by_object(extra)
-    if extra.tokenizer != OWN and replay.is_ours(path):
-        asking = asker.by_run  # looked up by the hashes of the prompts
-    else:
-        replay.check(path, asker.questions)
-    return Source(path), storage.sha256_file(path), path.stat().st_size, asking
-
-
-def _python(variant: str, extra: ExtraVariant, asker: Asker, found: Any) -> tuple[Source, str, int, Asking]:
-    if found is None:
-        raise ConfigError(
-            f"predict.extra.{variant}: the backend 'python' takes an object of the calling program",
-            "use harness.evaluate() in Python, or another backend",
-        )
-    # What decides an object's answers cannot be hashed (an adapter may be switched off by a flag): it is asked anew each time.
-    return Source(Path(), object=found), secrets.token_hex(16), 0, asker.by_object(extra)
-
-
-def _model(config: Config, variant: str, extra: ExtraVariant, asker: Asker) -> tuple[Source, str, int, Asking]:
+def _model(config: Config, variant: str, extra: ExtraVariant) -> Weights:
     path = Path(extra.path or "")
-    if not path.exists() and HUB_NAME.fullmatch(extra.path or ""):
+    if not path.exists() and HUB_NAME.fullmatch((extra.path or "").removeprefix(HUB)):
         path = base_model.resolve(Model(path=extra.path or "", revision=extra.revision))
     path = path if path.exists() else _file(variant, extra)
     if path.is_file():
@@ -95,25 +112,31 @@ def _model(config: Config, variant: str, extra: ExtraVariant, asker: Asker) -> t
             file=path,
         )
     source = Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=config.model.trust_remote_code)
-    return source, base_model.weights_sha256(path), base_model.weights_size(path), asker.of_model(extra, path)
+    return Weights("transformers", source, base_model.weights_sha256(path), base_model.weights_size(path))
 
 
-def _adapter(config: Config, extra: ExtraVariant, asker: Asker) -> tuple[Source, str, int, Asking]:
+def _adapter(config: Config, extra: ExtraVariant, run_model: Path | None) -> Weights:
     folder = adapters.resolve(extra.adapter or "", extra.revision)
-    adapter = adapters.read(folder)
-    base = base_of(extra, adapter)
+    base = base_of(extra, adapters.read(folder))
     # The run's model may be pinned to a revision: the same name is the same folder.
-    path = asker.folder if base.path == config.model.path else base_model.resolve(base)
-    own = folder if (folder / "tokenizer.json").exists() else path
-    asking = asker.of_model(extra, own)
-    if asking.by == "own" and own == folder and not adapters.trains_tokens(folder):
-        # Tools save a tokenizer beside every adapter, settings of the day included; the base's decides unless tokens were trained.
-        asking = asker.of_model(extra, path)
+    path = run_model if run_model and base.path == config.model.path else base_model.resolve(base)
     source = Source(
         path, adapter=folder, load_in_4bit=extra.load_in_4bit, trust_remote_code=config.model.trust_remote_code
     )
     sha256 = storage.sha256_json([base_model.weights_sha256(path), base_model.weights_sha256(folder)])
-    return source, sha256, base_model.weights_size(path) + base_model.weights_size(folder), asking
+    return Weights("transformers", source, sha256, base_model.weights_size(path) + base_model.weights_size(folder))
+
+
+def _of_adapter(extra: ExtraVariant, source: Source, asker: Asker) -> Asking:
+    """By the base's tokenizer, unless the adapter trained tokens, or alone has a chat template: then by the one beside it.
+
+    Tools save a tokenizer beside every adapter, settings of the day included.
+    """
+    folder = source.adapter
+    assert folder is not None
+    saved = any((folder / name).exists() for name in TOKENIZER_FILES)
+    chat = has_chat_template(folder) and not has_chat_template(source.path)
+    return asker.of_model(extra, folder if saved and (chat or adapters.trains_tokens(folder)) else source.path)
 
 
 def base_of(extra: ExtraVariant, adapter: adapters.Adapter) -> Model:

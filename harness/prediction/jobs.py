@@ -1,9 +1,9 @@
-"""Who is asked what: one job per variant, with everything that decides its answers."""
+"""Builds one prediction job for each variant, with everything that decides its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +11,16 @@ from typing import Any, Literal
 from harness import storage
 from harness.backends import Execution, Generation, Prompt, Source, resolve_batch_size
 from harness.config import Config, Price
+from harness.config import Prompt as PromptSettings
 from harness.errors import ArtifactError, DeviceError
 from harness.models import base_model
 from harness.prediction import extras
 from harness.prediction.asking import Asker
-from harness.prompt import prompt_hash
-from harness.records import ExportManifest, Question, TrainManifest
+from harness.prediction.extras import Weights
+from harness.prompt import load_tokenizer, prompt_hash
+from harness.questions import few_shot
+from harness.records import ExportManifest, PromptForm, Question, TrainManifest
 from harness.storage import RunFolder
-
-SOURCES = ("backends", "backends/decoding", "prediction", "prompt.py", "stages/predict.py")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Job:
     manifest: Path
     processes: int = 1
     """That share the questions."""
-    template: str = ""
+    loaded: Any = field(default=None, compare=False, repr=False)
+    """The tokenizer, loaded once for all jobs; it stays in the process that made the job."""
+
+    prompt: PromptForm | None = None
+    """How the questions were put."""
     asked: Literal["run", "own"] = "run"
     """As in PredictionManifest."""
     price: Price | None = None
@@ -54,7 +59,21 @@ class Job:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each prompt; 0 where they are not known."""
-        return [len(p) if self.tokenizer is not None else 0 for p in self.prompts]
+        return [len(self.ids_of(p)) for p in self.prompts]
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt; none where the model takes text."""
+        found: Any = prompt
+        return found if self.tokenizer is not None else []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "loaded": None}
+
+    def open_tokenizer(self) -> Any:
+        """The tokenizer that made the prompts, which also decodes the answers; None: the model takes text."""
+        if self.tokenizer is None:
+            return None
+        return self.loaded if self.loaded is not None else load_tokenizer(self.tokenizer)
 
     @property
     def prompts_sha256(self) -> str:
@@ -74,7 +93,40 @@ class Job:
             *([True] if self.source.chat else []),
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
-        return storage.sha256_json([*asked, *cut, storage.source_sha256(*SOURCES)])
+        return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
+
+
+def find_weights(
+    run: RunFolder,
+    config: Config,
+    folder: Path | None,
+    variants: list[str],
+    objects: Mapping[str, Any] | None = None,
+) -> dict[str, Weights]:
+    """Where each variant's weights are, hashed and checked against what wrote them; the base is hashed once.
+
+    Args:
+        folder: of the base model; None: no variant needs it.
+        objects: variant of the backend `python` -> the function or loaded model that answers.
+
+    Raises:
+        ArtifactError: an artifact is missing, or is not what train or export wrote.
+    """
+    base_sha256 = base_model.weights_sha256(folder) if folder and {"base", "adapter"} & set(variants) else ""
+    found = {}
+    for variant in variants:
+        if (extra := config.predict.extra.get(variant)) is not None:
+            found[variant] = extras.weights(config, variant, extra, folder, (objects or {}).get(variant))
+        else:
+            assert folder is not None
+            found[variant] = _weights(run, config, folder, base_sha256, variant)
+    return found
+
+
+def base_folder(config: Config, variants: list[str]) -> Path | None:
+    """The folder of the run's model, checked; None if none of the variants is made from it or asked by its tokenizer."""
+    by_extra = [config.predict.extra.get(variant) for variant in variants]
+    return base_model.resolve(config.model) if any(e is None or extras.needs_run(e) for e in by_extra) else None
 
 
 def jobs(
@@ -83,43 +135,41 @@ def jobs(
     split_id: str,
     questions: list[Question],
     variants: list[str],
-    objects: Mapping[str, Any] | None = None,
+    found: dict[str, Weights] | None = None,
 ) -> Iterator[Job]:
-    """A job for each variant, made one by one: hashing an artifact takes a while.
+    """A job for each variant.
 
     Args:
-        objects: variant of the backend `python` -> the function or loaded model that answers.
+        found: the variants' weights; looked for if not given.
+
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.
     """
     base_model.quiet_libraries()
     device = base_model.device_of(config.device)
-    asker = Asker(config, questions)
+    folder = base_folder(config, variants)
+    found = found or find_weights(run, config, folder, variants)
+    asker = Asker(config, questions, folder, lambda prompt: few_shots(run, prompt, questions))
     settings = config.predict
     execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
     for variant in variants:
-        extra = config.predict.extra.get(variant)
-        if extra is None:
-            backend, source, weights, size = _source(run, config, asker.folder, variant)
-            asking = asker.by_run
-        else:
-            source, weights, size, asking = extras.resolve(config, variant, extra, asker, (objects or {}).get(variant))
-            backend = extra.backend
+        weights, extra = found[variant], config.predict.extra.get(variant)
+        asking = asker.by_run if extra is None else extras.asking(extra, weights, asker)
         cut = execution
-        if backend == "endpoint":
+        if weights.backend == "endpoint":
             parallel = extra.parallel if extra and extra.parallel else settings.slots
             cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
         lines, manifest = run.prediction(variant)
         yield Job(
             variant=variant,
-            backend=backend,
-            source=source,
+            backend=weights.backend,
+            source=weights.source,
             generation=asking.generation,
             execution=cut,
-            weights_sha256=weights,
-            size_bytes=size,
+            weights_sha256=weights.sha256,
+            size_bytes=weights.size_bytes,
             questions=[q.id for q in questions],
             prompts=asking.prompts,
             tokenizer=asking.tokenizer,
@@ -127,33 +177,34 @@ def jobs(
             split_id=split_id,
             lines=lines,
             manifest=manifest,
-            processes=_processes(config, device, backend),
-            template=asking.template,
+            processes=_processes(config, device, weights.backend),
+            loaded=asking.loaded,
+            prompt=asking.form,
             asked=asking.by,
             price=extra.price if extra else None,
-            foreign_adapter=extra is not None and source.adapter is not None,
+            foreign_adapter=extra is not None and weights.source.adapter is not None,
         )
 
 
-def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
-    """(backend, source, hash of the weights, their bytes) of a variant that the run made."""
+def few_shots(run: RunFolder, prompt: PromptSettings, questions: list[Question]) -> list[list[tuple[str, str]]]:
+    """`prompt.few_shot` training questions with their answers for each question."""
+    train = storage.read_records(run.train_jsonl, Question) if prompt.few_shot else []
+    return few_shot.nearest(questions, train, prompt.few_shot)
+
+
+def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, variant: str) -> Weights:
     model = config.model
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
-    base_sha256 = base_model.weights_sha256(folder)
     if variant == "base":
-        return "transformers", whole, base_sha256, base_model.weights_size(folder)
+        return Weights("transformers", whole, base_sha256, base_model.weights_size(folder))
     if variant == "adapter":
         trained = storage.read_record(run.train_json, TrainManifest)
-        found = base_model.weights_sha256(run.adapter)
-        if found != trained.adapter_sha256:
+        sha256 = base_model.weights_sha256(run.adapter)
+        if sha256 != trained.adapter_sha256:
             raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
         source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
-        return (
-            "transformers",
-            source,
-            storage.sha256_json([base_sha256, found]),
-            base_model.weights_size(folder) + base_model.weights_size(run.adapter),
-        )
+        size = base_model.weights_size(folder) + base_model.weights_size(run.adapter)
+        return Weights("transformers", source, storage.sha256_json([base_sha256, sha256]), size)
     exported = storage.read_record(run.export_json, ExportManifest).artifacts.get(variant)
     path = run.artifact(variant)
     if exported is None or not path.exists():
@@ -162,7 +213,8 @@ def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple
         raise ArtifactError(
             "is damaged or was changed: it is not what export wrote", "run harness export again", file=path
         )
-    return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
+    backend = "llamacpp" if path.is_file() else "transformers"
+    return Weights(backend, Source(path), exported.sha256, exported.size_bytes)
 
 
 def _processes(config: Config, device: str, backend: str) -> int:

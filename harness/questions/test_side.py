@@ -13,17 +13,9 @@ from harness.config import Config
 from harness.errors import ArtifactError
 from harness.questions import dataset, no_model_baselines
 from harness.questions.dataset import Row
-from harness.questions.paraphrase import is_long
-from harness.questions.similarity import Shingles, group_rows
+from harness.questions.grouping import group_rows, is_long
+from harness.questions.similarity import Shingles
 from harness.records import Question, SplitManifest
-
-SOURCES = (
-    "questions/dataset.py",
-    "questions/paraphrase.py",
-    "questions/similarity.py",
-    "questions/test_side.py",
-    "metrics",
-)
 
 
 def split(run: storage.RunFolder, config: Config, progress: Callable[[str], None], *, force: bool) -> SplitManifest:
@@ -34,7 +26,9 @@ def split(run: storage.RunFolder, config: Config, progress: Callable[[str], None
         storage.sha256_file(test),
         storage.sha256_file(dataset.locate(data.trained_on)) if data.trained_on else "",
     ]
-    fingerprint = storage.sha256_json([hashes, data.model_dump(mode="json"), storage.source_sha256(*SOURCES)])
+    fingerprint = storage.sha256_json(
+        [hashes, data.model_dump(mode="json"), storage.code_sha256("harness.questions.test_side")]
+    )
     if not force and (old := _unchanged(run, fingerprint)):
         progress(f"split: unchanged, {old.n_heldout} questions held out")
         return old

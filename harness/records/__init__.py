@@ -28,7 +28,8 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
-from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet
+from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
+from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
@@ -64,6 +65,7 @@ __all__ = [
     "Prediction",
     "PredictionManifest",
     "PredictionSet",
+    "PromptForm",
     "Question",
     "Record",
     "SchemaVersion",
@@ -71,6 +73,7 @@ __all__ = [
     "ScoreManifest",
     "ScoreSet",
     "SplitManifest",
+    "Thinking",
     "TokenId",
     "TrainManifest",
     "VariantResult",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -20,7 +20,11 @@ class Pair(Record):
     delta: float | None
     ci95: Interval | None
     p: float | None
-    p_holm: float | None
+    """Two-sided, by sign flips of whole groups, of this test alone."""
+    p_adjusted: float | None
+    """The same, corrected for all tests of the family (step-down max-T)."""
+    family: Literal["confirmatory", "secondary"] = "secondary"
+    """Confirmatory: the primary metric on the pairs that the headline and the list of formats use; all other tests are secondary."""
     verdict: Verdict
     n: int
     """Questions scored by both."""
@@ -28,9 +32,9 @@ class Pair(Record):
     margin: float
     """Differences within plus or minus this are equivalent."""
     noise_floor: float = 0.0
-    """The larger flip rate of the two sides (0 if it was not measured): a delta up to this is neither better nor worse."""
+    """The larger flip rate of the two sides (0 if it was not measured): a note for the reader, no part of the verdict."""
     mde: float | None = None
-    """Minimum detectable effect at this n (80% power, 5% level)."""
+    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: cannot tell."""
     p_mcnemar: float | None = None
     """Exact McNemar test, for 0/1 metrics."""
     wins: int = 0
@@ -98,12 +102,18 @@ class Comparison(Manifest):
     model_config = ConfigDict(populate_by_name=True)
 
     schema_: SchemaVersion = Field(default=SCHEMA_VERSION, alias="schema")
+    fingerprint: str = ""
+    """Of what compare read: scores, predictions, split, settings and code."""
     run: str
     split_id: str
     n: int
     n_groups: int
     variants: dict[Name, VariantResult]
     pairs: list[Pair]
+    primary: str = ""
+    """The metric that decides; empty in files of earlier versions."""
+    primary_reason: str = ""
+    """Why this one, in words."""
     baselines: dict[str, dict[str, float]]
     """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
     examples: list[PairExamples] = []

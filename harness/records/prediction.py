@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, FinishReason, Manifest, Name, Record, SchemaVersion, TokenId
+from harness.records.prompting import PromptForm
 
 
 class Prediction(Record):
@@ -17,6 +18,12 @@ class Prediction(Record):
     answer_ids: list[TokenId]
     """Generated token ids, without the end token."""
     text: str
+    """What is scored: the answer, without the reasoning in front of it."""
+    thinking: str = ""
+    """What a reasoning model wrote before its closing think tag."""
+    thinking_tokens: int = 0
+    unclosed: bool = False
+    """The reasoning was never closed: `text` is empty, the question unanswered."""
     finish_reason: FinishReason
     prompt_cut: bool = False
     """The prompt was longer than the context and was not asked in full."""
@@ -57,6 +64,17 @@ class Finding(Record):
     message: str
 
 
+class Thinking(Record):
+    """The reasoning in front of a variant's answers."""
+
+    answers: int
+    """Answers with reasoning."""
+    mean_tokens: float
+    longest_tokens: int
+    unclosed: int
+    """Answers whose reasoning did not end: unanswered, scored as empty."""
+
+
 class PredictionManifest(Manifest):
     """`predictions/<variant>.json`, written last."""
 
@@ -87,6 +105,10 @@ class PredictionManifest(Manifest):
     finish: dict[str, int]
     """Count of each finish reason."""
     prompts_cut: int
+    prompt: PromptForm | None = None
+    """How the questions were put; None: made elsewhere."""
+    thinking: Thinking | None = None
+    """None: no answer had reasoning in front of it."""
     cost: Cost
     warnings: list[str] = []
     measured: str = ""
@@ -102,5 +124,5 @@ class PredictionSet(Manifest):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     fingerprint: str
-    """Over the variants' keys."""
+    """Of everything that decides the answers; empty after a call that asked some of the variants only."""
     variants: list[Name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, Manifest, Name, Record, RelativePath, SchemaVersion
+from harness.records.prompting import PromptForm
 
 
 class HistoryPoint(Record):
@@ -39,6 +40,8 @@ class TrainManifest(Manifest):
     steps: int
     epochs: float
     rows: int
+    prompt: PromptForm | None = None
+    """How the questions were put."""
     rows_cut: int
     """Rows whose answer was cut at the maximum length."""
     rows_without_labels: int

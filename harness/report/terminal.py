@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.errors import visible
 from harness.records import Comparison, MetricValue, Pair
-from harness.report.headline import variant_order
+from harness.report.headline import p_value, variant_order
 
 SHOWN = {
     "exact_match_normalized": "exact match",
@@ -50,13 +50,13 @@ def show_comparison(comparison: Comparison) -> None:
 def show_pairs(pairs: list[Pair]) -> None:
     """Paired differences, one a row."""
     table = Table(title="paired differences")
-    for column in ("left - right", "metric", "delta", "95% interval", "p (Holm)", "verdict"):
+    for column in ("left - right", "metric", "delta", "95% interval", "p, corrected", "verdict"):
         table.add_column(column, no_wrap=True)
     for p in pairs:
         delta = "-" if p.delta is None else f"{p.delta:+.3f}"
         interval = "-" if p.ci95 is None else f"{p.ci95[0]:+.3f} to {p.ci95[1]:+.3f}"
-        holm = "-" if p.p_holm is None else f"{p.p_holm:.3f}"
-        table.add_row(f"{p.left} - {p.right}", SHOWN.get(p.metric, p.metric), delta, interval, holm, p.verdict)
+        adjusted = "-" if p.p_adjusted is None else p_value(p.p_adjusted).removeprefix("p ").removeprefix("= ")
+        table.add_row(f"{p.left} - {p.right}", SHOWN.get(p.metric, p.metric), delta, interval, adjusted, p.verdict)
     _console().print(table)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness import provenance, storage
 from harness.analysis import alarms, buckets, fidelity, statistics
+from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
@@ -37,14 +38,6 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
-SOURCES = (
-    "analysis/alarms.py",
-    "analysis/buckets.py",
-    "analysis/fidelity.py",
-    "analysis/resampling.py",
-    "analysis/statistics.py",
-    "stages/compare.py",
-)
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")
@@ -71,6 +64,8 @@ class Scored:
     groups: list[str]
     values: Floats
     """Shape (questions, metrics); NaN: unscored."""
+    texts_sha256: str = ""
+    """Hash of the answers' texts, question by question: equal where two variants gave the same text everywhere."""
     noise: dict[str, Any] = field(default_factory=dict)
     """As in PredictionManifest."""
     tokenizer_sha256: str = ""
@@ -96,10 +91,8 @@ def run(
     storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
-    if not force and (old := _unchanged(run, fingerprint)):
+    if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
         progress("compare: scores are unchanged")
-        # Written again all the same: make goes by its time.
-        storage.write_json(run.comparison_json, old)
         return old
     variants = {name: _load(run, name, split) for name in names}
     if not variants:
@@ -114,6 +107,9 @@ def run(
     progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
     questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
+    primary, reason = primary_metric(
+        first.metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
+    )
     tuned = [
         name
         for name in variants
@@ -127,14 +123,17 @@ def run(
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
         variants={name: _result(scored.manifest) for name, scored in variants.items()},
-        pairs=differences([(variants[left], variants[right]) for left, right in tested], config),
+        pairs=differences([(variants[left], variants[right]) for left, right in tested], config, primary),
+        primary=primary,
+        primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
-        provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
+        fingerprint=fingerprint,
+        provenance=_provenance(run, split, names),
     )
     storage.write_json(run.comparison_json, comparison)
     return comparison
@@ -147,7 +146,7 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
         ArtifactError: scores are missing, or the runs have no variant in common; IncomparableError as in `run`.
     """
     config = config or Config()
-    loaded = []
+    loaded: list[dict[str, Scored]] = []
     for folder in (run_a, run_b):
         split = storage.read_record(folder.split_json, SplitManifest)
         names = storage.read_record(folder.score_json, ScoreSet).variants
@@ -160,7 +159,11 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
             "let predict.variants of both name at least one and the same",
         )
     refuse_incomparable([side[name] for name in common for side in loaded])
-    return differences([(left[name], right[name]) for name in common], config)
+    questions = storage.read_records(run_a.heldout_jsonl, Question)
+    primary, _ = primary_metric(
+        left[common[0]].metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
+    )
+    return differences([(left[name], right[name]) for name in common], config, primary)
 
 
 # ------------------------------------------------------------------------------------------------------- comparability
@@ -248,23 +251,30 @@ def _is_exported(name: str, config: Config) -> bool:
     return name not in config.predict.extra and (name in EXPORTED or name.startswith("gguf_"))
 
 
-def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[Pair]:
-    """Every metric of every pair, tested. All of them are one family to Holm's correction: each is a chance of a false alarm.
+def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary: str) -> list[Pair]:
+    """Every metric of every pair, tested; p-values are corrected within two families.
 
-    The larger flip rate of a pair's sides is its noise floor: no answer that changes by itself can move a mean by more.
+    Confirmatory: the primary metric on the pairs that the headline and the list of formats use, so that what decides does not pay for what
+    only informs. Secondary: all other tests. A pair of an exported format and the adapter is secondary where `merged_16bit` answered too.
 
     The pairs must have passed `refuse_incomparable`.
     """
     if not pairs:
         return []
     metrics = pairs[0][0].metrics
+    merged = any("merged_16bit" in (a.name, b.name) for a, b in pairs)
+    confirmatory = [metric == primary and not (merged and b.name == "adapter") for _, b in pairs for metric in metrics]
     left, right = (np.hstack([pair[side].values for pair in pairs]) for side in (0, 1))
     settings = config.compare
     found = statistics.paired_differences(
-        left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed
+        left,
+        right,
+        pairs[0][0].groups,
+        resamples=settings.resamples,
+        seed=settings.seed,
+        family=[int(not main) for main in confirmatory],
     )
-    adjusted = statistics.holm([d.p for d in found])
-    tested = [(a, b, max(a.flip_rate, b.flip_rate), metric) for a, b in pairs for metric in metrics]
+    tested = [(a, b, metric) for a, b in pairs for metric in metrics]
     return [
         Pair(
             left=a.name,
@@ -273,19 +283,22 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
             delta=d.value,
             ci95=d.ci95,
             p=d.p,
-            p_holm=p_holm,
-            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin, floor),
+            p_adjusted=d.p_adjusted,
+            family="confirmatory" if main else "secondary",
+            verdict=statistics.verdict(
+                d.value, d.ci95, d.p_adjusted, settings.margin, identical=a.texts_sha256 == b.texts_sha256 != ""
+            ),
             n=d.n,
             contract=contract_of(a, b),
             margin=settings.margin,
-            noise_floor=floor,
+            noise_floor=max(a.flip_rate, b.flip_rate),
             mde=d.mde,
             p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
         )
-        for (a, b, floor, metric), d, p_holm in zip(tested, found, adjusted, strict=True)
+        for (a, b, metric), d, main in zip(tested, found, confirmatory, strict=True)
     ]
 
 
@@ -409,8 +422,19 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
         ids.append(row.id)
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
-    own = asked.asked == "own"
-    return Scored(shown or name, manifest, metrics, ids, groups, values, asked.noise, asked.tokenizer_sha256, own)
+    texts = [[row.id, row.text] for row in storage.iter_records(run.prediction(name)[0], Prediction)]
+    return Scored(
+        name=shown or name,
+        manifest=manifest,
+        metrics=metrics,
+        ids=ids,
+        groups=groups,
+        values=values,
+        texts_sha256=storage.sha256_json(texts),
+        noise=asked.noise,
+        tokenizer_sha256=asked.tokenizer_sha256,
+        own=asked.asked == "own",
+    )
 
 
 def _result(manifest: ScoreManifest) -> VariantResult:
@@ -431,18 +455,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     ]
     settings = [config.compare.model_dump(), sorted(config.predict.extra)]
     return storage.sha256_json(
-        [[storage.sha256_file(file) for file in files], settings, names, storage.source_sha256(*SOURCES)]
+        [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
-
-
-def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
-    if not run.comparison_json.exists():
-        return None
-    try:
-        old = storage.read_record(run.comparison_json, Comparison)
-    except ArtifactError:
-        return None  # damaged, or of another version: written again
-    return old if old.provenance.get("fingerprint") == fingerprint else None
 
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:

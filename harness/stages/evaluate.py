@@ -7,23 +7,21 @@ calls others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import Config
+from harness.config_loading import HUB, HUB_NAME
 from harness.errors import ConfigError
 from harness.records import Comparison
 from harness.storage import RunFolder, check_name
 
 Progress = Callable[[str], None]
-Recorded = Callable[[str], Any]
 WAYS = "a model's folder or hub name, adapter:FOLDER_OR_HUB, a GGUF file, http(s)://host/v1#model, or replay:FILE.jsonl"
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 GGUF_MAGIC = b"GGUF"
-HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -88,37 +86,31 @@ def run(
     plan: Plan,
     *,
     progress: Progress = lambda _: None,
-    recorded: Recorded | None = None,
+    command: str = "harness.evaluate(...)",
     force: bool = False,
     objects: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Runs split, predict, score, compare and report on a run folder; what is unchanged is kept, and an interrupted run is resumed.
 
     Args:
-        recorded: context manager of a stage's name, that notes its start and end in run.json.
+        command: as run.json records it.
     Raises:
         what the stages raise.
     """
-    from harness.stages import compare, predict, report, score, split
+    from harness.stages import compare, pipeline, predict, report, score, split
 
-    noted = recorded or _unrecorded
     config = plan.config
-    with noted("split"):
+    with pipeline.attempt(folder, config, "split", command):
         split.run(folder, config, progress=progress)
-    with noted("predict"):
+    with pipeline.attempt(folder, config, "predict", command):
         predict.run(folder, config, progress=progress, force=force, objects=objects)
-    with noted("score"):
+    with pipeline.attempt(folder, config, "score", command):
         score.run(folder, config, progress=progress, force=force)
-    with noted("compare"):
+    with pipeline.attempt(folder, config, "compare", command):
         comparison = compare.run(folder, config, progress=progress, force=force)
-    with noted("report"):
+    with pipeline.attempt(folder, config, "report", command):
         report.run(folder, config, progress=progress, force=force)
     return comparison
-
-
-@contextmanager
-def _unrecorded(_: str) -> Iterator[None]:
-    yield
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -161,7 +153,9 @@ def _extra(name: str, where: str, base: str | None, load_in_4bit: bool | None, n
             return _adapter(name, where, base, load_in_4bit, notes)
         notes.append(f"{name}: model in {where}, answered by transformers")
         return {"backend": "transformers", "path": where}
-    if HUB_NAME.fullmatch(where) and not where.endswith((".gguf", ".jsonl", ".safetensors", ".bin", ".pt")):
+    if HUB_NAME.fullmatch(where.removeprefix(HUB)) and not where.endswith(
+        (".gguf", ".jsonl", ".safetensors", ".bin", ".pt")
+    ):
         notes.append(f"{name}: model {where} of the hub, answered by transformers")
         return {"backend": "transformers", "path": where}
     raise ConfigError(f"--model {name}: there is no {where!r}", f"give {WAYS}")

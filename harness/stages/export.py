@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from harness.models import base_model
 from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.storage import RunFolder
 
-SOURCES = ("formats", "stages/export.py")
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 SHARE_OF_16BIT = {
@@ -51,17 +49,17 @@ def run(
     if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
     fingerprint = storage.sha256_json(
-        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.source_sha256(*SOURCES)]
+        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.code_sha256("harness.stages.export")]
     )
     wanted = config.export.formats
     if wanted and "merged_16bit" not in wanted:
         wanted = ["merged_16bit", *wanted]  # every other format is made from it
-    kept = {} if force else _kept(run, fingerprint)
-    if all(f in kept for f in wanted) and "adapter" in kept:
+    needed = {"adapter", *wanted}
+    old = storage.up_to_date(run.export_json, ExportManifest, fingerprint, lambda m: needed <= _whole(run, m).keys())
+    if old and not force:
         progress("nothing changed since the last export")
-        os.utime(run.export_json)
-        return storage.read_record(run.export_json, ExportManifest)
-
+        return old
+    kept = {} if force else _kept(run, fingerprint)
     if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
         gguf.check_supported(folder)
     missing = [f for f in wanted if f not in kept]
@@ -120,15 +118,17 @@ def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
     file = next((file for file in (run.export_json, run.path / UNFINISHED) if file.exists()), None)
     if file is None:
         return {}
-    old = storage.read_record(file, ExportManifest)
-    if old.fingerprint != fingerprint:
-        for name in old.artifacts:
-            if name in formats.FORMATS:
-                path = run.artifact(name)
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        return {}
+    if old := storage.up_to_date(file, ExportManifest, fingerprint, lambda _: True):
+        return _whole(run, old)
+    for path in map(run.artifact, formats.FORMATS):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return {}
+
+
+def _whole(run: RunFolder, manifest: ExportManifest) -> dict[str, Artifact]:
+    """The artifacts of a manifest that are still what it says."""
     return {
-        name: a
-        for name, a in old.artifacts.items()
-        if (p := run.path / a.path).exists() and base_model.artifact_sha256(p) == a.sha256
+        name: artifact
+        for name, artifact in manifest.artifacts.items()
+        if (path := run.path / artifact.path).exists() and base_model.artifact_sha256(path) == artifact.sha256
     }

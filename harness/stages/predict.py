@@ -6,23 +6,27 @@ loses the batches in flight at most. The same process then measures fidelity and
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from harness import backends, storage
+from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
-from harness.models import adapters
-from harness.prediction import fidelity_probe
+from harness.errors import ConfigError
+from harness.models import adapters, base_model
+from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
-from harness.prediction.jobs import Job, installed, jobs
+from harness.prediction.jobs import Job, Weights, base_folder, find_weights, installed, jobs
 from harness.prediction.journal import Journal
 from harness.prediction.runners import InProcessRunner, WorkerPool
-from harness.prompt import load_tokenizer, prompt_hash
-from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet
+from harness.prompt import prompt_hash
+from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
 from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
@@ -43,15 +47,24 @@ def run(
         only: answer with these variants only; the others' earlier predictions stay.
         objects: variant of the backend `python` -> the function or loaded model that answers.
     Raises:
-        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be loaded; StorageError.
+        ConfigError: `only` names a variant that the config has not; ArtifactError: an artifact is missing, or is not what export wrote;
+        ModelError: a model cannot be loaded; StorageError.
     """
     split, questions = storage.read_split(run)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
+    if unknown := [v for v in only or [] if v not in wanted]:
+        raise ConfigError(f"no variant {unknown[0]!r} in this config", f"use one of {', '.join(wanted)}")
+    asked_now = [v for v in wanted if only is None or v in only]
+    folder = base_folder(config, asked_now)
+    weights = find_weights(run, config, folder, asked_now, objects)
+    fingerprint = "" if only else _fingerprint(config, split, folder, weights)
+    if fingerprint and not force and (old := _unchanged(run, fingerprint)):
+        progress(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
+        return old
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
-    chosen = [v for v in wanted if only is None or v in only]
-    for job in jobs(run, config, split.split_id, questions, chosen, objects):
+    for job in jobs(run, config, split.split_id, questions, asked_now, weights):
         asked = probe if job.backend in fidelity_probe.MEASURED else None
         kept = _answered(job, force)
         manifests[job.variant] = (
@@ -60,16 +73,57 @@ def run(
             else _in_own_process(job, progress, asked, kept)
         )
         manifests[job.variant] = _priced(job, manifests[job.variant])
-        cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
-        progress(
-            f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
-        )
+        progress(_summary(manifests[job.variant]))
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
-    keys = [storage.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
-    storage.write_json(
-        run.predict_json, PredictionSet(fingerprint=storage.sha256_json([split.split_id, keys]), variants=answered)
-    )
+    storage.write_json(run.predict_json, PredictionSet(fingerprint=fingerprint, variants=answered))
     return manifests
+
+
+def _fingerprint(config: Config, split: SplitManifest, folder: Path | None, weights: dict[str, Weights]) -> str:
+    """Of everything that decides the answers, known without loading a model or a tokenizer."""
+    sources = [found.source for found in weights.values()]
+    tokenizers = [
+        path for s in sources for path in (s.path, s.adapter) if path is not None and path.is_dir() and s.object is None
+    ]
+    return storage.sha256_json(
+        [
+            [split.split_id, split.heldout_sha256],
+            [base_model.tokenizer_files_sha256(path) for path in [*([folder] if folder else []), *tokenizers]],
+            [[name, found.backend, found.sha256] for name, found in weights.items()],
+            [config.prompt.model_dump(), config.predict.model_dump(), config.train.load_in_4bit],
+            [base_model.device_of(config.device), config.model.trust_remote_code],
+            [installed(backend) for backend in ("transformers", "llamacpp")],
+            storage.code_sha256("harness.stages.predict"),
+        ]
+    )
+
+
+def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest] | None:
+    """The manifests of all variants, if nothing that decides their answers changed and their files are whole."""
+    found: dict[str, PredictionManifest] = {}
+
+    def is_whole(answered: PredictionSet) -> bool:
+        for variant in answered.variants:
+            lines, manifest = run.prediction(variant)
+            found[variant] = storage.read_record(manifest, PredictionManifest)
+            if not storage.is_written(lines, found[variant].lines_sha256):
+                return False
+            logprobs = found[variant].logprobs_sha256
+            if logprobs and not storage.is_written(lines.with_suffix(fidelity.SUFFIX), logprobs):
+                return False
+        return True
+
+    return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
+
+
+def _summary(manifest: PredictionManifest) -> str:
+    rate, cut, thinking = manifest.cost.tokens_per_second or 0, manifest.finish.get("length", 0), manifest.thinking
+    line = f"{manifest.variant}: {manifest.n} questions, {rate:,.0f} tokens/s, {cut} cut at the limit"
+    if thinking is None:
+        return line
+    return (
+        f"{line}; reasoning of {thinking.mean_tokens:.0f} tokens on average, {thinking.unclosed} unclosed (unanswered)"
+    )
 
 
 def _answered(job: Job, force: bool) -> PredictionManifest | None:
@@ -81,19 +135,6 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
         return None
     # The version is a library's own word, told on loading; an upgrade is seen by asking the installed packages.
     return old if old.packages == installed(job.backend) else None
-
-
-def _priced(job: Job, manifest: PredictionManifest) -> PredictionManifest:
-    """The manifest with what the answers cost by the price that is configured now; written again if that changed."""
-    cost = manifest.cost
-    money = None
-    if job.price is not None and cost.prompt_tokens is not None:
-        money = (cost.prompt_tokens * job.price.input + cost.generated_tokens * job.price.output) / 1e6
-    if money == cost.money:
-        return manifest
-    priced = manifest.model_copy(update={"cost": cost.model_copy(update={"money": money})})
-    storage.write_json(job.manifest, priced)
-    return priced
 
 
 def _in_own_process(
@@ -122,6 +163,19 @@ def _integrity(job: Job, progress: Progress) -> list[Finding]:
     for finding in found:
         progress(f"{job.variant}: warning: {finding.message}")
     return found
+
+
+def _priced(job: Job, manifest: PredictionManifest) -> PredictionManifest:
+    """The manifest with what the answers cost by the price that is configured now; written again if that changed."""
+    cost = manifest.cost
+    money = None
+    if job.price is not None and cost.prompt_tokens is not None:
+        money = (cost.prompt_tokens * job.price.input + cost.generated_tokens * job.price.output) / 1e6
+    if money == cost.money:
+        return manifest
+    priced = manifest.model_copy(update={"cost": cost.model_copy(update={"money": money})})
+    storage.write_json(job.manifest, priced)
+    return priced
 
 
 def answer(
@@ -210,11 +264,11 @@ def _ask(job: Job, team: InProcessRunner | WorkerPool, journal: Journal, progres
 
 
 def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:
-    ids = completion.prompt_ids or (job.prompts[i] if job.tokenizer is not None else [])
+    ids = completion.prompt_ids or job.ids_of(job.prompts[i])
     return Prediction(
         id=job.questions[i],
         prompt_hash=prompt_hash(ids or job.prompts[i]),
-        prompt_ids=ids,  # pyright: ignore[reportArgumentType]  # token ids where a tokenizer is known
+        prompt_ids=ids,
         answer_ids=completion.answer_ids,
         text=completion.text or "",
         finish_reason=completion.finish_reason,
@@ -227,14 +281,26 @@ def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) 
 
 
 def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
-    """Texts from token ids, by the tokenizer that asked, and the file of all answers; texts that a backend gave are kept."""
-    tokenizer = load_tokenizer(job.tokenizer) if job.tokenizer is not None else None
+    """Texts from token ids, by the tokenizer that asked, and the file of all answers; where it is not known, a backend gives text."""
+    tokenizer = job.open_tokenizer()
     for i, p in enumerate(predictions):
-        if p.answer_ids and not p.text and tokenizer is not None:
-            predictions[i] = p.model_copy(
-                update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()}
-            )
+        if p.finish_reason != "error":
+            found = answers.read(tokenizer, p.prompt_ids, p.answer_ids, p.text)
+            predictions[i] = p.model_copy(update=dataclasses.asdict(found))
     storage.write_jsonl(job.lines, predictions)
+
+
+def _thinking(predictions: list[Prediction]) -> Thinking | None:
+    """How long the answers' reasoning was; None if there was none."""
+    lengths = [p.thinking_tokens for p in predictions if p.thinking_tokens or p.unclosed]
+    if not lengths:
+        return None
+    return Thinking(
+        answers=len(lengths),
+        mean_tokens=sum(lengths) / len(lengths),
+        longest_tokens=max(lengths),
+        unclosed=sum(p.unclosed for p in predictions),
+    )
 
 
 def _manifest(
@@ -266,6 +332,8 @@ def _manifest(
         n=len(predictions),
         finish=dict(Counter(p.finish_reason for p in predictions)),
         prompts_cut=sum(p.prompt_cut for p in predictions),
+        prompt=job.prompt,
+        thinking=_thinking(predictions),
         cost=Cost(
             tokens_per_second=tokens / seconds if seconds > 0 else None,
             seconds=seconds,
@@ -286,8 +354,6 @@ def _tokens(p: Prediction) -> int:
 
 
 def _prompt_tokens(job: Job, predictions: list[Prediction]) -> int | None:
-    """Tokens of all prompts; None where neither ids nor a server's counts are known."""
-    if job.backend == "endpoint":
-        counts = [p.prompt_tokens for p in predictions if p.finish_reason != "error"]
-        return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
-    return None
+    """Tokens of all prompts by a server's own count; None where it does not count."""
+    counts = [p.prompt_tokens for p in predictions if p.finish_reason != "error"]
+    return None if job.backend != "endpoint" or None in counts else sum(count or 0 for count in counts)

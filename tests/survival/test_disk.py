@@ -58,7 +58,7 @@ STAGES: dict[str, tuple[Callable[[RunFolder, Config], object], list[str]]] = {
     "predict": (of(predict), ["runs/r/predictions"]),
     "score": (of(score), ["runs/r/scores"]),
     "compare": (of(compare), ["reports/r/comparison.json"]),
-    "report": (of(report), ["reports/r/report.html", "reports/r/report.md", "reports/r/report.json"]),
+    "report": (of(report), ["reports/r/report.html", "reports/r/report.md"]),
     "gate": (gated, []),
     "baseline": (saved, ["reports/baseline.json"]),
 }
