@@ -98,8 +98,10 @@ eval: .venv/ready                   ## export, predict, score, compare and repor
 
 # Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
 evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
-	$(HARNESS) evaluate --test $(TEST) $(foreach m,$(MODEL),--model $(m)) $(if $(TRAINED_ON),--trained-on $(TRAINED_ON)) $(if $(BASE),--base $(BASE)) \
-	  $(if $(filter file,$(origin CONFIG)),,--config $(CONFIG)) $(if $(filter file,$(origin RUN)),,--run $(RUN)) $(foreach s,$(SET),--set $(s))
+	$(HARNESS) evaluate $(if $(TEST),--test $(call quoted,$(TEST))) $(foreach m,$(MODEL),--model $(call quoted,$(m))) \
+	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	  $(if $(filter file,$(origin CONFIG)),,--config $(call quoted,$(CONFIG))) $(if $(filter file,$(origin RUN)),,--run $(call quoted,$(RUN))) \
+	  $(if $(SET),--sets $(call quoted,$(SET)))
 
 # The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
 gate: eval                          ## fail if the run is worse than reports/baseline.json

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.application import RESULTS, START, ConfigName, Force, RunName, Settings, SettingsText, app
+from harness.cli.application import RESULTS, START, ConfigName, Force, RunName, Settings, SettingsText, app, flag
 from harness.cli.selection import command, select
 from harness.cli.terminal import errors, say, shown
 
@@ -20,7 +20,7 @@ TrainedOn = Annotated[
 Base = Annotated[
     str | None, typer.Option("--base", metavar="FOLDER|HUB", help="The base, if not the one that the adapter names.")
 ]
-FourBit = Annotated[bool, typer.Option("--4bit", help="Adapters on a base in 4 bits, as QLoRA trains.")]
+FourBit = Annotated[bool, flag("--4bit", help="Adapters on a base in 4 bits, as QLoRA trains.")]
 
 
 @app.command(
