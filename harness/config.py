@@ -302,10 +302,14 @@ class Predict(Section):
     """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
-    slots: Annotated[int, Field(ge=1, le=64)] = 4
-    """Parallel sequences in llama.cpp."""
+    slots: Annotated[int, Field(ge=0, le=256)] = 0
+    """Parallel sequences in llama.cpp, or requests to an endpoint; 0: measured, or 4 for an endpoint."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0: one per 50 million parameters, and one per core at most."""
+    """CPU threads; 0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp, for instance with CUDA: its shared object, or the folder of it; none: xllamacpp's."""
+    gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] | None = None
+    """Layers of a GGUF model on the GPU, -1: all; none: all on a GPU if this build of llama.cpp can, else none."""
     fidelity_questions: Annotated[int, Field(ge=0)] = 24
     """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
 

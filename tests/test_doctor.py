@@ -18,7 +18,7 @@ from harness.cli import app
 from harness.config import GGUF_TYPES, load
 from harness.doctor import Finding, checks, estimate, packages, probes, space
 from harness.doctor.probes import Probe
-from harness.formats import llama, quantize
+from harness.formats import families, quantize
 from harness.models import devices
 from harness.training.plan import GIB, Shape
 
@@ -366,7 +366,7 @@ def test_sizes_are_those_of_the_types_that_tensors_get(type: str, config: dict[s
     names, layers = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), config["num_hidden_layers"]
     tied = config.get("tie_word_embeddings", False)
     exact = 0
-    for name, shape in llama._expected(config).items():
+    for name, shape in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items():
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         assert gguf_name
         exact += quantize.size_bytes(quantize.tensor_type(gguf_name, shape, type, layers=layers, tied=tied), shape)

@@ -20,7 +20,7 @@ from harness.backends.endpoint import KEY, EndpointBackend
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ModelError
 from harness.formats import gguf
-from tests.models import BOS_ID, EOS_ID
+from tests.helpers.models import BOS_ID, EOS_ID
 
 GENERATION = Generation(12, (EOS_ID,), EOS_ID)
 

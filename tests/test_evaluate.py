@@ -17,8 +17,8 @@ from harness.models import adapters
 from harness.records import Comparison, PredictionManifest, SplitManifest
 from harness.stages import evaluate, predict
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import edit_json, save_model
+from tests.helpers import small_run
+from tests.helpers.models import edit_json, save_model
 
 SETTINGS = [
     "device=cpu",

@@ -19,8 +19,8 @@ from harness.prompt import Prompter, load_tokenizer
 from harness.records import ExportManifest
 from harness.stages import export
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import CORPUS, EOS_ID, edit_json, save_model
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID, edit_json, save_model
 
 FORMATS = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import small_run
+from tests.helpers import small_run
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "evaluate_your_adapter.ipynb"
 PROJECT = NOTEBOOK.parent.parent

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from scored_run import CONFIG, make, predict, questions
 
 from harness import storage
 from harness.config import Config
@@ -12,6 +11,7 @@ from harness.errors import ArtifactError, ConfigError, HarnessError, Incomparabl
 from harness.metrics import find
 from harness.records import Score, ScoreManifest, ScoreSet
 from harness.stages import score
+from tests.helpers.scored_run import CONFIG, make, predict, questions
 
 
 def right(question):

@@ -14,7 +14,7 @@ from harness.records import SplitManifest
 from harness.stages import compare, report, score
 from harness.storage import fingerprint, hashing
 from harness.storage.fingerprint import closure, code_sha256, up_to_date
-from tests.scored_run import CONFIG, make
+from tests.helpers.scored_run import CONFIG, make
 
 PACKAGE = Path(fingerprint.__file__).parent.parent
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report")

@@ -58,9 +58,14 @@ class Execution:
     """Padded prompt and answer tokens of a batch; 0: what memory holds."""
     max_batch: int = MAX_BATCH
     """Questions of a batch; 0: what a GPU is good for."""
-    slots: int = 4
+    slots: int = 0
+    """Sequences of llama.cpp, or requests to an endpoint, at once; 0: measured by llama.cpp, 4 for an endpoint."""
     threads: int = 0
-    """0: one per 50 million parameters, and one per core at most."""
+    """0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp: its shared object, or the folder of it."""
+    gpu_layers: int | None = None
+    """Layers that llama.cpp puts on the GPU, -1 for all; None: all with `device` cuda, if the build can, else none."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class Completion:
     text: str | None = None
     """Only from backends that do not give ids; else the predict stage decodes."""
     error: str | None = None
+    logprobs: list[float] | None = None
+    """Natural logarithm of the probability of each of `answer_ids` when it was chosen; None: the backend does not give them."""
     prompt_ids: list[int] | None = None
     """The prompt as the backend had it, where it knows better than who asked."""
     tokens: int | None = None

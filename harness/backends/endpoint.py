@@ -64,7 +64,7 @@ class EndpointBackend:
             raise ConfigError(f"{KEY} holds characters that no header can carry", "set it to the server's key")
         self.url = (source.url or "").rstrip("/")
         self.chat = source.chat
-        self.generation, self.slots = generation, execution.slots
+        self.generation, self.slots = generation, execution.slots or 4
         limits = httpx.Limits(max_connections=self.slots, max_keepalive_connections=self.slots)
         self.client = httpx.Client(
             timeout=TIMEOUT_S, limits=limits, headers={"Authorization": f"Bearer {key}"} if key else {}

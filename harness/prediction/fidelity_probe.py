@@ -99,8 +99,10 @@ def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before:
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
     if job.backend == "llamacpp":
-        other = replace(usual, slots=1 if usual.slots > 1 else 4)
-        how = f"slots: {other.slots} against {usual.slots}"
+        # Of a variant that was only measured, the setting may be another than the one that answered.
+        used = team.facts.execution.get("slots", usual.slots)
+        other = replace(usual, slots=4 if used == 1 else 1)
+        how = f"slots: {other.slots} against {used}"
         # Two copies of a large model need not fit.
         again = team.reload(other)
         try:

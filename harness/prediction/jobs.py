@@ -93,6 +93,7 @@ class Job:
             *([True] if self.source.chat else []),
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
+        cut += [self.execution.libllama, self.execution.gpu_layers]
         return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
 
 
@@ -151,7 +152,15 @@ def jobs(
     found = found or find_weights(run, config, folder, variants)
     asker = Asker(config, questions, folder, lambda prompt: few_shots(run, prompt, questions))
     settings = config.predict
-    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
     for variant in variants:

@@ -326,7 +326,7 @@ def _manifest(
         | {
             "batch_tokens": used.batch_tokens,
             "max_batch": used.max_batch,
-            "slots": used.slots,
+            "slots": facts.execution.get("slots", used.slots),
             "processes": job.processes,
         },
         n=len(predictions),

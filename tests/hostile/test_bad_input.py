@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
 TOPICS = (
