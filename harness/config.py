@@ -87,8 +87,12 @@ class Model(Section):
 class Data(Section):
     """The questions and their split."""
 
-    qa: Annotated[str, IsPath()] = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`."""
+    qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
+    """JSON, JSONL or CSV with `question` and `answer`; null: nothing to train on (a test file is needed then)."""
+    test: Annotated[str | None, IsPath()] = None
+    """Holds out exactly the questions of this file."""
+    trained_on: Annotated[str | None, IsPath()] = None
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
     seed: Seed = 0
@@ -231,15 +235,58 @@ class Export(Section):
         return value
 
 
+class Price(Section):
+    """What a server charges, in any one currency, for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
 class ExtraVariant(Section):
     """A further model to answer the same questions."""
 
-    backend: Literal["transformers", "llamacpp", "endpoint", "replay"]
-    path: str
-    """A model folder, a GGUF file, an endpoint's base URL, or a predictions file."""
+    backend: Literal["transformers", "llamacpp", "endpoint", "replay", "python"]
+    path: str | None = None
+    """transformers: a model's folder or hub name; llamacpp: a GGUF file; endpoint: the server's address up to and including `/v1`; replay: a
+    predictions file. None: `adapter` is given, or (python) an object of the calling program."""
+    adapter: str | None = None
+    """transformers: folder or hub name of an adapter, put on `base` by PEFT."""
+    base: str | None = None
+    """The model that the adapter is put on: a folder or hub name; none: the one that its adapter_config.json names."""
+    revision: str | None = None
+    """Of a hub model or adapter: branch, tag or commit."""
     load_in_4bit: bool = False
+    """transformers: quantise to NF4 on loading, as QLoRA trains; false: 16 bits (32 on a CPU)."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer to ask this model with; none: the model's own."""
+    prompt: Prompt | None = None
+    """How this model is asked; none: as the run asks. A chat server puts its own template around it."""
+    api: Literal["completions", "chat"] = "completions"
+    """endpoint: which of the server's two ways is used. `completions` sends token ids (text where no tokenizer is known), `chat` sends messages."""
     model: str | None = None
-    """Endpoint: the served model's name."""
+    """endpoint: the served model's name; none: the first that the server names."""
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """endpoint: requests in flight at most; none: `predict.slots`."""
+    price: Price | None = None
+    """endpoint: adds the cost in money."""
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> ExtraVariant:
+        if self.backend == "transformers" and (self.path is None) == (self.adapter is None):
+            raise ValueError("needs either path (a whole model) or adapter")
+        if self.backend not in ("transformers", "python") and self.path is None:
+            raise ValueError(f"backend {self.backend!r} needs path")
+        allowed = {
+            "transformers": {"adapter", "base", "load_in_4bit", "revision"},
+            "endpoint": {"api", "model", "parallel", "price"},
+        }
+        for key in ("adapter", "base", "load_in_4bit", "revision", "api", "model", "parallel", "price"):
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and key not in allowed.get(self.backend, ()):
+                raise ValueError(f"backend {self.backend!r} takes no {key}")
+        if self.base is not None and self.adapter is None:
+            raise ValueError("base is only for an adapter; name a whole model as path")
+        return self
 
 
 class Predict(Section):

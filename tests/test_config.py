@@ -94,7 +94,10 @@ def test_the_embedded_default_needs_nothing_but_this_project() -> None:
         ("train: 5", "train: input should be"),
         ("train:\n- 5", "train: input should be"),
         ("1: 2", "1: keys should be strings"),
-        ("prompt: {template: none}", "prompt.template: must contain {question} exactly once, or two {} with nothing after the second, got 'none'"),
+        (
+            "prompt: {template: none}",
+            "prompt.template: must contain {question} exactly once, or two {} with nothing after the second, got 'none'",
+        ),
         ("prompt: {template: '{question} {question}'}", "prompt.template: must contain {question} exactly once"),
         ("score: {metrics: []}", "score.metrics: needs at least one metric"),
         (

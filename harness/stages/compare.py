@@ -23,6 +23,7 @@ from harness.metrics import find
 from harness.records import (
     Breakdown,
     Comparison,
+    Contract,
     Example,
     Pair,
     PairExamples,
@@ -44,6 +45,10 @@ BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f
 """Shown in the breakdowns; all of them if the config names none of these."""
 EXAMPLE_METRICS = ("token_f1", "rougeL")
 """The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
+TEXT = "own"
+"""In place of a tokenizer's hash: the model got text or messages."""
+TOKENS = ("stop_ids", "pad_id")
+"""Parameters of generation that are a tokenizer's own."""
 EXAMPLES = 10
 """Wins, and losses, of a pair."""
 
@@ -63,6 +68,9 @@ class Scored:
     """Hash of the answers' texts, question by question: equal where two variants gave the same text everywhere."""
     noise: dict[str, Any] = field(default_factory=dict)
     """As in PredictionManifest."""
+    tokenizer_sha256: str = ""
+    own: bool = False
+    """It was asked by its own tokenizer and prompt, not by the run's."""
 
     @property
     def flip_rate(self) -> float:
@@ -102,7 +110,13 @@ def run(
     primary, reason = primary_metric(
         first.metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
     )
-    tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
+    tuned = [
+        name
+        for name in variants
+        if name == "adapter"
+        or _is_exported(name, config)
+        or ((extra := config.predict.extra.get(name)) is not None and extra.adapter is not None)
+    ]
     comparison = Comparison(
         run=run.name,
         split_id=split.split_id,
@@ -166,18 +180,35 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
             )
 
 
+def contract_of(a: Scored, b: Scored) -> Contract:
+    """What two variants share: `same ids` where tokenizer, prompts and end tokens are equal, else `same question`."""
+    same = [
+        (side.tokenizer_sha256, side.manifest.prompts_sha256, side.manifest.generation.get("stop_ids"))
+        for side in (a, b)
+    ]
+    tokenised = a.tokenizer_sha256 != TEXT
+    return "same ids" if tokenised and same[0] == same[1] else "same question"
+
+
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
-    """(what, how it differs or "", hint) of everything that must be equal."""
+    """(what, how it differs or "", hint) of everything that must be equal.
+
+    Two variants that were asked as the run asks must have the same prompts, token by token; a model that was asked by its own tokenizer, or one of
+    another run with another tokenizer, shares the questions.
+    """
     left, right = a.manifest, b.manifest
     again = "run harness predict and score for both with one config"
+    foreign = a.own or b.own or a.tokenizer_sha256 != b.tokenizer_sha256
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
-    yield "generation parameters", _unequal_keys(left.generation, right.generation), again
+    limits = [{k: v for k, v in m.generation.items() if not (foreign and k in TOKENS)} for m in (left, right)]
+    yield "generation parameters", _unequal_keys(*limits), again
     if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
-        yield (
-            "prompts",
-            _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
-            f"use one template and tokenizer; {again}",
-        )
+        if not foreign:
+            yield (
+                "prompts",
+                _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
+                f"use one template and tokenizer; {again}",
+            )
         yield (
             "questions",
             "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}",
@@ -203,9 +234,14 @@ def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
 
 
 def _pairs(names: list[str], config: Config) -> list[tuple[str, str]]:
-    """(left, right) names: every variant against the base; every exported format against what it was made from."""
+    """(left, right) names: every variant against the base; an adapter from elsewhere against its own; every exported format against its source."""
     formats = [name for name in names if _is_exported(name, config)]
-    pairs = [(name, "base") for name in names if name != "base"]
+    elsewhere = [name for name in names if name in config.predict.extra]
+    # Without a base, models from elsewhere are measured against the first that was named.
+    reference = "base" if "base" in names else elsewhere[0] if len(elsewhere) == len(names) else None
+    pairs = [(name, reference) for name in names if reference and name != reference]
+    # An adapter that was put on another base than the run's: `harness evaluate` adds that as NAME.base.
+    pairs += [(name, f"{name}.base") for name in elsewhere]
     pairs += [(name, "adapter") for name in formats]
     pairs += [(name, "merged_16bit") for name in formats if name != "merged_16bit"]
     return [(left, right) for left, right in pairs if right in names]
@@ -253,6 +289,7 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
                 d.value, d.ci95, d.p_adjusted, settings.margin, identical=a.texts_sha256 == b.texts_sha256 != ""
             ),
             n=d.n,
+            contract=contract_of(a, b),
             margin=settings.margin,
             noise_floor=max(a.flip_rate, b.flip_rate),
             mde=d.mde,
@@ -386,7 +423,18 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
     texts = [[row.id, row.text] for row in storage.iter_records(run.prediction(name)[0], Prediction)]
-    return Scored(shown or name, manifest, metrics, ids, groups, values, storage.sha256_json(texts), asked.noise)
+    return Scored(
+        name=shown or name,
+        manifest=manifest,
+        metrics=metrics,
+        ids=ids,
+        groups=groups,
+        values=values,
+        texts_sha256=storage.sha256_json(texts),
+        noise=asked.noise,
+        tokenizer_sha256=asked.tokenizer_sha256,
+        own=asked.asked == "own",
+    )
 
 
 def _result(manifest: ScoreManifest) -> VariantResult:
@@ -425,6 +473,8 @@ def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[
         "generation",
         "execution",
         "warnings",
+        "asked",
+        "findings",
     )
     return {
         **recorded,
