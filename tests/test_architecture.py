@@ -73,6 +73,7 @@ def test_no_module_imports_from_a_layer_above() -> None:
 
 def test_no_cycle() -> None:
     graph, done = edges(), set[str]()
+    del graph["harness"]  # the Python door, which opens `harness.api` when it is asked for
 
     def walk(module: str, path: list[str]) -> None:
         assert module not in path, " -> ".join([*path[path.index(module) :], module])

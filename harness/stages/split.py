@@ -18,7 +18,7 @@ from harness import storage
 from harness.config import Config, Data
 from harness.errors import DataError
 from harness.metrics.normalize import normalize_question
-from harness.questions import dataset, no_model_baselines
+from harness.questions import dataset, no_model_baselines, test_side
 from harness.questions.dataset import Row
 from harness.questions.grouping import EXAMPLES, Groups, Link, group_rows, is_long
 from harness.questions.similarity import WINDOW, Shingles, nearest_method
@@ -41,7 +41,11 @@ def run(
     Raises:
         DataError: a QA file or row that cannot be used, fewer than ten groups, or a side without rows. Nothing is written then.
     """
+    if config.data.test:
+        return test_side.split(run, config, progress, force=force)
     began = time.monotonic()
+    if config.data.qa is None:
+        raise DataError("data.qa is null and there is no data.test", "name one of them")
     source = dataset.locate(config.data.qa)
     source_sha256 = storage.sha256_file(source)
     fingerprint = _fingerprint(source_sha256, config.data)
