@@ -60,16 +60,30 @@ def split(
     settings: Settings = None,
     force: Force = False,
     heldout: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")] = None,
+    dev: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows that training may choose by.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Hold out exactly these questions.")] = None,
+    trained_on: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --test: what a model was trained on elsewhere.")
+    ] = None,
+    question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
+    answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
+    context_column: Annotated[str | None, typer.Option(metavar="NAME", help="The column put before it.")] = None,
 ) -> None:
-    """Split a QA file into train and held-out questions, near-duplicates on one side."""
-    overrides = [*(settings or []), *([f"data.heldout={heldout}"] if heldout else [])]
+    """Split a QA file into train, dev and held-out questions, near-duplicates on one side."""
+    named = {
+        "heldout": heldout,
+        "dev": dev,
+        "test": _quoted(test),
+        "trained_on": _quoted(trained_on),
+        "columns.question": _quoted(question_column),
+        "columns.answer": _quoted(answer_column),
+        "columns.context": _quoted(context_column),
+    }
+    overrides = [*(settings or []), *(f"data.{key}={value}" for key, value in named.items() if value)]
     with _stage("split", run, config, qa, overrides) as (folder, resolved):
         from harness.stages import split as stage
 
-        manifest = stage.run(folder, resolved, progress=_say, force=force)
-        _say(f"{manifest.n_train} to train on, {manifest.n_heldout} held out in {manifest.n_groups_heldout} groups")
-        for warning in manifest.warnings:
-            _say(f"warning: {warning}")
+        stage.run(folder, resolved, progress=_say, force=force)
 
 
 @app.command()
@@ -426,6 +440,13 @@ def _fail(message: str, code: int) -> None:
         time.sleep(2)
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _quoted(text: str | None) -> str | None:
+    """A text as YAML has it, whatever it is made of."""
+    import json
+
+    return None if text is None else json.dumps(text, ensure_ascii=False)
 
 
 def _say(message: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from harness.errors import ADDRESS, ConfigError
 from harness.storage import check_name, strict_json, strict_yaml
@@ -77,13 +77,37 @@ class Model(Section):
     """Lets a hub model run its own code here; recorded in the report."""
 
 
+class Columns(Section):
+    """Which columns of the QA file are what, by their names in the file; none: found by their usual names."""
+
+    question: str | None = None
+    answer: str | None = None
+    context: str | None = None
+    """A passage that is put before the question."""
+
+
 class Data(Section):
     """The questions and their split."""
 
-    qa: str = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`."""
+    qa: str | None = "data/constitution_qa.json"
+    """Questions and answers: a file of one of the shapes in README's "Your file", or `hub:owner/name[:split]`; null: nothing to train on
+    (a test file is needed then)."""
+    test: str | None = None
+    """Holds out exactly the questions of this file; all of `data.qa` trains."""
+    trained_on: str | None = None
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on; `data.qa` is
+    not read then."""
+    drop_leaks: bool = False
+    """Leaves training rows out whose question stands in the test file, or is a near-duplicate of one there."""
+    columns: Columns = Columns()
+    turns: Literal["one", "last"] = "one"
+    """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
+    unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
+    """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
-    """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
+    """Share (between 0 and 1) or count (2 or more) of the rows to hold out; not used with a test file."""
+    dev: float | int | None = None
+    """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
@@ -92,9 +116,11 @@ class Data(Section):
     long_answer_words: Count = 6
     """Identical answers of at least so many words keep their rows together."""
 
-    @field_validator("heldout", mode="before")
+    @field_validator("heldout", "dev", mode="before")
     @classmethod
-    def _share_or_count(cls, value: object) -> object:
+    def _share_or_count(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name == "dev" and (value is None or (value == 0 and not isinstance(value, bool))):
+            return value
         if (
             not isinstance(value, int | float)
             or isinstance(value, bool)
@@ -102,6 +128,33 @@ class Data(Section):
         ):
             raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
         return int(value) if value >= 2 else value
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> Data:
+        if self.trained_on and not self.test:
+            raise ValueError("trained_on: needs data.test, the questions to judge the model on")
+        if self.qa is None and not self.test:
+            raise ValueError("qa: is null and there is no data.test; name one of them")
+        if (
+            self.dev_size < 1
+            and isinstance(self.heldout, float)
+            and not self.test
+            and self.heldout + self.dev_size >= 1
+        ):
+            raise ValueError(f"heldout {self.heldout} and dev {self.dev_size} leave nothing to train on")
+        return self
+
+    @property
+    def dev_size(self) -> float | int:
+        """The share or count of the dev side that holds."""
+        if self.dev is not None:
+            return self.dev
+        return 0 if self.test else 0.1
+
+    @property
+    def training_file(self) -> str | None:
+        """The file whose rows are trained on; None: nothing is."""
+        return None if self.trained_on else self.qa
 
 
 class Prompt(Section):
@@ -164,9 +217,9 @@ class Train(Section):
     seed: Seed = 3407
     log_every: Count = 1
     eval_every: Count = 50
-    """Steps between measurements of the held-out loss."""
+    """Steps between measurements of the loss on dev."""
     eval_rows: Annotated[int, Field(ge=0)] = 64
-    """Held-out rows whose loss is measured; 0: none."""
+    """Dev rows whose loss is measured; 0: none."""
     save_every: Count = 100
     """Steps between checkpoints."""
 

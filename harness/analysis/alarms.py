@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from harness import storage
 from harness.config import Compare
 from harness.metrics.text import words
-from harness.records import Alarm, Prediction, Question, ScoreManifest
+from harness.records import Alarm, Prediction, Question, ScoreManifest, SplitManifest
 from harness.storage import RunFolder
 
 SHOWN = 40
@@ -62,6 +62,22 @@ def find(
             if count:
                 message = f"{name}: {count} of {manifest.n} {what}"
                 yield Alarm(code=code, variant=name, message=message, value=count / manifest.n, limit=0.0)
+
+
+def of_split(split: SplitManifest) -> Iterator[Alarm]:
+    """The alarms of a split: held-out questions that training gives away, or that this could not be checked."""
+    leakage = split.leakage
+    if leakage.get("checked") is False:
+        message = "leakage could not be checked: what the model was trained on is not known (data.trained_on names it)"
+        yield Alarm(code="leakage_unchecked", variant=None, message=message)
+        return
+    exact, near = leakage.get("questions_in_train", 0), leakage.get("near_duplicates_in_train", 0)
+    if exact or near:
+        message = (
+            f"{exact + near} of {split.n_heldout} held-out questions are given away by training rows: "
+            f"{exact} stand there, {near} have near-duplicates there"
+        )
+        yield Alarm(code="leakage", variant=None, message=message, value=(exact + near) / split.n_heldout, limit=0.0)
 
 
 def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:

@@ -254,11 +254,18 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
-    try:
-        rows = dataset.load(config.data.qa)
-    except DataError as error:
-        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-    return rows, Finding("ok", "questions", f"{config.data.qa}: {len(rows):,} rows")
+    """The rows that decide memory: those that are trained on, or else the test file's."""
+    rows, said = [], []
+    for source in (config.data.training_file, config.data.test, config.data.trained_on):
+        if source is None:
+            continue
+        try:
+            file = dataset.read(source, config.data)
+        except DataError as error:
+            return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
+        rows = rows or file.rows
+        said.append(f"{source}: {file.summary}")
+    return rows, Finding("ok", "questions", "; ".join(said))
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:

@@ -13,6 +13,7 @@ from harness.config import Config
 from harness.errors import ArtifactError, DeviceError, ModelError
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
+from harness.questions.asking import asked
 from harness.records import ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
 
@@ -81,7 +82,7 @@ def jobs(
     execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
     if device == "cpu":
         execution = resolve_batch_size(execution, 0, len(questions), 1)
-    prompts = [prompter.ids(q.question) for q in questions]
+    prompts = [prompter.ids(asked(q)) for q in questions]
     for variant in variants:
         backend, source, weights, size = _source(run, config, folder, variant)
         lines, manifest = run.prediction(variant)

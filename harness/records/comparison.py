@@ -60,7 +60,8 @@ class Alarm(Record):
     """Something that makes the numbers doubtful, told next to the verdict."""
 
     code: str
-    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`."""
+    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`;
+    of the split, with `variant` None: `leakage`, `leakage_unchecked`."""
     variant: str | None
     message: str
     value: float | None = None

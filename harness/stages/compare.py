@@ -116,7 +116,8 @@ def run(
         pairs=differences([(variants[left], variants[right]) for left, right in tested], config),
         baselines=split.baselines.get("grouped", {}),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
-        alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
+        alarms=list(alarms.of_split(split))
+        + list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},

@@ -1,4 +1,4 @@
-"""split, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
+"""train and dev sides, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
 
 Training has this process to itself: a model that answered before it is trained in one process can train wrongly on some CPUs
 (bitsandbytes packs its 4-bit weights on the first forward without gradients).
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness import storage
 from harness.config import Config, Train
+from harness.errors import ArtifactError
 from harness.models import base_model
 from harness.prompt import IGNORED, Example, Prompter, tokenizer_sha256
+from harness.questions.asking import asked
 from harness.records import Question, SplitManifest, TrainManifest
 from harness.storage import RunFolder
 from harness.training import plan as planning
@@ -43,13 +45,19 @@ def run(
     share of every step's rows, and the first of them writes.
 
     Raises:
-        ArtifactError: no split; ModelError: the base cannot be used; DeviceError: no CUDA where the config needs it;
+        ArtifactError: no split, or one without training rows; ModelError: the base cannot be used; DeviceError: no CUDA where the config needs it;
         TrainingError: the loss is no number (the last good checkpoint is kept); StorageError: nowhere to write.
     """
     base_model.quiet_libraries()
     split = storage.read_record(run.split_json, SplitManifest)
-    for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.heldout_jsonl, split.heldout_sha256)):
+    for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.dev_jsonl, split.dev_sha256)):
         storage.check_written(file, sha256, "split")
+    if not split.n_train:
+        raise ArtifactError(
+            "has no rows to train on: it was made of a test file alone",
+            "name training questions with data.qa (and no data.trained_on), then run harness split again",
+            file=run.split_json,
+        )
     device = base_model.device_of(config.device)
     folder = base_model.resolve(config.model)
     weights = base_model.weights_sha256(folder)
@@ -123,9 +131,9 @@ class _Training:
         model, tokenizer = load_model(self.folder, settings, self.device, self.among)
         prompter = Prompter(tokenizer, self.config.prompt.template)
         rows = encode(storage.read_records(self.run.train_jsonl, Question), prompter, settings)
-        heldout = encode(
-            sample(storage.read_records(self.run.heldout_jsonl, Question), settings.eval_rows), prompter, settings
-        )
+        dev = encode(sample(storage.read_records(self.run.dev_jsonl, Question), settings.eval_rows), prompter, settings)
+        if settings.eval_rows and not dev:
+            self.progress("no dev rows: no loss is measured on questions that are not trained on (set data.dev)")
         plan = self._plan(model, [len(row.input_ids) for row in rows])
         model = add_lora(model, settings, engine=settings.engine, checkpointing=plan.checkpointing)
         tokens = sum(len(r.input_ids) for r in rows)
@@ -150,7 +158,7 @@ class _Training:
                 model,
                 tokenizer,
                 rows,
-                heldout,
+                dev,
                 settings,
                 plan,
                 steps,
@@ -190,7 +198,7 @@ class _Training:
             labelled_token_share=labelled,
             tokens=round(tokens * epochs),
             final_loss=history.last("loss", over=20),
-            final_heldout_loss=history.last("heldout_loss"),
+            final_dev_loss=history.last("dev_loss"),
             history_sha256=storage.sha256_file(self.run.history_jsonl) if self.among.writes else "",
             wandb=logged,
             seconds=time.monotonic() - began,
@@ -273,7 +281,7 @@ class _Training:
 def encode(questions: list[Question], prompter: Prompter, settings: Train) -> list[Example]:
     """Training rows as token ids and labels."""
     return [
-        prompter.example(q.question, q.answer, train_on=settings.train_on, max_length=settings.max_length, name=q.id)
+        prompter.example(asked(q), q.answer, train_on=settings.train_on, max_length=settings.max_length, name=q.id)
         for q in questions
     ]
 

@@ -28,7 +28,7 @@ def make_trainer(
     model: Any,
     tokenizer: Any,
     rows: list[Example],
-    heldout: list[Example],
+    dev: list[Example],
     settings: Train,
     plan: Plan,
     steps: int,
@@ -97,7 +97,7 @@ def make_trainer(
             return self.stepper.step(self._share, model, inputs["rows"], num_items_in_batch)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-            """Logs the held-out loss: the mean over all labelled tokens, as in a step.
+            """Logs the dev loss: the mean over all labelled tokens, as in a step.
 
             The stock trainer takes the mean of the batches' means, which changes with their size, and so with the plan.
             """
@@ -169,14 +169,14 @@ def make_trainer(
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     mixed = device == "cuda"
     # Padded, within the plan's tokens too.
-    heldout_rows = min(
-        settings.batch_size, plan.rows, max(plan.tokens // max((len(e.input_ids) for e in heldout), default=1), 1)
+    dev_rows = min(
+        settings.batch_size, plan.rows, max(plan.tokens // max((len(e.input_ids) for e in dev), default=1), 1)
     )
     arguments: TrainingArguments = SFTConfig(
         output_dir=str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=heldout_rows,
+        per_device_eval_batch_size=dev_rows,
         gradient_accumulation_steps=1,
         average_tokens_across_devices=False,
         learning_rate=settings.learning_rate,
@@ -195,7 +195,7 @@ def make_trainer(
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
-        eval_strategy="steps" if heldout else "no",
+        eval_strategy="steps" if dev else "no",
         eval_steps=settings.eval_every,
         save_strategy="steps",
         save_steps=settings.save_every,
@@ -218,7 +218,7 @@ def make_trainer(
         args=arguments,
         data_collator=functools.partial(collate, pad_id),
         train_dataset=dataset(rows),
-        eval_dataset=dataset(sorted(heldout, key=lambda e: len(e.input_ids))) if heldout else None,  # little padding
+        eval_dataset=dataset(sorted(dev, key=lambda e: len(e.input_ids))) if dev else None,  # little padding
         callbacks=[callback, Seal()],
     )
     if processes.world > 1:

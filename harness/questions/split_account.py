@@ -1,0 +1,160 @@
+"""The account of a split: how rows were grouped, what conflicts, what needs no model to answer, what to be warned of."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import datasketch
+
+from harness.config import Data
+from harness.questions import no_model_baselines
+from harness.questions.paraphrase import normalise
+from harness.questions.rows import Row
+from harness.questions.sides import Sides
+from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles
+from harness.records import Question
+
+LARGE_GROUP = 0.05
+"""Share of the rows from which a group is warned of."""
+LARGE_HELDOUT_GROUP = 0.1
+"""Share of the held-out rows from which a group of `MIN_LARGE_GROUP` rows or more is warned of."""
+MIN_LARGE_GROUP = 10
+SHARE_TOLERANCE = 0.2
+"""Relative difference between the share asked for and the share realised from which it is warned of."""
+FEW_QUESTIONS = 100
+"""Held-out questions below which only large differences can be seen."""
+MAX_CONFLICTS = 200
+REASONS = ("group", "duplicate_question", "near_duplicate", "long_answer")
+
+
+def method(rows: Sequence[Row], groups: Groups, data: Data) -> dict[str, Any]:
+    """`SplitManifest.similarity`."""
+    return {
+        "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; question and answer decide together",
+        "ngram": data.ngram,
+        "threshold": data.similarity,
+        "long_answer_words": data.long_answer_words,
+        "datasketch": datasketch.__version__,
+        "pairs_compared": groups.pairs_compared,
+        "window": WINDOW,
+        "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
+        "kept_apart": groups.n_kept_apart,
+        "kept_apart_examples": [_example(rows, link) for link in groups.kept_apart],
+    }
+
+
+def largest(questions: Sequence[Question], side_of: Sequence[str]) -> list[dict[str, Any]]:
+    """The ten largest groups; `side_of` names each question's side."""
+    sizes: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for at, question in enumerate(questions):
+        sizes[question.group] += 1
+        first.setdefault(question.group, at)
+    return [
+        {
+            "group": group,
+            "rows": count,
+            "share": round(count / len(questions), 6),
+            "side": side_of[first[group]],
+            "example": questions[first[group]].question,
+        }
+        for group, count in sizes.most_common(10)
+    ]
+
+
+def merges(links: Sequence[Link]) -> dict[str, int]:
+    """How many links each reason made."""
+    counts = Counter(link.reason for link in links)
+    return {reason: counts[reason] for reason in REASONS}
+
+
+def merge_examples(rows: Sequence[Row], links: Sequence[Link]) -> list[dict[str, Any]]:
+    """A few links of each reason."""
+    return [_example(rows, link) for reason in REASONS for link in [k for k in links if k.reason == reason][:EXAMPLES]]
+
+
+def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
+    similarity = None if link.similarity is None else round(link.similarity, 3)
+    return {
+        "reason": link.reason,
+        "left": rows[link.left].question,
+        "right": rows[link.right].question,
+        "similarity": similarity,
+    }
+
+
+def conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Questions (with their contexts) whose rows do not accept one another's answers."""
+    same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for row in rows:
+        same_question[normalise(row.question), row.context].append(row)
+    found = []
+    for same in same_question.values():
+        if len(same) == 1:
+            continue
+        accepted = [{normalise(text) for text in (row.answer, *row.references)} for row in same]
+        if not set.intersection(*accepted):
+            answers = list(dict.fromkeys(row.answer for row in same))
+            found.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})
+    return found
+
+
+def baselines(
+    rows: Sequence[Row], shingles: Shingles, sides: Sides, copied: dict[int, int], data: Data
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`SplitManifest.baselines`; `copied` is held-out row -> nearest training row."""
+    if not sides.learned or not sides.heldout:
+        return {}
+    asked = no_model_baselines.sample(sides.heldout)
+    found = {"grouped": no_model_baselines.measure(rows, sides.learned, {at: copied[at] for at in asked})}
+    if not data.test:
+        heldout = no_model_baselines.random_heldout(rows, len(sides.heldout), data.seed)
+        train = sorted(set(range(len(rows))).difference(heldout))
+        asked = no_model_baselines.sample(heldout)
+        nearest, _ = shingles.nearest(asked, train)
+        found["random"] = no_model_baselines.measure(rows, train, dict(zip(asked, nearest.tolist(), strict=True)))
+    return found
+
+
+def warnings(questions: Sequence[Question], sides: Sides, n_conflicts: int, data: Data) -> list[str]:
+    """What the user should know before trusting the split."""
+    found = [*_large_groups(questions, sides)]
+    n_heldout = len(sides.heldout)
+    if not data.test:
+        for what, side, size in (("held out", sides.heldout, data.heldout), ("for dev", sides.dev, data.dev_size)):
+            asked, share = (size if size < 1 else size / len(questions)), len(side) / len(questions)
+            if asked and abs(share - asked) > SHARE_TOLERANCE * asked:
+                found.append(
+                    f"{share:.1%} of the rows are {what}, not {asked:.1%}: whole groups go to one side (try another data.seed)"
+                )
+    if n_heldout < FEW_QUESTIONS:
+        found.append(
+            f"only {n_heldout} questions are held out, which shows large differences only: hold out more (data.heldout), "
+            "or give a test file (data.test)"
+        )
+    if n_conflicts:
+        shown = f"; the first {MAX_CONFLICTS} are listed" if n_conflicts > MAX_CONFLICTS else ""
+        found.append(f"{n_conflicts} questions have several different answers; each is kept on one side{shown}")
+    if n_heldout > no_model_baselines.MAX_QUESTIONS and sides.learned:
+        found.append(
+            f"the no-model baselines were measured on {no_model_baselines.MAX_QUESTIONS} of {n_heldout} held-out rows"
+        )
+    return found
+
+
+def _large_groups(questions: Sequence[Question], sides: Sides) -> list[str]:
+    found = []
+    for what, side, share, least in (
+        ("rows", range(len(questions)), LARGE_GROUP, 2),
+        ("held-out rows", sides.heldout, LARGE_HELDOUT_GROUP, MIN_LARGE_GROUP),
+    ):
+        sizes = Counter(questions[at].group for at in side)
+        examples = {questions[at].group: questions[at].question for at in reversed(side)}
+        for group, count in sizes.most_common():
+            if count <= share * len(side) or count < least:
+                break
+            message = f"{count / len(side):.0%} of the {what} ({count}) form one group, like {examples[group][:100]!r}"
+            found.append(message)
+    return found
