@@ -18,13 +18,20 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.chrf import CHRF
 from scipy import spatial, special, stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
-from harness.analysis import fidelity, statistics
-from harness.analysis.resampling import Floats, Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
+from harness.analysis import families, fidelity, statistics
+from harness.analysis.resampling import (
+    Floats,
+    Totals,
+    bootstrap_means,
+    cluster_se,
+    flipped_statistics,
+    jackknife_se,
+    sign_flip_p,
+)
 from harness.metrics import find
 
 Values = Iterator[tuple[Any, Any]]
@@ -136,19 +143,22 @@ def sign_flips(rng: np.random.Generator) -> Values:
         yield sign_flip_p(Totals.of(left - right, np.arange(10)), flips=flips, seed=seed)[0] / error, exact / error
 
 
-def holm(rng: np.random.Generator) -> Values:
-    for size in (1, 2, 7, 105, 105):
-        p_values = rng.random(size) ** 4
-        yield from zip(
-            (p or 0.0 for p in statistics.holm(p_values.tolist())),
-            np.asarray(multipletests(p_values, method="holm")[1]),
-            strict=True,
-        )
+def max_t(rng: np.random.Generator) -> Values:
+    """Against the definition, written out: the share of flips whose largest remaining statistic reaches the one seen."""
+    for size in (1, 2, 7, 20):
+        totals = Totals.of(rng.normal(0.1, 1, (30, size)), np.arange(30))
+        seen, flipped = flipped_statistics(totals, flips=500, seed=0)
+        highest, expected = 0.0, np.empty(size)
+        order = list(np.argsort(-seen))
+        for rank, k in enumerate(order):
+            reached = sum(max(row[c] for c in order[rank:]) >= seen[k] - EXACT for row in flipped)
+            highest = expected[k] = max(highest, (1 + reached) / 501)
+        yield from zip(families.adjust(totals, flips=500, seed=0).p, expected, strict=True)
 
 
 def equivalence(rng: np.random.Generator) -> Values:
     """1 where it is called tied: two one-sided tests at 2.5% each."""
-    for n in rng.integers(5, 200, 500):
+    for n in rng.integers(10, 200, 500):
         left = rng.normal(0.5, 0.1, n)
         right = left + rng.normal(rng.uniform(-0.03, 0.03), 0.03, n)
         d = statistics.paired_differences(left, right, np.arange(n), resamples=0, seed=0)[0]
@@ -159,7 +169,8 @@ def equivalence(rng: np.random.Generator) -> Values:
 def detectable(rng: np.random.Generator) -> Values:
     """As a share of the effect."""
     for n in (30, 100, 400, 4000):
-        ours = statistics.minimum_detectable_effect(0.02, n)
+        quantile = float(stats.t.ppf(0.975, n - 1))
+        ours = families.detectable(0.02, n, quantile * math.sqrt(n / (n - 1 + quantile**2)))
         theirs = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8) * 0.02 * math.sqrt(n)
         yield (ours or 0.0) / theirs, 1.0
 
@@ -239,7 +250,7 @@ ROWS = [
     Row("Wilson interval", "scipy binomtest, statsmodels proportion_confint", wilson),
     Row("exact McNemar p", "statsmodels mcnemar", mcnemar_p),
     Row("sign-flip p", "scipy.stats.permutation_test, all patterns", sign_flips, 4.0, "standard errors"),
-    Row("Holm's adjusted p", "statsmodels multipletests", holm),
+    Row("step-down max-T p", "Westfall and Young's algorithm, written out", max_t),
     Row("verdict tied", "statsmodels ttost_paired at 2.5%", equivalence, 0.0),
     Row("minimum detectable effect", "statsmodels TTestPower.solve_power", detectable, 0.01, "of the effect"),
     Row("KL divergence", "scipy.stats.entropy", divergence),

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
 from harness import storage
 from harness.analysis import buckets
@@ -10,6 +9,7 @@ from harness.errors import ArtifactError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question
 from harness.stages import compare, score
 from harness.storage import RunFolder
+from tests.helpers.scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
 MANY = questions(n_groups=30, size=4)
 
@@ -56,13 +56,14 @@ def test_each_variant_against_base_and_each_format_against_its_source(tmp_path):
     ]
 
 
-def test_a_clear_gain_is_better_and_identical_answers_are_tied(tmp_path):
+def test_a_clear_gain_is_better_and_identical_answers_are_identical(tmp_path):
     comparison = compared(tmp_path, {"base": wrong, "adapter": right, "merged_16bit": right})
     gain = pair(comparison, "adapter", "base")
     assert (gain.delta, gain.verdict, gain.wins, gain.losses) == (1, "better", len(MANY), 0)
-    assert gain.p_holm is not None and gain.p is not None and gain.p <= gain.p_holm <= 0.05
+    assert gain.p_adjusted is not None and gain.p is not None and gain.p <= gain.p_adjusted <= 0.05
     same = pair(comparison, "merged_16bit", "adapter")
-    assert (same.delta, same.p, same.p_holm, same.verdict, same.ci95, same.mde) == (0, 1, 1, "tied", (0, 0), None)
+    assert (same.delta, same.p, same.p_adjusted, same.verdict, same.mde) == (0, 1, 1, "identical", None)
+    assert same.ci95 is not None and same.ci95[0] == -same.ci95[1] < 0
     assert same.p_mcnemar == 1
     assert pair(comparison, "adapter", "base", "token_f1").p_mcnemar is None
     assert {p.margin for p in comparison.pairs} == {CONFIG.compare.margin}
@@ -83,10 +84,17 @@ def test_without_a_base_there_is_no_pair_and_no_error(tmp_path):
     assert compared(tmp_path, {"adapter": right}).pairs == []
 
 
-def test_the_whole_comparison_is_one_family_to_holm(tmp_path):
+def test_the_primary_metric_on_the_headlines_pairs_is_a_family_of_its_own(tmp_path):
     comparison = compared(tmp_path, {"base": wrong, "adapter": right, "merged_16bit": right})
-    tested = sorted(p.p for p in comparison.pairs)
-    assert min(p.p_holm for p in comparison.pairs) == pytest.approx(min(1, tested[0] * len(tested)))
+    assert comparison.primary and comparison.primary_reason
+    confirmatory = {(p.left, p.right, p.metric) for p in comparison.pairs if p.family == "confirmatory"}
+    assert confirmatory == {(v, "base", comparison.primary) for v in ("adapter", "merged_16bit")}
+
+
+def test_what_differs_nowhere_but_in_the_text_is_not_identical(tmp_path):
+    comparison = compared(tmp_path, {"base": wrong, "adapter": lambda q: f"{wrong(q)} "})
+    found = pair(comparison, "adapter", "base")
+    assert (found.delta, found.verdict) == (0, "undecided")
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole file
@@ -369,8 +377,8 @@ def test_two_runs_are_paired_variant_by_variant(tmp_path):
         score.run(run, CONFIG)
     pairs = {(p.left, p.right): p for p in compare.compare_runs(*runs, CONFIG) if p.metric == "exact_match"}
     assert pairs["new/adapter", "old/adapter"].verdict == "better"
-    assert pairs["new/base", "old/base"].verdict == "tied"
-    assert {p.verdict for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {"tied"}
+    assert pairs["new/base", "old/base"].verdict == "identical"
+    assert {p.verdict for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {"identical"}
     assert {p.p for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {1.0}
 
 

@@ -19,8 +19,8 @@ from harness.prompt import Prompter, load_tokenizer
 from harness.records import ExportManifest
 from harness.stages import export
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import CORPUS, EOS_ID, edit_json, save_model
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID, edit_json, save_model
 
 FORMATS = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
 
@@ -229,7 +229,7 @@ def test_another_base_is_refused(run: RunFolder, tiny_model: Path, tmp_path: Pat
 
 
 def test_no_training_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"train.json: is missing; run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=r"train.json: is missing; run harness"):
         export.run(RunFolder("r", tmp_path), config(tiny_model, ["merged_16bit"]))
 
 

@@ -23,8 +23,8 @@ from harness.prediction import fidelity_probe
 from harness.records import Comparison, PredictionManifest, Question, SplitManifest
 from harness.stages import compare, predict, score
 from harness.storage import RunFolder
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 VARIANTS = ["base", "merged_16bit", "gguf_f16", "gguf_q4_k_m"]
 N = len(small_run.QUESTIONS)
@@ -197,7 +197,7 @@ def test_every_variant_has_a_noise_row(compared: Comparison) -> None:
     assert list(compared.noise) == VARIANTS
     assert all(0 <= row["flip_rate"] <= 1 and row["n"] == N for row in compared.noise.values())
     assert compared.noise["base"]["how"] == "batch: 1 against 64 at most"
-    assert compared.noise["gguf_f16"]["how"] == "slots: 1 against 4"
+    assert compared.noise["gguf_f16"]["how"].startswith("slots: 1 against ")
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -301,16 +301,13 @@ def test_an_answer_that_changes_with_the_batch_is_a_flip(
 # ---------------------------------------------------------------------------------------------------------------- the floor
 
 
-@pytest.mark.parametrize(
-    ("rates", "verdict"),
-    [((0.0, 0.0), "better"), ((0.5, 0.2), "better"), ((1.0, 0.0), "undecided"), ((0.0, 1.0), "undecided")],
-)
-def test_no_difference_below_the_floor_is_better(tmp_path: Path, rates: tuple[float, float], verdict: str) -> None:
+def test_the_noise_floor_is_a_note_and_no_part_of_the_verdict(tmp_path: Path) -> None:
+    """One flip in 24 questions would else hide a loss of four points at any number of questions."""
     run = scored_run.make(
         tmp_path, {"adapter": lambda q: q.answer, "base": lambda _: "nothing"}, asked=scored_run.questions(30, 4)
     )
-    for variant, rate in zip(("adapter", "base"), rates, strict=True):
+    for variant, rate in (("adapter", 1.0), ("base", 0.2)):
         edit_json(run.prediction(variant)[1], noise={"flip_rate": rate, "n": 24, "how": "x"})
     score.run(run, scored_run.CONFIG)
     pair = next(p for p in compare.run(run, scored_run.CONFIG).pairs if p.metric == "exact_match")
-    assert (pair.delta, pair.verdict, pair.noise_floor) == (1, verdict, max(rates))
+    assert (pair.delta, pair.verdict, pair.noise_floor) == (1, "better", 1.0)

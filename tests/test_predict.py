@@ -28,8 +28,8 @@ from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
 from harness.stages import predict, score
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import CORPUS, EOS_ID, VOCABULARY, edit_json
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID, VOCABULARY, edit_json
 
 LIMIT = 12
 GENERATION = Generation(LIMIT, (EOS_ID,), EOS_ID)

@@ -40,7 +40,7 @@ def run(folder, rows, *overrides, **options):
 def sides(run):
     read = {
         side: storage.read_records(path, Question)
-        for side, path in (("train", run.train_jsonl), ("dev", run.dev_jsonl), ("heldout", run.heldout_jsonl))
+        for side, path in (("train", run.train_jsonl), ("heldout", run.heldout_jsonl))
     }
     return {question.row: side for side, questions in read.items() for question in questions}
 
@@ -48,17 +48,19 @@ def sides(run):
 def test_every_row_is_on_one_side_and_groups_are_whole(tmp_path):
     rows = make(400)
     folder, manifest = run(tmp_path, rows)
-    train, dev, heldout = (
-        storage.read_records(path, Question) for path in (folder.train_jsonl, folder.dev_jsonl, folder.heldout_jsonl)
+    train, heldout = (
+        storage.read_records(folder.train_jsonl, Question),
+        storage.read_records(folder.heldout_jsonl, Question),
     )
-    assert (len(train), len(dev), len(heldout)) == (manifest.n_train, manifest.n_dev, manifest.n_heldout)
-    assert sorted(q.row for q in train + dev + heldout) == list(range(1, 401))
-    groups = [{q.group for q in side} for side in (train, dev, heldout)]
-    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-    assert [len(g) for g in groups] == [manifest.n_groups_train, manifest.n_groups_dev, manifest.n_groups_heldout]
-    assert 0.06 < manifest.n_heldout / 400 < 0.14 and 0.06 < manifest.n_dev / 400 < 0.14
-    assert all(q.nearest_train is None for q in train + dev)
-    assert manifest.leakage["checked"] and not manifest.leakage["train_rows"]
+    assert (len(train), len(heldout)) == (manifest.n_train, manifest.n_heldout)
+    assert sorted(q.row for q in train + heldout) == list(range(1, 401))
+    assert not {q.group for q in train} & {q.group for q in heldout}
+    assert (len({q.group for q in train}), len({q.group for q in heldout})) == (
+        manifest.n_groups_train,
+        manifest.n_groups_heldout,
+    )
+    assert 0.06 < manifest.n_heldout / 400 < 0.14
+    assert all(q.nearest_train is None for q in train)
     assert all(0 <= q.nearest_train < 0.9 for q in heldout)
     assert manifest.merges["near_duplicate"] > 50
     assert storage.read_record(folder.split_json, SplitManifest) == manifest
@@ -80,7 +82,7 @@ def test_fields_of_the_file_are_kept(tmp_path):
     folder, _ = run(tmp_path, rows)
     kept = next(
         q
-        for path in (folder.train_jsonl, folder.dev_jsonl, folder.heldout_jsonl)
+        for path in (folder.train_jsonl, folder.heldout_jsonl)
         for q in storage.read_records(path, Question)
         if q.id == "x"
     )
@@ -102,7 +104,7 @@ def test_the_same_bytes_twice_and_another_split_for_another_seed(tmp_path):
     _, other = run(tmp_path / "c", rows, "data.seed=1")
     assert first.train_jsonl.read_bytes() == second.train_jsonl.read_bytes()
     assert first.heldout_jsonl.read_bytes() == second.heldout_jsonl.read_bytes()
-    ignored = {"seconds": 0, "source": "", "fingerprint": "", "files": []}
+    ignored = {"seconds": 0, "source": "", "fingerprint": ""}
     assert one.model_copy(update=ignored) == two.model_copy(update=ignored)
     assert one.split_id == two.split_id != other.split_id
 
@@ -116,8 +118,7 @@ def test_an_unchanged_split_is_left_alone(tmp_path):
     run(tmp_path, rows, force=True)
     assert folder.split_json.stat().st_mtime_ns > before
     assert run(tmp_path, rows, "data.similarity=0.6")[1].fingerprint != first.fingerprint
-    again = run(tmp_path, make(61))[1]
-    assert again.n_train + again.n_dev + again.n_heldout == 61
+    assert run(tmp_path, make(61))[1].n_train + run(tmp_path, make(61))[1].n_heldout == 61
 
 
 @pytest.mark.parametrize("damage", ["{", "", '{"n_train": 1}'])
@@ -187,20 +188,41 @@ def test_a_count_is_met_to_within_a_group(tmp_path, count):
 
 
 def test_a_large_group_and_a_share_far_off_are_warned_of(tmp_path):
-    rows = make(100) + [
+    labelled = [
         {
             "question": f"Who may {subject(random.Random(1000 + n))}?",
-            "answer": "It is not said in the Constitution at all.",
+            "answer": subject(random.Random(n)),
+            "group": "one",
         }
         for n in range(30)
     ]
+    rows = make(100) + labelled
     _, manifest = run(tmp_path, rows, "data.heldout=0.05")
-    assert manifest.largest_groups[0]["rows"] == 30
-    assert manifest.largest_groups[0]["share"] == pytest.approx(30 / 130, abs=1e-6)
-    assert any("23% of the rows (30) form one group" in warning for warning in manifest.warnings)
-    assert manifest.merges["long_answer"] >= 29
+    large = manifest.largest_groups[0]
+    assert large["rows"] == 30
+    assert large["share"] == pytest.approx(30 / 130, abs=1e-6)
+    side, total = ("training", manifest.n_train) if large["side"] == "train" else ("held-out", manifest.n_heldout)
+    assert any(f"{30 / total:.0%} of the {side} rows (30) form one group" in warning for warning in manifest.warnings)
     exact = manifest.n_heldout / 130
     assert any("whole groups go to one side" in warning for warning in manifest.warnings) == (abs(exact - 0.05) > 0.01)
+
+
+def test_a_group_of_one_row_is_never_large(tmp_path):
+    _, manifest = run(tmp_path, [row for row in make(14) if "then" not in row["question"]], "data.heldout=2")
+    assert manifest.n_heldout == 2
+    assert not any("form one group" in warning for warning in manifest.warnings)
+
+
+def test_a_stock_answer_of_many_words_ties_nothing(tmp_path):
+    rng = random.Random(3)
+    penalties = [f"Imprisonment for {years} years and fine." for years in (2, 3, 7)]
+    rows = [{"question": f"What follows {subject(rng)}?", "answer": penalties[n % 3]} for n in range(60)]
+    rows += [
+        {"question": f"{start} {subject(rng)}?", "answer": "The same long answer of rare words"} for start in "ABC"
+    ]
+    _, manifest = run(tmp_path, rows)
+    assert manifest.similarity["rows_with_stock_answers"] == 60
+    assert [group["rows"] for group in manifest.largest_groups[:2]] == [3, 1]
 
 
 def test_conflicting_answers_are_told_and_stay_together(tmp_path):

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from harness.analysis import resampling, statistics
+from harness.analysis import families, resampling, statistics
 from harness.analysis.resampling import Totals, bootstrap_means, cluster_se, jackknife_se, sign_flip_p
 
 DATASETS = 1000
@@ -63,16 +62,38 @@ def test_mcnemar_is_that_of_statsmodels(wins, losses):
     assert statistics.mcnemar_exact(wins, losses) == pytest.approx(min(1, expected), abs=1e-9)
 
 
-def test_holm_is_that_of_statsmodels():
-    rng = np.random.default_rng(11)
-    for size in (1, 2, 7, 105):
-        p_values = (rng.random(size) ** 4).tolist()
-        assert statistics.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-9)
+def test_step_down_max_t_of_one_test_is_its_sign_flip_p():
+    values, groups = make(np.random.default_rng(11))
+    totals = Totals.of(values - 0.45, groups)
+    assert families.adjust(totals, flips=2000, seed=5).p[0] == sign_flip_p(totals, flips=2000, seed=5)[0]
 
 
-def test_holm_leaves_out_what_was_not_tested():
-    assert statistics.holm([0.01, None, 0.03]) == [0.02, None, 0.03]
-    assert statistics.holm([]) == []
+def test_step_down_max_t_is_that_of_an_explicit_loop():
+    """Westfall and Young 1993, algorithm 2.8, written out."""
+    rng = np.random.default_rng(12)
+    totals = Totals.of(rng.normal(0.2, 1, (60, 4)) * [1, 1, 0.5, 0] + [0.3, 0, 0, 0], np.repeat(np.arange(20), 3))
+    seen, flipped = resampling.flipped_statistics(totals, flips=500, seed=1)
+    remaining, expected, highest = list(range(4)), {}, 0.0
+    for k in sorted(remaining, key=lambda k: -seen[k]):
+        reached = sum(max(row[c] for c in remaining) >= seen[k] - 1e-9 for row in flipped)
+        highest = max(highest, (1 + reached) / 501)
+        expected[k] = highest
+        remaining.remove(k)
+    found = families.adjust(totals, flips=500, seed=1).p
+    assert found[:3] == pytest.approx([expected[k] for k in range(3)])
+    assert found[3] == 1, "all differences are 0"
+
+
+def test_copies_of_a_test_cost_nothing_and_few_groups_can_show_a_difference():
+    rng = np.random.default_rng(13)
+    column = rng.normal(0.6, 0.3, 12)
+    groups = np.arange(12)
+    alone = families.adjust(Totals.of(column, groups), flips=5000, seed=0).p[0]
+    copies = families.adjust(Totals.of(np.column_stack([column] * 120), groups), flips=5000, seed=0).p
+    assert copies == pytest.approx(alone)
+    # Six groups and 120 tests, all far from 0: Holm's p would be 120 x 2^-5, above 1.
+    values = rng.normal(0.6, 0.05, (6, 120))
+    assert families.adjust(Totals.of(values, np.arange(6)), flips=5000, seed=0).p.max() < 0.05
 
 
 def test_the_sign_flip_test_is_scipys_permutation_test():
@@ -89,15 +110,17 @@ def test_a_p_value_is_never_0():
     assert sign_flip_p(Totals.of(np.ones(100), np.arange(100)), flips=99, seed=0)[0] == 1 / 100
 
 
-def test_minimum_detectable_effect_against_statsmodels_power():
-    se, n = 0.02, 400
-    mde = statistics.minimum_detectable_effect(se, n)
-    # A paired t test of n differences of standard deviation se sqrt(n).
+def test_minimum_detectable_effect_of_one_test_against_statsmodels_power():
     from statsmodels.stats.power import TTestPower
 
+    se, n = 0.02, 400
+    critical = math.sqrt(n / (n - 1 + (t := stats.t.ppf(0.975, n - 1)) ** 2)) * t  # the flipped statistic at that t
+    mde = families.detectable(se, n, critical)
+    # A paired t test of n differences of standard deviation se sqrt(n).
     power = TTestPower().power(effect_size=mde / (se * math.sqrt(n)), nobs=n, alpha=0.05)
     assert power == pytest.approx(0.8, abs=0.003)
-    assert statistics.minimum_detectable_effect(0.0, n) is None
+    assert families.detectable(0.0, n, critical) is None
+    assert families.detectable(se, 4, 2.0) is None, "no four groups reach this"
 
 
 # ------------------------------------------------------------------------------------------------------------- bootstrap
@@ -186,12 +209,40 @@ def test_intervals_hold_the_mean_and_stay_in_bounds(n_groups, seed):
         assert 0 <= e.ci95[0] <= e.value + 1e-12 and e.value - 1e-12 <= e.ci95[1] <= 1
 
 
-def test_a_against_a_is_tied_with_p_exactly_1():
+def test_a_against_a_has_p_exactly_1_and_is_tied_only_if_there_are_enough_groups():
     values, groups = make(np.random.default_rng(9))
     d = statistics.paired_differences(values, values, groups, resamples=1000, seed=0)[0]
-    assert (d.value, d.ci95, d.p) == (0, (0, 0), 1)
+    assert (d.value, d.p, d.p_adjusted, d.mde) == (0, 1, 1, None)
     assert (d.wins, d.losses, d.ties) == (0, 0, len(values))
-    assert statistics.verdict(d.value, d.ci95, d.p, margin=0.02) == "tied"
+    assert d.ci95 is not None and d.ci95[0] == -d.ci95[1] < -0.02
+    assert statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02) == "undecided"
+    assert statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02, identical=True) == "identical"
+    many = statistics.paired_differences(np.ones(400), np.ones(400), np.arange(400), resamples=100, seed=0)[0]
+    assert statistics.verdict(many.value, many.ci95, many.p_adjusted, margin=0.02) == "tied"
+
+
+def test_two_questions_show_no_tie():
+    d = statistics.paired_differences([1.0, 0.0], [1.0, 0.0], ["a", "b"], resamples=100, seed=0)[0]
+    assert statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02) == "undecided"
+
+
+@given(st.integers(2, 80), st.integers(1, 9), st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_one_right_answer_more_never_lowers_the_upper_end(n_groups, mean_size, seed):
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(n_groups), rng.integers(1, mean_size + 1, n_groups))
+    none, one = np.zeros(len(groups)), np.zeros(len(groups))
+    one[rng.integers(len(groups))] = 1
+    upper = [statistics.mean_intervals(v, groups, resamples=100, seed=0)[0].ci95[1] for v in (none, one)]
+    assert upper[1] >= upper[0] - 1e-12
+
+
+def test_satterthwaites_degrees_of_freedom():
+    equal = resampling.satterthwaite_df(Totals.of(np.zeros(40), np.repeat(np.arange(8), 5)))[0]
+    assert equal == pytest.approx(7)
+    one_large = resampling.satterthwaite_df(Totals.of(np.zeros(40), np.repeat(np.arange(8), [26, *[2] * 7])))[0]
+    assert one_large < 2
+    assert np.isnan(resampling.satterthwaite_df(Totals.of(np.zeros(4), np.zeros(4)))[0])
 
 
 def test_swapping_the_sides_mirrors_the_result():
@@ -206,23 +257,21 @@ def test_swapping_the_sides_mirrors_the_result():
 
 
 @pytest.mark.parametrize(
-    "delta, ci95, p_holm, floor, expected",
+    "delta, ci95, p_adjusted, expected",
     [
-        (0.10, (0.05, 0.15), 0.001, 0.0, "better"),
-        (-0.10, (-0.15, -0.05), 0.001, 0.0, "worse"),
-        (0.00, (-0.01, 0.01), 1.0, 0.0, "tied"),
-        (0.01, (0.005, 0.015), 0.001, 0.0, "tied"),  # real, and too small to matter
-        (0.00, (-0.02, 0.02), 1.0, 0.0, "tied"),  # on the margin
-        (0.00, (-0.021, 0.02), 1.0, 0.0, "undecided"),
-        (0.10, (0.05, 0.15), 0.06, 0.0, "undecided"),  # not after Holm
-        (0.10, (-0.01, 0.21), 0.01, 0.0, "undecided"),  # test and interval disagree
-        (0.10, (0.05, 0.15), 0.001, 0.1, "undecided"),  # not larger than the noise
-        (-0.10, (-0.15, -0.05), 0.001, 0.2, "undecided"),
-        (None, None, None, 0.0, "undecided"),
+        (0.10, (0.05, 0.15), 0.001, "better"),
+        (-0.10, (-0.15, -0.05), 0.001, "worse"),
+        (0.00, (-0.01, 0.01), 1.0, "tied"),
+        (0.01, (0.005, 0.015), 0.001, "tied"),  # real, and too small to matter
+        (0.00, (-0.02, 0.02), 1.0, "tied"),  # on the margin
+        (0.00, (-0.021, 0.02), 1.0, "undecided"),
+        (0.10, (0.05, 0.15), 0.06, "undecided"),  # not after correction
+        (0.10, (-0.01, 0.21), 0.01, "undecided"),  # test and interval disagree
+        (None, None, None, "undecided"),
     ],
 )
-def test_verdicts(delta, ci95, p_holm, floor, expected):
-    assert statistics.verdict(delta, ci95, p_holm, margin=0.02, floor=floor) == expected
+def test_verdicts(delta, ci95, p_adjusted, expected):
+    assert statistics.verdict(delta, ci95, p_adjusted, margin=0.02) == expected
 
 
 # ------------------------------------------------------------------------------------------------------------- simulation
@@ -253,7 +302,50 @@ def test_intervals_of_rates_cover(kind, p, correlation):
         sizes = group_sizes(rng, kind)
         values, groups = rates(rng, sizes, p, correlation), np.repeat(np.arange(len(sizes)), sizes)
         hits += covers(statistics.mean_intervals(values, groups, resamples=RESAMPLES, seed=seed)[0].ci95, p)
-    assert 0.93 <= hits / DATASETS <= 0.97
+    # Near 0 and 1 Wilson's interval on the cautious effective size covers more.
+    assert 0.93 <= hits / DATASETS <= (0.99 if p < 0.1 or p >= 0.9 else 0.975)
+
+
+@pytest.mark.parametrize(
+    "p, correlation, n_groups", [(0.03, 0.3, 52), (0.03, 0.6, 52), (0.03, 0.6, 150), (0.01, 0.6, 150)]
+)
+def test_intervals_of_rare_outcomes_cover(p, correlation, n_groups):
+    """85 to 92% before the design effect was shrunken towards its worst case."""
+    rng = np.random.default_rng(25)
+    hits = 0
+    for seed in range(400):
+        sizes = np.minimum(rng.geometric(1 / 7, n_groups), 50)
+        values, groups = rates(rng, sizes, p, correlation), np.repeat(np.arange(n_groups), sizes)
+        hits += covers(statistics.mean_intervals(values, groups, resamples=100, seed=seed)[0].ci95, p)
+    assert hits / 400 >= 0.93
+
+
+@pytest.mark.parametrize("n_groups", [5, 8])
+def test_intervals_of_few_unequal_groups_cover(n_groups):
+    rng = np.random.default_rng(26)
+    hits = 0
+    for seed in range(400):
+        sizes = np.minimum(rng.geometric(0.15, n_groups), 50)
+        values, groups = rates(rng, sizes, 0.5, 0.3), np.repeat(np.arange(n_groups), sizes)
+        hits += covers(statistics.mean_intervals(values, groups, resamples=0, seed=seed)[0].ci95, 0.5)
+    assert hits / 400 >= 0.93
+
+
+@pytest.mark.parametrize("n_groups", [5, 10, 20, 52, 150])
+def test_a_loss_in_whole_topics_is_seldom_called_tied(n_groups):
+    """A true loss of 3 points, margin 2: called tied 86 to 6% of the time while an interval of [0, 0] counted."""
+    rng = np.random.default_rng(27)
+    tied = 0
+    for seed in range(200):
+        sizes = np.minimum(rng.geometric(1 / 7, n_groups), 50)
+        groups = np.repeat(np.arange(n_groups), sizes)
+        before = rng.random(len(groups)) < 0.6
+        after = before & ~np.repeat(rng.random(n_groups) < 0.05, sizes)
+        d = statistics.paired_differences(after.astype(float), before.astype(float), groups, resamples=100, seed=seed)[
+            0
+        ]
+        tied += statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02) == "tied"
+    assert tied / 200 <= 0.05
 
 
 @pytest.mark.parametrize("kind", ["equal", "unequal"])
@@ -301,7 +393,7 @@ def test_false_alarms_are_at_most_5_percent(kind):
         left, right = (rates(rng, sizes, 0.5, 0.6) for _ in range(2))
         d = statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0]
         low_p += d.p <= 0.05
-        alarms += statistics.verdict(d.value, d.ci95, d.p, margin=0.02) in ("better", "worse")
+        alarms += statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02) in ("better", "worse")
         question_wise += statistics.mcnemar_exact(d.wins, d.losses) <= 0.05
     # The p-value's own rate is a binomial share around 5%; the verdict asks for the interval as well.
     assert low_p / DATASETS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / DATASETS)
@@ -309,18 +401,44 @@ def test_false_alarms_are_at_most_5_percent(kind):
     assert question_wise / DATASETS > 0.10, "the simulation must be one in which clustering matters"
 
 
-def test_known_power_is_reached():
-    """A true difference of the size of the minimum detectable effect is found about four times in five."""
-    rng = np.random.default_rng(24)
-    found, mdes = 0, []
-    for seed in range(400):
-        left, right, groups = pair_of_variants(rng, "equal", 0.115)
-        d = statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0]
-        found += statistics.verdict(d.value, d.ci95, d.p, margin=0.02) == "better"
+def family_of_variants(rng, n_groups, loss, copies=7):
+    """Seven formats of one model and the model: six answer alike but for 2% of the groups, one loses `loss` of the questions, spread over groups."""
+    sizes = np.minimum(rng.geometric(0.25, n_groups), 20)
+    groups = np.repeat(np.arange(n_groups), sizes)
+    before = (rng.random(len(groups)) < 0.6).astype(float)
+    columns = []
+    for k in range(copies):
+        changed = np.repeat(rng.random(n_groups) < 0.4, sizes)
+        after = np.where(changed, (rng.random(len(groups)) < 0.6 - (loss / 0.4 if k == 0 else 0)).astype(float), before)
+        columns.append(after)
+    return np.column_stack(columns), np.column_stack([before] * copies), groups
+
+
+def test_the_family_keeps_its_error_rate():
+    rng = np.random.default_rng(28)
+    alarms = 0
+    for seed in range(300):
+        left, right, groups = family_of_variants(rng, 60, 0.0)
+        found = statistics.paired_differences(left, right, groups, resamples=300, seed=seed, family=[0] * 7)
+        alarms += any(statistics.verdict(d.value, d.ci95, d.p_adjusted, 0.02) in ("better", "worse") for d in found)
+    assert alarms / 300 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_a_loss_of_the_detectable_size_is_found_four_times_in_five():
+    """The detectable effect speaks of the verdict, the correction for the family included."""
+    rng = np.random.default_rng(29)
+    mdes = []
+    for seed in range(60):
+        left, right, groups = family_of_variants(rng, 60, 0.1)
+        d = statistics.paired_differences(left, right, groups, resamples=300, seed=seed, family=[0] * 7)[0]
         mdes.append(d.mde)
-    effect = 0.115 / np.mean(mdes)  # in units of the minimum detectable effect
-    expected = stats.norm.sf(stats.norm.ppf(0.975) - effect * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)))
-    assert found / 400 == pytest.approx(expected, abs=0.06)
+    loss = float(np.mean(mdes))
+    found = 0
+    for seed in range(400):
+        left, right, groups = family_of_variants(rng, 60, loss)
+        d = statistics.paired_differences(left, right, groups, resamples=300, seed=seed, family=[0] * 7)[0]
+        found += statistics.verdict(d.value, d.ci95, d.p_adjusted, 0.02) == "worse"
+    assert found / 400 == pytest.approx(0.8, abs=0.04)
 
 
 # ------------------------------------------------------------------------------------------------------------------- docs

@@ -101,6 +101,26 @@ def jackknife_se(totals: Totals) -> Floats:
     return np.where(groups > 1, np.sqrt(_ratio(groups - 1, groups) * squares), np.nan)
 
 
+def satterthwaite_df(totals: Totals) -> Floats:
+    """Degrees of freedom of `jackknife_se` by Satterthwaite's rule, shape (K,); NaN with fewer than two groups.
+
+    The questions of a group are taken to agree wholly (intraclass correlation 1), the cautious case. Then S_g = n_g u_g with independent u_g,
+    the jackknife's deviations are A u with A = D (I - 1 w'), D = diag(n_g / (N - n_g)), w_g = n_g / N, and df = tr(A'A)^2 / tr((A'A)^2). It is G - 1
+    for groups of one size, and fewer where a few groups hold much of the data. Source: Bell and McCaffrey, Survey Methodology 28 (2002) 169-181,
+    section 4, for CR3 in the place of CR2.
+    """
+    found = np.full(totals.counts.shape[1], np.nan)
+    for k in range(len(found)):
+        counts = totals.counts[totals.counts[:, k] > 0, k]
+        if len(counts) < 2:
+            continue
+        n = counts.sum()
+        a = (counts / (n - counts))[:, None] * (np.eye(len(counts)) - counts / n)
+        squared = a.T @ a
+        found[k] = np.trace(squared) ** 2 / (squared**2).sum()
+    return found
+
+
 # --------------------------------------------------------------------------------------------------------- resampling
 
 
@@ -146,6 +166,22 @@ def sign_flip_p(totals: Totals, *, flips: int, seed: int) -> Floats:
         signs -= 1
         reached += (np.abs(signs @ totals.sums) >= threshold).sum(axis=0)
     return np.where(totals.n_groups > 0, (1 + reached) / (1 + flips), np.nan)
+
+
+def flipped_statistics(totals: Totals, *, flips: int, seed: int) -> tuple[Floats, Floats]:
+    """|sum_g S_g| / sqrt(sum_g S_g^2) of each column as seen, shape (K,), and with the groups' signs flipped at random, shape (flips, K).
+
+    The same flips serve all columns, so that the joint distribution keeps their dependence. 0 for a column of zeros.
+    """
+    n_groups, columns = totals.sums.shape
+    scale = np.sqrt((totals.sums**2).sum(axis=0))
+    scaled = np.divide(totals.sums, scale, out=np.zeros_like(totals.sums), where=scale > 0)
+    flipped = np.empty((flips, columns))
+    generator = np.random.default_rng(seed)
+    for rows in _chunks(flips, n_groups):
+        signs = generator.integers(0, 2, size=(rows.stop - rows.start, n_groups), dtype=np.int8).astype(np.float64)
+        flipped[rows] = np.abs((2 * signs - 1) @ scaled)
+    return np.abs(scaled.sum(axis=0)), flipped
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:

@@ -137,7 +137,13 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if config.device == "cuda":
         hint = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
         return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", hint)
-    return Finding("ok", "device", f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}")
+    value = f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}"
+    if facts["cuda_build"]:
+        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine has no use for"
+        return Finding(
+            "ok", "device", waste, "make setup TORCH_INDEX=URL takes a CPU build from that index (README, Set-up)"
+        )
+    return Finding("ok", "device", value)
 
 
 def _processor() -> str:
@@ -254,18 +260,11 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
-    """The rows that decide memory: those that are trained on, or else the test file's."""
-    rows, said = [], []
-    for source in (config.data.training_file, config.data.test, config.data.trained_on):
-        if source is None:
-            continue
-        try:
-            file = dataset.read(source, config.data)
-        except DataError as error:
-            return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-        rows = rows or file.rows
-        said.append(f"{source}: {file.summary}")
-    return rows, Finding("ok", "questions", "; ".join(said))
+    try:
+        file = dataset.read(config.data.qa or "", config.data)
+    except DataError as error:
+        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
+    return file.rows, Finding("ok", "questions", f"{config.data.qa}: {len(file.rows):,} rows")
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:
@@ -289,6 +288,7 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
             ]
         else:
             settings = base_model.check(folder)
+            base_model.check_targets(folder, config.train.lora.target_modules)
             whole = [
                 Finding(
                     "ok",

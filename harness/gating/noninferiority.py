@@ -87,7 +87,8 @@ def outcomes(
         return []
     before, after = (np.column_stack([getattr(column, side) for column in columns]) for side in ("before", "after"))
     before, after = np.where(np.isnan(after), np.nan, before), np.where(np.isnan(before), np.nan, after)
-    found = statistics.paired_differences(after, before, groups, resamples=resamples, seed=seed)
+    # A commit that changes no answer passes: the gate speaks of these questions, `tied` of all questions like them.
+    found = statistics.paired_differences(after, before, groups, resamples=resamples, seed=seed, unseen=False)
     tolerated = np.array([column.tolerated for column in columns])
     p_values = family_p(Totals.of(after - before + tolerated, groups), flips=resamples, seed=seed + 1)
     means = [Totals.of(side, groups).mean for side in (before, after)]

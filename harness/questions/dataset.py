@@ -12,20 +12,18 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.config import Data
 from harness.errors import DataError
-from harness.questions.readers import containers, hub, json_documents, shapes, table
+from harness.questions.readers import containers, json_documents, shapes, table
 from harness.questions.readers.chat import LeftOut
 from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
 from harness.questions.readers.shapes import Shape
 from harness.questions.rows import BLANK, Checker, Row, kind_of, with_ids
-from harness.storage import sha256_file, sha256_json
 
-__all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read", "source_sha256"]
+__all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read"]
 
 BLANK_ROWS = "blank"
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
@@ -39,7 +37,7 @@ class QaFile:
     """What was read."""
 
     source: str
-    """As given: a path, or `hub:...`."""
+    """The path, as given."""
     rows: list[Row]
     shape: str
     """Of its rows: `alpaca`, `question and answer`, `messages`, ..."""
@@ -60,17 +58,6 @@ class QaFile:
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
-
-    def described(self) -> dict[str, Any]:
-        """For `SplitManifest.files`."""
-        return {
-            "path": self.source,
-            "shape": self.shape,
-            "summary": self.summary,
-            "rows": len(self.rows),
-            "left_out": self.left_out,
-            "unanswerable": sum(not row.answerable for row in self.rows),
-        }
 
 
 def locate(path: Path | str) -> Path:
@@ -98,20 +85,13 @@ def locate(path: Path | str) -> Path:
     return path
 
 
-def source_sha256(source: str) -> str:
-    """Hash of a file, or of the rows of a hub data set; DataError if it cannot be reached."""
-    if hub.is_hub(source):
-        return sha256_json([values for _, values in _hub_rows(source)[0]])
-    return sha256_file(locate(source))
-
-
 def load(path: Path | str) -> list[Row]:
     """The rows of a QA file, recognised by itself; `read` with the defaults."""
     return read(path, Data()).rows
 
 
 def read(source: Path | str, data: Data) -> QaFile:
-    """Reads a QA file or hub data set, in file order.
+    """Reads a QA file, in file order.
 
     Args:
         data: `columns`, `turns` and `unanswerable` of it decide where the file leaves something open.
@@ -120,9 +100,6 @@ def read(source: Path | str, data: Data) -> QaFile:
         DataError: naming the file, the row or columns, and the fix, at the first thing that cannot be used.
     """
     source = str(source)
-    if hub.is_hub(source):
-        rows, container = _hub_rows(source)
-        return _read_rows(iter(rows), container, source, data, cells=False)
     path = locate(source)
     try:
         content = path.read_bytes()
@@ -130,12 +107,6 @@ def read(source: Path | str, data: Data) -> QaFile:
         raise DataError(f"cannot be read: {error}", "check the file and its permissions", file=path) from None
     rows, container, cells = _open(content, path)
     return _read_rows(rows, container, source, data, cells=cells)
-
-
-@lru_cache(maxsize=2)
-def _hub_rows(source: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
-    rows, which = hub.read(source)
-    return list(rows), which
 
 
 def _open(content: bytes, path: Path) -> tuple[Iterator[tuple[int, Any]], str, bool]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from harness.records.base import SCHEMA_VERSION, Interval, Manifest, Name, Record, SchemaVersion, Verdict
+from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
 from harness.records.prediction import Cost
 from harness.records.scoring import MetricValue
 
@@ -20,16 +20,21 @@ class Pair(Record):
     delta: float | None
     ci95: Interval | None
     p: float | None
-    p_holm: float | None
+    """Two-sided, by sign flips of whole groups, of this test alone."""
+    p_adjusted: float | None
+    """The same, corrected for all tests of the family (step-down max-T)."""
+    family: Literal["confirmatory", "secondary"] = "secondary"
+    """Confirmatory: the primary metric on the pairs that the headline and the list of formats use; all other tests are secondary."""
     verdict: Verdict
     n: int
     """Questions scored by both."""
+    contract: Contract = "same ids"
     margin: float
     """Differences within plus or minus this are equivalent."""
     noise_floor: float = 0.0
-    """The larger flip rate of the two sides (0 if it was not measured): a delta up to this is neither better nor worse."""
+    """The larger flip rate of the two sides (0 if it was not measured): a note for the reader, no part of the verdict."""
     mde: float | None = None
-    """Minimum detectable effect at this n (80% power, 5% level)."""
+    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: cannot tell."""
     p_mcnemar: float | None = None
     """Exact McNemar test, for 0/1 metrics."""
     wins: int = 0
@@ -60,8 +65,8 @@ class Alarm(Record):
     """Something that makes the numbers doubtful, told next to the verdict."""
 
     code: str
-    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`;
-    of the split, with `variant` None: `leakage`, `leakage_unchecked`."""
+    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`,
+    `leakage_unknown`, and those of `Finding`."""
     variant: str | None
     message: str
     value: float | None = None
@@ -97,12 +102,18 @@ class Comparison(Manifest):
     model_config = ConfigDict(populate_by_name=True)
 
     schema_: SchemaVersion = Field(default=SCHEMA_VERSION, alias="schema")
+    fingerprint: str = ""
+    """Of what compare read: scores, predictions, split, settings and code."""
     run: str
     split_id: str
     n: int
     n_groups: int
     variants: dict[Name, VariantResult]
     pairs: list[Pair]
+    primary: str = ""
+    """The metric that decides; empty in files of earlier versions."""
+    primary_reason: str = ""
+    """Why this one, in words."""
     baselines: dict[str, dict[str, float]]
     """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
     examples: list[PairExamples] = []

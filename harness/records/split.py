@@ -8,7 +8,7 @@ from harness.records.base import SCHEMA_VERSION, Manifest, Record, SchemaVersion
 
 
 class Question(Record):
-    """One question with its reference answer: a line of `split/train.jsonl`, `split/dev.jsonl` or `split/heldout.jsonl`."""
+    """One question with its reference answer: a line of `split/train.jsonl` or `split/heldout.jsonl`."""
 
     id: str
     """Unique in the file; the row's own `id`, or `q` and a hash of question and answer."""
@@ -18,12 +18,6 @@ class Question(Record):
     answer: str
     references: list[str] = []
     """Further accepted answers, besides `answer`."""
-    context: str | None = None
-    """A passage that the question is about; `harness.questions.asking.asked` joins the two."""
-    system: str | None = None
-    """The system turn of a conversation."""
-    answerable: bool = True
-    """False: the file marks the question as having no answer, and `answer` is `data.unanswerable`."""
     group: str
     """The group that keeps this row and its near-duplicates on one side of the split; the unit of the bootstrap."""
     article: str | None = None
@@ -40,26 +34,17 @@ class SplitManifest(Manifest):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     fingerprint: str
-    """Hash of everything the stage read: QA files, split settings, code."""
+    """Hash of everything the stage read: QA file, split settings, code."""
     split_id: str
     """Hash of every row's content and side: equal ids mean equal splits."""
-    source: str | None
-    """The QA file, as given; None: there is none to train on."""
+    source: str
+    """The QA file, as given."""
     source_sha256: str
-    files: list[dict[str, Any]] = []
-    """What was read: `role` (`qa`, `test`, `trained_on`), `path`, `sha256`, `shape`, `summary`, `rows`, `left_out` (reason -> rows),
-    `unanswerable` (rows)."""
     n_train: int
-    n_dev: int = 0
     n_heldout: int
-    n_trained_on: int = 0
-    """Rows of `data.trained_on`."""
     n_groups_train: int
-    n_groups_dev: int = 0
     n_groups_heldout: int
-    heldout_requested: float | int | None
-    """The share or count asked for; None: a test file was given."""
-    dev_requested: float | int = 0
+    heldout_requested: float | int
     """The share or count asked for."""
     seed: int
     similarity: dict[str, Any]
@@ -73,19 +58,12 @@ class SplitManifest(Manifest):
     conflicts: list[dict[str, Any]]
     """Questions with several different answers: `question`, `answers`, `rows`."""
     leakage: dict[str, Any]
-    """What is left of the held-out side in the training and dev rows (or in those of `data.trained_on`): `checked` (False: there are no such
-    rows, and nothing below holds), `questions_in_train` and `near_duplicates_in_train` (held-out rows), `train_rows` (training rows that
-    leak), `dropped` (those left out by `data.drop_leaks`; the counts are then of what is left), `examples`, `answers_in_train` (held-out rows
-    whose answer stands verbatim in train), `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
+    """What is left on both sides: `answers_in_train` (held-out rows whose answer stands verbatim in train),
+    `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
     baselines: dict[str, dict[str, dict[str, float]]]
-    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1); empty without training rows, and
-    without `random` where a test file was given."""
+    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1)."""
     train_sha256: str = ""
     """Of train.jsonl."""
-    dev_sha256: str = ""
-    """Of dev.jsonl."""
-    trained_on_sha256: str = ""
-    """Of trained_on.jsonl; empty: there is none."""
     heldout_sha256: str = ""
     """Of heldout.jsonl: a damaged file is neither asked nor scored."""
     warnings: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, Manifest, Name, Record, RelativePath, SchemaVersion
+from harness.records.prompting import PromptForm
 
 
 class HistoryPoint(Record):
@@ -15,7 +16,7 @@ class HistoryPoint(Record):
     seconds: float
     """Since training began."""
     loss: float | None = None
-    dev_loss: float | None = None
+    heldout_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens: int | None = None
@@ -39,6 +40,8 @@ class TrainManifest(Manifest):
     steps: int
     epochs: float
     rows: int
+    prompt: PromptForm | None = None
+    """How the questions were put."""
     rows_cut: int
     """Rows whose answer was cut at the maximum length."""
     rows_without_labels: int
@@ -47,7 +50,7 @@ class TrainManifest(Manifest):
     tokens: int
     final_loss: float | None
     """Mean of the last twenty logged losses: one batch's says little."""
-    final_dev_loss: float | None
+    final_heldout_loss: float | None
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""
     wandb: dict[str, Any]
@@ -75,6 +78,8 @@ class Artifact(Record):
     seconds: float
     checks: list[str]
     """What was verified after writing, in words."""
+    command: str = ""
+    """GGUF: the line that serves it with llama.cpp, from the run folder."""
 
 
 class ExportManifest(Manifest):

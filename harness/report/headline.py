@@ -30,7 +30,13 @@ GATE_WORDS = {
     "regression": "Regression",
     "incomparable": "Incomparable",
 }
-FLIPPED: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "tied": "tied", "undecided": "undecided"}
+FLIPPED: dict[Verdict, Verdict] = {
+    "better": "worse",
+    "worse": "better",
+    "tied": "tied",
+    "identical": "identical",
+    "undecided": "undecided",
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,10 @@ def p_value(p: float | None) -> str:
 
 
 def primary_metric(comparison: Comparison) -> str | None:
-    """The metric that the verdict speaks of: normalised exact match where it was measured; None without any metric."""
+    """The metric that decides, as compare chose it; in files of earlier versions the first of `PRIMARY`; None without any metric."""
     measured = [metric for result in comparison.variants.values() for metric in result.metrics]
+    if comparison.primary in measured:
+        return comparison.primary
     return next((metric for metric in PRIMARY if metric in measured), measured[0] if measured else None)
 
 
@@ -153,6 +161,7 @@ def headline(comparison: Comparison) -> Statement:
     words = {
         "better": f"Fine-tuning raised {name} {span}.",
         "worse": f"Fine-tuning lowered {name} {span}.",
+        "identical": f"Fine-tuning changed no answer: {name} is {percent(after)} before and after.",
         "tied": f"Fine-tuning made no difference to {name}: {percent(before)} before, {percent(after)} after.",
         "undecided": f"It is undecided whether fine-tuning changed {name}: {percent(before)} before, {percent(after)} after.",
     }
@@ -168,7 +177,7 @@ def evidence(comparison: Comparison) -> list[Statement]:
         detail = [f"{points(pair.delta)} points"]
         if pair.ci95:
             detail.append(f"95% CI {_range(pair.ci95)}")
-        detail += [p_value(pair.p_holm if pair.p_holm is not None else pair.p)]
+        detail += [p_value(pair.p_adjusted if pair.p_adjusted is not None else pair.p)]
         text = f"{', '.join(detail)}; n = {pair.n:,} questions in {comparison.n_groups:,} groups."
         if pair.verdict == "undecided" and pair.mde is not None:
             text += f" With so many questions a difference of {points(pair.mde, sign=False)} points would be found four times in five."
@@ -199,6 +208,7 @@ def formats(comparison: Comparison) -> list[Statement]:
         return []
     found: list[Statement] = []
     tied: list[str] = []
+    same: list[str] = []
     margin = 0.0
     for variant in comparison.variants:
         pair = None if variant in ("base", reference) else find_pair(comparison.pairs, variant, reference, metric)
@@ -206,7 +216,9 @@ def formats(comparison: Comparison) -> list[Statement]:
             continue
         name, against = variant_label(variant), variant_label(reference)
         span = f"95% CI {_range(pair.ci95)}" if pair.ci95 else "no interval"
-        if pair.verdict == "tied":
+        if pair.verdict == "identical":
+            same.append(variant)
+        elif pair.verdict == "tied":
             tied.append(variant)
             margin = max(margin, pair.margin)
         elif pair.verdict == "undecided":
@@ -222,23 +234,23 @@ def formats(comparison: Comparison) -> list[Statement]:
                 )
             )
     if tied:
-        names = [variant_label(variant) for variant in tied]
-        listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        verb = "is" if len(names) == 1 else "are"
-        found.insert(
-            0,
-            Statement(
-                f"{listed} {verb} tied with {variant_label(reference)}, within {points(margin, sign=False)} points.",
-                "tied",
-            ),
+        verb = "is" if len(tied) == 1 else "are"
+        text = (
+            f"{_listed(tied)} {verb} tied with {variant_label(reference)}, within {points(margin, sign=False)} points."
         )
+        found.insert(0, Statement(text, "tied"))
+    if same:
+        verb = "gives" if len(same) == 1 else "give"
+        text = f"{_listed(same)} {verb} the same text as {variant_label(reference)} on all {comparison.n:,} questions."
+        found.insert(0, Statement(text, "identical"))
+    if tied := [*same, *tied]:
         # The adapter is small on disk, but needs its base beside it.
         sizes = {v: comparison.variants[v].cost.size_bytes for v in tied if v != "adapter"}
         smallest = min(sizes, key=lambda v: sizes[v], default=None)
         whole = comparison.variants[reference].cost.size_bytes
         if smallest and whole and sizes[smallest] < whole:
             saved = percent(1 - sizes[smallest] / whole)
-            text = f"Smallest format that ties: {variant_label(smallest)}, {megabytes(sizes[smallest])}, {saved} smaller than {variant_label(reference)}."
+            text = f"Smallest format that is as good: {variant_label(smallest)}, {megabytes(sizes[smallest])}, {saved} smaller than {variant_label(reference)}."
             found.append(Statement(text))
     return found
 
@@ -253,8 +265,15 @@ def best_and_ties(comparison: Comparison, metric: str) -> tuple[str | None, set[
     best = max(values, key=lambda variant: values[variant] or 0.0)
     pairs = {v: find_pair(comparison.pairs, v, best, metric) for v in values if v != best}
     return best, {
-        v for v, pair in pairs.items() if values[v] == values[best] or (pair is not None and pair.verdict == "tied")
+        v
+        for v, pair in pairs.items()
+        if values[v] == values[best] or (pair is not None and pair.verdict in ("tied", "identical"))
     }
+
+
+def _listed(variants: Sequence[str]) -> str:
+    names = [variant_label(variant) for variant in variants]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _value(comparison: Comparison, variant: str, metric: str) -> float | None:

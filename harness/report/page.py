@@ -137,6 +137,7 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
         "metric": metric,
         "metric_label": headline.metric_label(metric) if metric else "",
         "board": sections.leaderboard(comparison),
+        "contracts": sections.contract_note(comparison),
         "gate": _gate(inputs),
     }
 

@@ -222,15 +222,31 @@ def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "delta": NONE if pair.delta is None else points(pair.delta),
             "ci": f"{points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else NONE,
             "p": p_value(pair.p),
-            "p_holm": p_value(pair.p_holm),
+            "p_adjusted": p_value(pair.p_adjusted),
+            "family": pair.family,
             "p_mcnemar": NONE if pair.p_mcnemar is None else p_value(pair.p_mcnemar),
             "mde": NONE if pair.mde is None else points(pair.mde, sign=False),
             "record": f"{pair.wins} / {pair.losses} / {pair.ties}",
             "n": pair.n,
             "verdict": pair.verdict,
+            "contract": pair.contract,
         }
         for pair in comparison.pairs
     ]
+
+
+def contract_note(comparison: Comparison) -> str:
+    """What the two sides of each pair share, in a sentence or two; empty without pairs."""
+    found = dict.fromkeys((pair.left, pair.right, pair.contract) for pair in comparison.pairs)
+    loose = [
+        f"{variant_label(a)} against {variant_label(b)}" for a, b, contract in found if contract == "same question"
+    ]
+    if not found:
+        return ""
+    if not loose:
+        return "Every pair was compared under the contract “same ids”: one tokenizer, and prompts equal token by token."
+    others = "" if len(loose) == len(found) else " All other pairs: “same ids”, prompts equal token by token."
+    return f"Compared under the contract “same question”, each model asked by its own tokenizer and prompt: {', '.join(loose)}.{others}"
 
 
 def noise_floor(comparison: Comparison) -> float | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness import provenance, storage
 from harness.analysis import alarms, buckets, fidelity, statistics
+from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
@@ -22,6 +23,7 @@ from harness.metrics import find
 from harness.records import (
     Breakdown,
     Comparison,
+    Contract,
     Example,
     Pair,
     PairExamples,
@@ -36,14 +38,6 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
-SOURCES = (
-    "analysis/alarms.py",
-    "analysis/buckets.py",
-    "analysis/fidelity.py",
-    "analysis/resampling.py",
-    "analysis/statistics.py",
-    "stages/compare.py",
-)
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
 EXPORTED = ("merged_16bit", "merged_4bit")
@@ -51,6 +45,10 @@ BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f
 """Shown in the breakdowns; all of them if the config names none of these."""
 EXAMPLE_METRICS = ("token_f1", "rougeL")
 """The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
+TEXT = "own"
+"""In place of a tokenizer's hash: the model got text or messages."""
+TOKENS = ("stop_ids", "pad_id")
+"""Parameters of generation that are a tokenizer's own."""
 EXAMPLES = 10
 """Wins, and losses, of a pair."""
 
@@ -66,8 +64,13 @@ class Scored:
     groups: list[str]
     values: Floats
     """Shape (questions, metrics); NaN: unscored."""
+    texts_sha256: str = ""
+    """Hash of the answers' texts, question by question: equal where two variants gave the same text everywhere."""
     noise: dict[str, Any] = field(default_factory=dict)
     """As in PredictionManifest."""
+    tokenizer_sha256: str = ""
+    own: bool = False
+    """It was asked by its own tokenizer and prompt, not by the run's."""
 
     @property
     def flip_rate(self) -> float:
@@ -88,10 +91,8 @@ def run(
     storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
-    if not force and (old := _unchanged(run, fingerprint)):
+    if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
         progress("compare: scores are unchanged")
-        # Written again all the same: make goes by its time.
-        storage.write_json(run.comparison_json, old)
         return old
     variants = {name: _load(run, name, split) for name in names}
     if not variants:
@@ -106,22 +107,33 @@ def run(
     progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
     questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
-    tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
+    primary, reason = primary_metric(
+        first.metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
+    )
+    tuned = [
+        name
+        for name in variants
+        if name == "adapter"
+        or _is_exported(name, config)
+        or ((extra := config.predict.extra.get(name)) is not None and extra.adapter is not None)
+    ]
     comparison = Comparison(
         run=run.name,
         split_id=split.split_id,
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
         variants={name: _result(scored.manifest) for name, scored in variants.items()},
-        pairs=differences([(variants[left], variants[right]) for left, right in tested], config),
+        pairs=differences([(variants[left], variants[right]) for left, right in tested], config, primary),
+        primary=primary,
+        primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
-        alarms=list(alarms.of_split(split))
-        + list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
+        alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
-        provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
+        fingerprint=fingerprint,
+        provenance=_provenance(run, split, names),
     )
     storage.write_json(run.comparison_json, comparison)
     return comparison
@@ -134,7 +146,7 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
         ArtifactError: scores are missing, or the runs have no variant in common; IncomparableError as in `run`.
     """
     config = config or Config()
-    loaded = []
+    loaded: list[dict[str, Scored]] = []
     for folder in (run_a, run_b):
         split = storage.read_record(folder.split_json, SplitManifest)
         names = storage.read_record(folder.score_json, ScoreSet).variants
@@ -147,7 +159,11 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
             "let predict.variants of both name at least one and the same",
         )
     refuse_incomparable([side[name] for name in common for side in loaded])
-    return differences([(left[name], right[name]) for name in common], config)
+    questions = storage.read_records(run_a.heldout_jsonl, Question)
+    primary, _ = primary_metric(
+        left[common[0]].metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
+    )
+    return differences([(left[name], right[name]) for name in common], config, primary)
 
 
 # ------------------------------------------------------------------------------------------------------- comparability
@@ -164,18 +180,35 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
             )
 
 
+def contract_of(a: Scored, b: Scored) -> Contract:
+    """What two variants share: `same ids` where tokenizer, prompts and end tokens are equal, else `same question`."""
+    same = [
+        (side.tokenizer_sha256, side.manifest.prompts_sha256, side.manifest.generation.get("stop_ids"))
+        for side in (a, b)
+    ]
+    tokenised = a.tokenizer_sha256 != TEXT
+    return "same ids" if tokenised and same[0] == same[1] else "same question"
+
+
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
-    """(what, how it differs or "", hint) of everything that must be equal."""
+    """(what, how it differs or "", hint) of everything that must be equal.
+
+    Two variants that were asked as the run asks must have the same prompts, token by token; a model that was asked by its own tokenizer, or one of
+    another run with another tokenizer, shares the questions.
+    """
     left, right = a.manifest, b.manifest
     again = "run harness predict and score for both with one config"
+    foreign = a.own or b.own or a.tokenizer_sha256 != b.tokenizer_sha256
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
-    yield "generation parameters", _unequal_keys(left.generation, right.generation), again
+    limits = [{k: v for k, v in m.generation.items() if not (foreign and k in TOKENS)} for m in (left, right)]
+    yield "generation parameters", _unequal_keys(*limits), again
     if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
-        yield (
-            "prompts",
-            _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
-            f"use one template and tokenizer; {again}",
-        )
+        if not foreign:
+            yield (
+                "prompts",
+                _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
+                f"use one template and tokenizer; {again}",
+            )
         yield (
             "questions",
             "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}",
@@ -201,9 +234,14 @@ def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
 
 
 def _pairs(names: list[str], config: Config) -> list[tuple[str, str]]:
-    """(left, right) names: every variant against the base; every exported format against what it was made from."""
+    """(left, right) names: every variant against the base; an adapter from elsewhere against its own; every exported format against its source."""
     formats = [name for name in names if _is_exported(name, config)]
-    pairs = [(name, "base") for name in names if name != "base"]
+    elsewhere = [name for name in names if name in config.predict.extra]
+    # Without a base, models from elsewhere are measured against the first that was named.
+    reference = "base" if "base" in names else elsewhere[0] if len(elsewhere) == len(names) else None
+    pairs = [(name, reference) for name in names if reference and name != reference]
+    # An adapter that was put on another base than the run's: `harness evaluate` adds that as NAME.base.
+    pairs += [(name, f"{name}.base") for name in elsewhere]
     pairs += [(name, "adapter") for name in formats]
     pairs += [(name, "merged_16bit") for name in formats if name != "merged_16bit"]
     return [(left, right) for left, right in pairs if right in names]
@@ -213,23 +251,30 @@ def _is_exported(name: str, config: Config) -> bool:
     return name not in config.predict.extra and (name in EXPORTED or name.startswith("gguf_"))
 
 
-def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[Pair]:
-    """Every metric of every pair, tested. All of them are one family to Holm's correction: each is a chance of a false alarm.
+def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary: str) -> list[Pair]:
+    """Every metric of every pair, tested; p-values are corrected within two families.
 
-    The larger flip rate of a pair's sides is its noise floor: no answer that changes by itself can move a mean by more.
+    Confirmatory: the primary metric on the pairs that the headline and the list of formats use, so that what decides does not pay for what
+    only informs. Secondary: all other tests. A pair of an exported format and the adapter is secondary where `merged_16bit` answered too.
 
     The pairs must have passed `refuse_incomparable`.
     """
     if not pairs:
         return []
     metrics = pairs[0][0].metrics
+    merged = any("merged_16bit" in (a.name, b.name) for a, b in pairs)
+    confirmatory = [metric == primary and not (merged and b.name == "adapter") for _, b in pairs for metric in metrics]
     left, right = (np.hstack([pair[side].values for pair in pairs]) for side in (0, 1))
     settings = config.compare
     found = statistics.paired_differences(
-        left, right, pairs[0][0].groups, resamples=settings.resamples, seed=settings.seed
+        left,
+        right,
+        pairs[0][0].groups,
+        resamples=settings.resamples,
+        seed=settings.seed,
+        family=[int(not main) for main in confirmatory],
     )
-    adjusted = statistics.holm([d.p for d in found])
-    tested = [(a, b, max(a.flip_rate, b.flip_rate), metric) for a, b in pairs for metric in metrics]
+    tested = [(a, b, metric) for a, b in pairs for metric in metrics]
     return [
         Pair(
             left=a.name,
@@ -238,18 +283,22 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config) -> list[
             delta=d.value,
             ci95=d.ci95,
             p=d.p,
-            p_holm=p_holm,
-            verdict=statistics.verdict(d.value, d.ci95, p_holm, settings.margin, floor),
+            p_adjusted=d.p_adjusted,
+            family="confirmatory" if main else "secondary",
+            verdict=statistics.verdict(
+                d.value, d.ci95, d.p_adjusted, settings.margin, identical=a.texts_sha256 == b.texts_sha256 != ""
+            ),
             n=d.n,
+            contract=contract_of(a, b),
             margin=settings.margin,
-            noise_floor=floor,
+            noise_floor=max(a.flip_rate, b.flip_rate),
             mde=d.mde,
             p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
         )
-        for (a, b, floor, metric), d, p_holm in zip(tested, found, adjusted, strict=True)
+        for (a, b, metric), d, main in zip(tested, found, confirmatory, strict=True)
     ]
 
 
@@ -373,7 +422,19 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
         ids.append(row.id)
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
-    return Scored(shown or name, manifest, metrics, ids, groups, values, asked.noise)
+    texts = [[row.id, row.text] for row in storage.iter_records(run.prediction(name)[0], Prediction)]
+    return Scored(
+        name=shown or name,
+        manifest=manifest,
+        metrics=metrics,
+        ids=ids,
+        groups=groups,
+        values=values,
+        texts_sha256=storage.sha256_json(texts),
+        noise=asked.noise,
+        tokenizer_sha256=asked.tokenizer_sha256,
+        own=asked.asked == "own",
+    )
 
 
 def _result(manifest: ScoreManifest) -> VariantResult:
@@ -394,18 +455,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     ]
     settings = [config.compare.model_dump(), sorted(config.predict.extra)]
     return storage.sha256_json(
-        [[storage.sha256_file(file) for file in files], settings, names, storage.source_sha256(*SOURCES)]
+        [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
-
-
-def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
-    if not run.comparison_json.exists():
-        return None
-    try:
-        old = storage.read_record(run.comparison_json, Comparison)
-    except ArtifactError:
-        return None  # damaged, or of another version: written again
-    return old if old.provenance.get("fingerprint") == fingerprint else None
 
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
@@ -422,6 +473,8 @@ def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[
         "generation",
         "execution",
         "warnings",
+        "asked",
+        "findings",
     )
     return {
         **recorded,

@@ -79,7 +79,7 @@ def run(
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
-        comparison_sha256=storage.sha256_file(run.comparison_json),
+        comparison_sha256=storage.results_sha256(comparison),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
         hint=_mend(verdict, selection or f"--run {run.name}", baseline_file),

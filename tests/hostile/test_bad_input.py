@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
 TOPICS = (
@@ -264,7 +264,7 @@ CASES: dict[str, Case] = {
         lambda folder: os.mkfifo(folder / "pipe.json"),
     ),
     "a device": Case(["split", "--qa", "/dev/zero"], r"/dev/zero: is not a regular file"),
-    "a NUL in the name": Case(["split", "--qa", "qa\0.json"], r"cannot be opened: embedded null byte; check"),
+    "a NUL in the name": Case(["split", "--qa", "qa\0.json"], r"data.qa: holds a NUL character; remove it"),
     # configs
     "config: no such": Case(["split", "--config", "none"], r"no config 'none'; use one of .*tiny"),
     "config: a list": config("- a", r"is not a mapping of sections; see"),
@@ -424,7 +424,9 @@ CASES: dict[str, Case] = {
     "comparison: cut short": replaced("reports/tiny/comparison.json", "{", r"cannot be read", *REPORT),
     "gate.json: a list": replaced("reports/tiny/gate.json", "[]", r"is damaged", *REPORT),
     # model folders
-    "model: none": Case(["train", "--set", "model.path=./none"], r"\./none: is no folder; give", start="model"),
+    "model: none": Case(
+        ["train", "--set", "model.path=./none"], r"\./none: there is no such folder; give", start="model"
+    ),
     "model: empty": model(r"model: has no config\.json; give", lambda f: [p.unlink() for p in (f / "model").iterdir()]),
     "model: config cut short": model(r"model/config\.json: cannot be read", written("config.json", "{")),
     "model: config is a list": model(r"model/config\.json: is not a JSON object", written("config.json", "[]")),

@@ -27,7 +27,8 @@ from harness.metrics import match, rouge, text
 from harness.records import Question, ScoreManifest
 from harness.stages import gate, score
 from harness.storage import RunFolder, atomic
-from tests import scored_run, test_metrics
+from tests import test_metrics
+from tests.helpers import scored_run
 from tests.pitfalls.faults import Bench, Step, caught, compared
 
 
@@ -174,7 +175,7 @@ def test_a_against_a(bench: Bench) -> None:
     answers = [q.answer if q.row % 3 else "nothing" for q in scored_run.questions(n_groups=30, size=1)]
     for pair in compared(bench, {"base": answers, "adapter": answers}).pairs:
         assert pair.p == 1 or not pair.n, f"identical answers have p = {pair.p}"
-        assert pair.verdict == "tied" or not pair.n, f"identical answers are {pair.verdict}"
+        assert pair.verdict == "identical" or not pair.n, f"identical answers are {pair.verdict}"
 
 
 @caught(

@@ -11,7 +11,13 @@ from harness.report.charts.label_placement import NARROW, WIDE, place
 from harness.report.charts.plotly_base import Drawing, band, base_layout, figure, rounded, rule, safe
 from harness.report.headline import megabytes, metric_label, points, variant_label
 
-MARKS = {"better": "triangle-up", "worse": "triangle-down", "tied": "diamond", "undecided": "circle-open"}
+MARKS = {
+    "better": "triangle-up",
+    "worse": "triangle-down",
+    "tied": "diamond",
+    "identical": "diamond-open",
+    "undecided": "circle-open",
+}
 
 
 def forest(pairs: Sequence[Pair], reference: str, metric: str, span: tuple[float, float]) -> Drawing:

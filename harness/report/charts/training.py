@@ -93,7 +93,7 @@ def _raw_and_smooth(
 
 
 def _heldout(history: Sequence[HistoryPoint], name: str, colour: str, dash: str) -> list[go.Scatter]:
-    measured = [(float(point.step), point.dev_loss) for point in history if point.dev_loss is not None]
+    measured = [(float(point.step), point.heldout_loss) for point in history if point.heldout_loss is not None]
     if not measured:
         return []
     line, marker = {"color": colour, "width": 2, "dash": dash}, {"symbol": "square", "size": 7, "color": colour}

@@ -1,6 +1,6 @@
 """A whole run folder, written from a seed: what the report reads, without a model or a pipeline.
 
-python -m tests.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
+python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _pair(left: str, right: str, metric: str, scores: dict[str, list[dict[str, f
         delta=delta,
         ci95=(low, high),
         p=p,
-        p_holm=holm,
+        p_adjusted=holm,
         verdict=verdict,  # type: ignore[arg-type]
         n=n,
         margin=0.02,
@@ -355,7 +355,7 @@ def _history(rng: random.Random, steps: int = 250) -> list[HistoryPoint]:
                 epoch=round(step * 16 / 2520, 4),
                 seconds=round(step * 0.41, 2),
                 loss=round(loss * rng.uniform(0.8, 1.2), 4),
-                dev_loss=heldout,
+                heldout_loss=heldout,
                 learning_rate=2e-3 * min(step / 10, (steps - step) / (steps - 10)),
                 grad_norm=round(rng.lognormvariate(0, 0.35) * (0.6 + loss / 4), 4),
                 tokens=step * 1100,
@@ -388,7 +388,7 @@ def _train() -> TrainManifest:
         labelled_token_share=0.147,
         tokens=275_000,
         final_loss=0.571,
-        final_dev_loss=0.702,
+        final_heldout_loss=0.702,
         wandb={"mode": "offline", "run_id": "demo1234", "url": None},
         seconds=102.5,
         peak_memory_bytes=1_730_000_000,
