@@ -53,7 +53,7 @@ class QaFile:
         """The one line that says what was recognised."""
         unanswerable = sum(not row.answerable for row in self.rows)
         entities = sum(bool(ENTITY.search(row.question) or ENTITY.search(row.answer)) for row in self.rows)
-        parts = [f"{self.mapping} ({self.container})", f"{len(self.rows):,} rows"]
+        parts = [f"{self.mapping} ({self.container})", "1 row" if len(self.rows) == 1 else f"{len(self.rows):,} rows"]
         parts += [f"{count:,} {why} left out" for why, count in self.left_out.items()]
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []

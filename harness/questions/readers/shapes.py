@@ -105,7 +105,9 @@ def looks_like_a_row(value: Mapping[str, Any]) -> bool:
 def detect(row: Mapping[str, Any], columns: Columns, path: Path | str, number: int) -> Shape:
     """The shape of a file by its first row; DataError names the columns that were found, and the fix."""
     found = fold(row)
-    written = {key.strip().casefold(): key.strip() for key in reversed(list(row))}
+    written: dict[str, str] = {}
+    for key in row:
+        written.setdefault(key.strip().casefold(), key.strip())
     chosen: dict[str, str] = {}
     for key in ("question", "answer", "context"):
         if (name := getattr(columns, key)) is not None:
