@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.config import CONFIGS, GGUF_TYPES, METRICS, OPTIMIZERS, PROJECT, PROJECTIONS, Config, find, load
+from harness import registry, variants
+from harness.config import CONFIGS, OPTIMIZERS, PROJECT, PROJECTIONS, Config, find, load
 from harness.errors import ConfigError, ModelError
 from harness.models import base_model
 
@@ -45,7 +46,7 @@ def test_a_shipped_config_loads_and_tells_its_command(name: str) -> None:
 
 def test_the_defaults_are_those_of_the_library() -> None:
     config = Config()
-    assert config.score.metrics == METRICS
+    assert config.score.metrics == registry.default_metrics()
     assert config.train.lora.target_modules == PROJECTIONS
     assert config.model_dump(mode="json") == Config.model_validate(config.model_dump(mode="json")).model_dump(
         mode="json"
@@ -261,7 +262,7 @@ def test_a_file_is_found_by_path_and_not_by_stem(tmp_path: Path, monkeypatch: py
 
 
 def test_every_gguf_type_may_be_asked_for() -> None:
-    formats = [f"gguf_{t}" for t in GGUF_TYPES]
+    formats = [f"gguf_{t}" for t in variants.gguf_types()]
     assert load("tiny", [f"export.formats={formats}", f"predict.variants={formats}"]).export.formats == formats
 
 

@@ -14,11 +14,11 @@ import pytest
 from gguf import GGUFReader, TokenType
 from gguf.quants import quantize as reference_quantize
 
+from harness import variants
 from harness.backends import Execution, Generation, Source
 from harness.backends.llamacpp import LlamaCppBackend
-from harness.config import GGUF_TYPES
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError, StorageError
-from harness.formats import FORMATS, families, find, gguf, llama, quantize, safetensors_reader
+from harness.formats import families, find, gguf, llama, quantize, safetensors_reader
 from tests.helpers.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
 
 
@@ -62,7 +62,7 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("kind", GGUF_TYPES)
+@pytest.mark.parametrize("kind", variants.gguf_types())
 def test_every_type_computes_what_the_model_computes(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     facts = gguf.write(tiny_model, tmp_path / "model.gguf", kind)
     largest, divergence, agreement = difference(tiny_model, tmp_path / "model.gguf")
@@ -560,7 +560,7 @@ def test_a_failure_leaves_the_old_file(tiny_model: Path, tmp_path: Path, monkeyp
     assert (tmp_path / "model.gguf").read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", GGUF_TYPES)
+@pytest.mark.parametrize("kind", variants.gguf_types())
 def test_the_size_is_known_before(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     size = gguf.write(tiny_model, tmp_path / "model.gguf", kind)["size_bytes"]
     assert 0 <= gguf.estimate_bytes(tiny_model, kind) - size < gguf.METADATA
@@ -680,9 +680,9 @@ def test_a_checkout_that_fails(other: Path, llama_cpp: Path, tmp_path: Path, dam
 
 
 def test_every_type_of_the_config_has_a_writer() -> None:
-    assert set(GGUF_TYPES) == set(quantize.FILE_TYPES)
+    assert set(variants.gguf_types()) == set(quantize.FILE_TYPES)
     assert find("gguf_q4_k_m") is gguf.export
-    assert all(f"gguf_{kind}" in FORMATS for kind in GGUF_TYPES)
+    assert all(callable(find(name)) for name in variants.exported())
     with pytest.raises(ConfigError, match="gguf_f16"):
         find("gguf_q1")
     with pytest.raises(ConfigError, match="q4_k_m"):

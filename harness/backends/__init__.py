@@ -15,16 +15,7 @@ from typing import Any, Protocol
 
 from harness.errors import ConfigError
 from harness.records import FinishReason
-
-BACKENDS = {
-    "transformers": "harness.backends.transformers:TransformersBackend",
-    "llamacpp": "harness.backends.llamacpp:LlamaCppBackend",
-    "endpoint": "harness.backends.endpoint:EndpointBackend",
-    "replay": "harness.backends.replay:ReplayBackend",
-    "python": "harness.backends.python:PythonBackend",
-}
-IN_PROCESS = ("endpoint", "python")
-"""Backends that need no process of their own: a server has its own, and the objects of the calling program cannot leave it."""
+from harness.registry import BACKENDS
 
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Of a batch where nothing else is asked for and memory does not decide."""
@@ -183,5 +174,5 @@ def find(name: str) -> type[Backend]:
     """The backend class of that name, imported only now."""
     if name not in BACKENDS:
         raise ConfigError(f"no backend {name!r}", f"use one of {', '.join(BACKENDS)}")
-    module, _, attribute = BACKENDS[name].partition(":")
+    module, _, attribute = BACKENDS[name].implementation.partition(":")
     return getattr(import_module(module), attribute)

@@ -20,7 +20,9 @@ from harness.prediction.extras import Weights
 from harness.prompt import load_tokenizer, prompt_hash
 from harness.questions import few_shot
 from harness.records import ExportManifest, PromptForm, Question, TrainManifest
+from harness.registry import BACKENDS
 from harness.storage import RunFolder
+from harness.variants import ADAPTER, BASE, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def find_weights(
     Raises:
         ArtifactError: an artifact is missing, or is not what train or export wrote.
     """
-    base_sha256 = base_model.weights_sha256(folder) if folder and {"base", "adapter"} & set(variants) else ""
+    base_sha256 = base_model.weights_sha256(folder) if folder and {BASE, ADAPTER} & set(variants) else ""
     found = {}
     for variant in variants:
         if (extra := config.predict.extra.get(variant)) is not None:
@@ -167,7 +169,7 @@ def jobs(
         weights, extra = found[variant], config.predict.extra.get(variant)
         asking = asker.by_run if extra is None else extras.asking(extra, weights, asker)
         cut = execution
-        if weights.backend == "endpoint":
+        if BACKENDS[weights.backend].address == "url":
             parallel = extra.parallel if extra and extra.parallel else settings.slots
             cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
         lines, manifest = run.prediction(variant)
@@ -204,16 +206,17 @@ def few_shots(run: RunFolder, prompt: PromptSettings, questions: list[Question])
 def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, variant: str) -> Weights:
     model = config.model
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
-    if variant == "base":
-        return Weights("transformers", whole, base_sha256, base_model.weights_size(folder))
-    if variant == "adapter":
+    backend = VARIANTS[variant].backend
+    if variant == BASE:
+        return Weights(backend, whole, base_sha256, base_model.weights_size(folder))
+    if variant == ADAPTER:
         trained = storage.read_record(run.train_json, TrainManifest)
         sha256 = base_model.weights_sha256(run.adapter)
         if sha256 != trained.adapter_sha256:
             raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
         source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
         size = base_model.weights_size(folder) + base_model.weights_size(run.adapter)
-        return Weights("transformers", source, storage.sha256_json([base_sha256, sha256]), size)
+        return Weights(backend, source, storage.sha256_json([base_sha256, sha256]), size)
     exported = storage.read_record(run.export_json, ExportManifest).artifacts.get(variant)
     path = run.artifact(variant)
     if exported is None or not path.exists():
@@ -222,7 +225,6 @@ def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, var
         raise ArtifactError(
             "is damaged or was changed: it is not what export wrote", "run harness export again", file=path
         )
-    backend = "llamacpp" if path.is_file() else "transformers"
     return Weights(backend, Source(path), exported.sha256, exported.size_bytes)
 
 
@@ -233,7 +235,7 @@ def _processes(config: Config, device: str, backend: str) -> int:
         DeviceError: more than there are GPUs.
     """
     asked = config.predict.processes
-    if backend != "transformers":
+    if not BACKENDS[backend].uses_gpu:
         return 1
     if device == "cpu":
         return asked or 1
@@ -249,11 +251,8 @@ def _processes(config: Config, device: str, backend: str) -> int:
 
 def installed(backend: str) -> dict[str, str]:
     """Versions of the packages that decide a backend's numbers."""
-    names = {"transformers": ["torch", "transformers", "peft", "bitsandbytes"], "llamacpp": ["xllamacpp"]}.get(
-        backend, []
-    )
     found = {}
-    for name in names:
+    for name in BACKENDS[backend].packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

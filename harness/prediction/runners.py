@@ -25,6 +25,7 @@ from harness.backends import Completion, Execution, Facts, Prompt
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
 from harness.prediction.jobs import Job
+from harness.registry import BACKENDS
 
 Prompts = Sequence[Prompt]
 SECONDS_TO_END = 60
@@ -59,7 +60,7 @@ class InProcessRunner:
 
     def peak_memory_bytes(self) -> int:
         """Of the process, or of its GPU, until now."""
-        if self.job.execution.device == "cuda" and self.job.backend == "transformers":
+        if self.job.execution.device == "cuda" and BACKENDS[self.job.backend].uses_gpu:
             import torch
 
             return int(torch.cuda.max_memory_allocated())

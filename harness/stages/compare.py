@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from harness import provenance, storage
+from harness import provenance, registry, storage
 from harness.analysis import alarms, buckets, fidelity, statistics
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.metrics import find
 from harness.records import (
     Breakdown,
     Comparison,
@@ -37,14 +36,10 @@ from harness.records import (
     VariantResult,
 )
 from harness.storage import RunFolder
+from harness.variants import ADAPTER, is_exported, pairs
 
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
-EXPORTED = ("merged_16bit", "merged_4bit")
-BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f1")
-"""Shown in the breakdowns; all of them if the config names none of these."""
-EXAMPLE_METRICS = ("token_f1", "rougeL")
-"""The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
 TEXT = "own"
 """In place of a tokenizer's hash: the model got text or messages."""
 TOKENS = ("stop_ids", "pad_id")
@@ -81,7 +76,7 @@ class Scored:
 def run(
     run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
 ) -> Comparison:
-    """Compares the variants of a run: each against `base`, each exported format against `adapter` and `merged_16bit`.
+    """Compares the variants of a run, each with what `harness.variants` says.
 
     Raises:
         ArtifactError: scores are missing, damaged, or of other predictions; IncomparableError: two variants differ in split, prompts, metric
@@ -103,7 +98,7 @@ def run(
         )
     refuse_incomparable(list(variants.values()))
 
-    tested = _pairs(list(variants), config)
+    tested = pairs(list(variants), {*config.predict.extra})
     progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
     questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
@@ -113,9 +108,11 @@ def run(
     tuned = [
         name
         for name in variants
-        if name == "adapter"
-        or _is_exported(name, config)
-        or ((extra := config.predict.extra.get(name)) is not None and extra.adapter is not None)
+        if (
+            extra.adapter is not None
+            if (extra := config.predict.extra.get(name))
+            else name == ADAPTER or is_exported(name)
+        )
     ]
     comparison = Comparison(
         run=run.name,
@@ -233,24 +230,6 @@ def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _pairs(names: list[str], config: Config) -> list[tuple[str, str]]:
-    """(left, right) names: every variant against the base; an adapter from elsewhere against its own; every exported format against its source."""
-    formats = [name for name in names if _is_exported(name, config)]
-    elsewhere = [name for name in names if name in config.predict.extra]
-    # Without a base, models from elsewhere are measured against the first that was named.
-    reference = "base" if "base" in names else elsewhere[0] if len(elsewhere) == len(names) else None
-    pairs = [(name, reference) for name in names if reference and name != reference]
-    # An adapter that was put on another base than the run's: `harness evaluate` adds that as NAME.base.
-    pairs += [(name, f"{name}.base") for name in elsewhere]
-    pairs += [(name, "adapter") for name in formats]
-    pairs += [(name, "merged_16bit") for name in formats if name != "merged_16bit"]
-    return [(left, right) for left, right in pairs if right in names]
-
-
-def _is_exported(name: str, config: Config) -> bool:
-    return name not in config.predict.extra and (name in EXPORTED or name.startswith("gguf_"))
-
-
 def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary: str) -> list[Pair]:
     """Every metric of every pair, tested; p-values are corrected within two families.
 
@@ -293,7 +272,7 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
             margin=settings.margin,
             noise_floor=max(a.flip_rate, b.flip_rate),
             mde=d.mde,
-            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
+            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if registry.METRICS[metric].binary and d.n else None,
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
@@ -304,7 +283,7 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
 
 def examples(left: Scored, right: Scored) -> PairExamples | None:
     """The questions on which left gains and loses most against right, `EXAMPLES` of each; of equals the first in the file. None if there are none."""
-    metric = next((name for name in EXAMPLE_METRICS if name in left.metrics), left.metrics[0])
+    metric = next((name for name in registry.graded_metrics() if name in left.metrics), left.metrics[0])
     a, b = (side.values[:, side.metrics.index(metric)] for side in (left, right))
     deltas = np.nan_to_num(a - b)
 
@@ -327,9 +306,8 @@ def examples(left: Scored, right: Scored) -> PairExamples | None:
 
 def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterator[Breakdown]:
     first = variants[0]
-    chosen = [k for k, metric in enumerate(first.metrics) if metric in BREAKDOWN_METRICS] or list(
-        range(len(first.metrics))
-    )
+    shown = registry.summary_metrics()
+    chosen = [k for k, metric in enumerate(first.metrics) if metric in shown] or list(range(len(first.metrics)))
     values = np.hstack([scored.values[:, chosen] for scored in variants])
     names = [(scored.name, first.metrics[k]) for scored in variants for k in chosen]
     groups = np.unique(np.asarray(first.groups), return_inverse=True)[1]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import formats, storage
+from harness import formats, storage, variants
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.formats import Checked, Sources, gguf, merged, modelfile, vocabulary
@@ -19,19 +19,6 @@ SERVED_CONTEXT = 8192
 """Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
-SHARE_OF_16BIT = {
-    "merged_16bit": 1.05,
-    "merged_4bit": 0.6,
-    "gguf_f32": 2.1,
-    "gguf_f16": 1.05,
-    "gguf_q8_0": 0.6,
-    "gguf_q6_k": 0.5,
-    "gguf_q5_k_m": 0.45,
-    "gguf_q5_0": 0.45,
-    "gguf_q4_k_m": 0.4,
-    "gguf_q4_0": 0.4,
-}
-"""Upper bounds of a format's size, for the check of free space before anything is written."""
 
 
 def run(
@@ -54,8 +41,8 @@ def run(
         [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.code_sha256("harness.stages.export")]
     )
     wanted = config.export.formats
-    if wanted and "merged_16bit" not in wanted:
-        wanted = ["merged_16bit", *wanted]  # every other format is made from it
+    if wanted and variants.MERGED not in wanted:
+        wanted = [variants.MERGED, *wanted]  # every other format is made from it
     needed = {"adapter", *wanted}
     old = storage.up_to_date(run.export_json, ExportManifest, fingerprint, lambda m: needed <= _whole(run, m).keys())
     if old and not force:
@@ -65,20 +52,19 @@ def run(
             storage.write_json(run.export_json, served)
         return served
     kept = {} if force else _kept(run, fingerprint)
-    if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
+    if config.export.llama_cpp is None and any(map(variants.is_gguf, wanted)):
         gguf.check_supported(folder)
     missing = [f for f in wanted if f not in kept]
-    storage.need_space(
-        run.path, int(base_model.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000
-    )
+    bound = sum(variants.VARIANTS[f].size_bound for f in missing)
+    storage.need_space(run.path, int(base_model.weights_size(folder) * bound) + 50_000_000)
     began, unfinished = time.monotonic(), run.path / UNFINISHED
     if run.export_json.exists():
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
     sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
-    # merged_16bit comes first: the others read it.
-    for name in sorted(wanted, key=lambda f: f != "merged_16bit"):
+    # The 16-bit model comes first: the others read it.
+    for name in sorted(wanted, key=lambda f: f != variants.MERGED):
         if name not in kept:
             kept[name] = _write(run, name, sources)
         artifacts[name] = kept[name]
@@ -159,7 +145,7 @@ def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
         return {}
     if old := storage.up_to_date(file, ExportManifest, fingerprint, lambda _: True):
         return _whole(run, old)
-    for path in map(run.artifact, formats.FORMATS):
+    for path in map(run.artifact, variants.exported()):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return {}
 

@@ -27,6 +27,7 @@ from harness.prediction.journal import Journal
 from harness.prediction.runners import InProcessRunner, WorkerPool
 from harness.prompt import prompt_hash
 from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
+from harness.registry import BACKENDS
 from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
@@ -65,7 +66,7 @@ def run(
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
     for job in jobs(run, config, split.split_id, questions, asked_now, weights):
-        asked = probe if job.backend in fidelity_probe.MEASURED else None
+        asked = probe if BACKENDS[job.backend].logprobs else None
         kept = _answered(job, force)
         manifests[job.variant] = (
             kept
@@ -141,7 +142,7 @@ def _in_own_process(
     job: Job, progress: Progress, probe: FidelityProbe | None = None, kept: PredictionManifest | None = None
 ) -> PredictionManifest:
     """`answer` with the model in processes of its own, where it has weights."""
-    if job.backend in backends.IN_PROCESS:
+    if BACKENDS[job.backend].in_process:
         return answer(job, progress, probe, kept)
     findings = _integrity(job, progress) if job.foreign_adapter and not kept else []
     team = WorkerPool(job, 1 if kept else None)
