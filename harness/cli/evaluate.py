@@ -66,7 +66,7 @@ def export_answers(
 ) -> None:
     """Write questions, references, and every model's answers and scores into one table."""
     with errors():
-        from harness import tables
+        from harness.report import tables
 
         folder = select(run, config).folder().check_exists()
         say(f"answers: {tables.export_answers(folder, format_, Path(out) if out else None)}")

@@ -260,6 +260,8 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
+    if config.data.qa is None:
+        return [], Finding("ok", "questions", "none to train on: a test file alone")
     try:
         file = dataset.read(config.data.qa or "", config.data)
     except DataError as error:

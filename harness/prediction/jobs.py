@@ -153,24 +153,13 @@ def jobs(
     folder = base_folder(config, variants)
     found = found or find_weights(run, config, folder, variants)
     asker = Asker(config, questions, folder, lambda prompt: few_shots(run, prompt, questions))
-    settings = config.predict
-    execution = Execution(
-        device,
-        settings.batch_tokens,
-        settings.max_batch,
-        settings.slots,
-        settings.threads,
-        settings.libllama,
-        settings.gpu_layers,
-    )
-    if device == "cpu":
-        execution = resolve_batch_size(execution, 0, len(questions), 1)
+    execution = _execution(config, device, len(questions))
     for variant in variants:
         weights, extra = found[variant], config.predict.extra.get(variant)
         asking = asker.by_run if extra is None else extras.asking(extra, weights, asker)
         cut = execution
         if BACKENDS[weights.backend].address == "url":
-            parallel = extra.parallel if extra and extra.parallel else settings.slots
+            parallel = extra.parallel if extra and extra.parallel else config.predict.slots
             cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
         lines, manifest = run.prediction(variant)
         yield Job(
@@ -195,6 +184,21 @@ def jobs(
             price=extra.price if extra else None,
             foreign_adapter=extra is not None and weights.source.adapter is not None,
         )
+
+
+def _execution(config: Config, device: str, questions: int) -> Execution:
+    """How the work is cut up; on the CPU its automatic sizes are known before a model is loaded."""
+    settings = config.predict
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
+    return resolve_batch_size(execution, 0, questions, 1) if device == "cpu" else execution
 
 
 def few_shots(run: RunFolder, prompt: PromptSettings, questions: list[Question]) -> list[list[tuple[str, str]]]:

@@ -93,6 +93,7 @@ def _fingerprint(config: Config, split: SplitManifest, folder: Path | None, weig
             [[name, found.backend, found.sha256] for name, found in weights.items()],
             [config.prompt.model_dump(), config.predict.model_dump(), config.train.load_in_4bit],
             [base_model.device_of(config.device), config.model.trust_remote_code],
+            storage.sha256_large(library) if (library := Path(config.predict.libllama or "")).is_file() else None,
             [installed(backend) for backend in ("transformers", "llamacpp")],
             storage.code_sha256("harness.stages.predict"),
         ]

@@ -11,9 +11,8 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
-
-import datasketch
 
 from harness import storage
 from harness.config import Config, Data
@@ -130,7 +129,7 @@ def run(
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
     code = storage.code_sha256("harness.stages.split")
-    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
+    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, version("datasketch")])
 
 
 def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
@@ -191,7 +190,7 @@ def _method(rows: Sequence[Row], groups: Groups, n_heldout: int, data: Data) -> 
         "ngram": data.ngram,
         "threshold": data.similarity,
         "long_answer_words": data.long_answer_words,
-        "datasketch": datasketch.__version__,
+        "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
         "window": WINDOW,
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
