@@ -71,15 +71,29 @@ class Model(Section):
     """Lets a hub model run its own code here; recorded in the report."""
 
 
+class Columns(Section):
+    """Which columns of a QA file are what, by their names in the file; None: found by their usual names."""
+
+    question: str | None = None
+    answer: str | None = None
+    context: str | None = None
+    """A passage that is put before the question."""
+
+
 class Data(Section):
     """The questions and their split."""
 
     qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`; null: nothing to train on (a test file is needed then)."""
+    """Questions and answers, in one of the shapes of README's "Your file"; null: nothing to train on (a test file is needed then)."""
     test: Annotated[str | None, IsPath()] = None
     """Holds out exactly the questions of this file."""
     trained_on: Annotated[str | None, IsPath()] = None
     """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
+    columns: Columns = Columns()
+    turns: Literal["one", "last"] = "one"
+    """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
+    unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
+    """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
     seed: Seed = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import variants
 from harness.backends import BATCH_TOKENS, MAX_BATCH
 from harness.config import Config, Train
+from harness.questions.asking import text_of
 from harness.questions.dataset import Row
 from harness.training import plan
 from harness.training.plan import GIB, Plan, Shape
@@ -109,7 +110,7 @@ def row_lengths(rows: Iterable[Row], config: Config, tokenizer: Path) -> list[in
     """Tokens of the longest training rows: prompt, answer, BOS and EOS, cut at `train.max_length`."""
     from tokenizers import Tokenizer
 
-    texts = sorted((config.prompt.template.replace("{question}", row.question) + row.answer for row in rows), key=len)[
+    texts = sorted((config.prompt.template.replace("{question}", text_of(row)) + row.answer for row in rows), key=len)[
         -LONGEST_ROWS:
     ]
     encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(texts, add_special_tokens=False)

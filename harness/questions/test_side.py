@@ -12,6 +12,7 @@ from harness import storage
 from harness.config import Config
 from harness.errors import ArtifactError
 from harness.questions import dataset, no_model_baselines
+from harness.questions.asking import by_passage, kept, text_of
 from harness.questions.dataset import Row
 from harness.questions.grouping import group_rows, is_long
 from harness.questions.similarity import Shingles
@@ -32,10 +33,12 @@ def split(run: storage.RunFolder, config: Config, progress: Callable[[str], None
     if not force and (old := _unchanged(run, fingerprint)):
         progress(f"split: unchanged, {old.n_heldout} questions held out")
         return old
-    asked = dataset.load(test)
+    file = dataset.read(test, data)
+    progress(f"split: {data.test}: {file.summary}")
+    asked = [by_passage(row) for row in file.rows]
     known = [
         replace(row, id=f"trained-{i}")
-        for i, row in enumerate(dataset.load(data.trained_on) if data.trained_on else [])
+        for i, row in enumerate(dataset.read(data.trained_on, data).rows if data.trained_on else [])
     ]
     found = group_rows(
         asked,
@@ -103,14 +106,14 @@ def _question(rows: Sequence[Row], at: int, group: int, nearest: float | None) -
     return Question(
         id=row.id,
         row=row.row,
-        question=row.question,
+        question=text_of(row),
         answer=row.answer,
         references=list(row.references),
         group=first.group if first.group is not None else f"row-{first.id}",
         article=row.article,
         part=row.part,
         kind=row.kind,
-        extra=row.extra,
+        extra=kept(row),
         nearest_train=None if nearest is None else round(nearest, 6),
     )
 
