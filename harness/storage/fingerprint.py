@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +20,7 @@ from typing import TypeVar
 
 from harness.errors import ArtifactError
 from harness.records.base import Manifest
-from harness.storage.hashing import sha256_file, sha256_json
+from harness.storage.hashing import cache_folder, remember, sha256_file, sha256_json
 from harness.storage.records_io import read_record
 
 M = TypeVar("M", bound=Manifest)
@@ -41,6 +43,8 @@ NEUTRAL = {
 }
 """Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whoever read or wrote them;
 messages, the record of a run and trackers change no output. They are neither hashed nor followed."""
+CACHE_VERSION = 1
+"""Raised when `_parsed` finds something else in the same source."""
 NAMED = re.compile(r"harness(\.[a-z_0-9]+)+")
 """A module in a text, as registries name it (`harness.metrics.match:ExactMatch`). It counts where its package is imported, which is what looks
 names up: a list of all metrics and backends ties neither to a stage that only reads their labels."""
@@ -126,6 +130,18 @@ def _read(file: Path) -> _Source:
 
 @cache
 def _parse(text: bytes) -> _Source:
+    """What a source says: parsed once, then taken from the user's cache, for parsing all of them takes a second."""
+    note = cache_folder("code") / sha256_json([CACHE_VERSION, sys.version_info[:2], hashlib.sha256(text).hexdigest()])
+    try:
+        code, imports, named = json.loads(note.read_text(encoding="utf-8"))
+        return _Source(str(code), tuple((str(a), str(b), str(c)) for a, b, c in imports), tuple(map(str, named)))
+    except (OSError, ValueError, TypeError):
+        found = _parsed(text)
+        remember(note, json.dumps([found.code, found.imports, found.named]))
+        return found
+
+
+def _parsed(text: bytes) -> _Source:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -73,7 +73,7 @@ def sha256_large(path: Path) -> str:
     if before.st_size < LARGE_BYTES:
         return sha256_file(path)
     stamp = f"{before.st_size} {before.st_mtime_ns} {before.st_ino}"
-    note = _cache() / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    note = cache_folder("hashes") / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     try:
         known, _, digest = note.read_text(encoding="ascii").strip().rpartition(" ")
         if known == stamp and re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -85,16 +85,17 @@ def sha256_large(path: Path) -> str:
     after = path.stat()
     unchanged = (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
     if unchanged and began - after.st_mtime > SETTLED_SECONDS:
-        _remember(note, f"{stamp} {digest}\n")
+        remember(note, f"{stamp} {digest}\n")
     return digest
 
 
-def _cache() -> Path:
+def cache_folder(kind: str) -> Path:
+    """Where this user's notes of one kind are kept: below XDG_CACHE_HOME, or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "qa-harness" / "hashes"
+    return (Path(home) if home else Path.home() / ".cache") / "qa-harness" / kind
 
 
-def _remember(note: Path, text: str) -> None:
+def remember(note: Path, text: str) -> None:
     """Writes a note; a cache that cannot be written costs time and nothing else."""
     temporary = note.with_name(f"{note.name}.{os.getpid()}")
     try:
