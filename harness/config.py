@@ -327,6 +327,8 @@ class Score(Section):
     """Metrics and the intervals on each number."""
 
     metrics: list[str] = Field(default_factory=registry.default_metrics)
+    normalizer: Literal["plain", "legal", "code"] = "plain"
+    """What `exact_match_normalized` and `token_f1` take for equal: see `harness.metrics.normalize`. Part of their signature."""
     semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000

@@ -35,15 +35,15 @@ ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 @pytest.mark.parametrize("left, right", LEGAL["must_differ"])
 def test_legal_text_that_must_differ(left, right):
     assert normalize_legal(left) != normalize_legal(right)
-    assert find("exact_match_normalized").score_one(left, [right]) == 0
-    assert find("token_f1").score_one(left, [right]) < 1
+    assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 0
+    assert find("token_f1", normalizer="legal").score_one(left, [right]) < 1
 
 
 @pytest.mark.parametrize("left, right", LEGAL["must_equal"])
 def test_legal_text_that_must_be_equal(left, right):
     assert normalize_legal(left) == normalize_legal(right)
-    assert find("exact_match_normalized").score_one(left, [right]) == 1
-    assert find("token_f1").score_one(left, [right]) == 1
+    assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 1
+    assert find("token_f1", normalizer="legal").score_one(left, [right]) == 1
 
 
 @given(ANSWERS)

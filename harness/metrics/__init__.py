@@ -21,7 +21,10 @@ from harness.registry import METRICS
 if TYPE_CHECKING:
     import evaluate
 
-__all__ = ["METRICS", "Metric", "as_evaluate", "find"]
+NORMALIZED = ("exact_match_normalized", "token_f1")
+"""Metrics that take a `normalizer`."""
+
+__all__ = ["METRICS", "NORMALIZED", "Metric", "as_evaluate", "configured", "find"]
 
 
 @cache
@@ -31,6 +34,11 @@ def find(name: str, **options: Any) -> Metric:
         raise ConfigError(f"no metric {name!r}", f"use one of {', '.join(METRICS)}")
     module, _, attribute = METRICS[name].implementation.partition(":")
     return getattr(import_module(module), attribute)(**options)
+
+
+def configured(name: str, normalizer: str) -> Metric:
+    """The metric of that name with the normaliser of the config (`score.normalizer`), where it takes one."""
+    return find(name, normalizer=normalizer) if name in NORMALIZED else find(name)
 
 
 def as_evaluate(name: str) -> evaluate.Metric:

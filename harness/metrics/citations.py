@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 from harness.metrics.base import Metric
-from harness.metrics.text import HYPHENS, INVISIBLE
+from harness.metrics.normalize import HYPHENS, INVISIBLE, tokens
 
 ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth",
@@ -197,10 +197,19 @@ class CitationF1(Metric):
     """
 
     name = "citation_f1"
+    version = 2
     description = (
         "F1 of the articles, clauses, Parts and Schedules named, over the questions whose reference names any."
     )
     normaliser = "citations-1"
+
+    def score_one(self, prediction: str, references: Sequence[str]) -> float | None:
+        """Best score over the references that name a provision; 1 if the answer is any of the references, whether that one names any or not."""
+        score = super().score_one(prediction, references)
+        if score is None or score == 1:
+            return score
+        said = tokens(prediction, "legal")
+        return 1.0 if said and any(said == tokens(reference, "legal") for reference in references) else score
 
     def score_pair(self, prediction: str, reference: str) -> float | None:
         """F1 in 0..1; None if the reference names no provision."""
