@@ -46,9 +46,7 @@ def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
     ]
     assert points[1].tokens_per_second and points[1].tokens_per_second > 0 and points[2].tokens_per_second is None
     assert [step for _, step in rows] == [1, 2, 2]
-    assert (
-        rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/dev_loss"] == 3.0
-    )
+    assert rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/dev_loss"] == 3.0
     assert (history.last("loss"), history.last("dev_loss"), history.last("grad_norm")) == (1.0, 3.0, 0.5)
     assert (
         history.last("loss", over=2),

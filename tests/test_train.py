@@ -162,9 +162,7 @@ def test_unchanged_inputs_do_nothing(finished: Any) -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3])
-def test_the_dev_loss_is_the_mean_over_all_labelled_tokens(
-    tiny_model: Path, tmp_path: Path, rows_at_once: int
-) -> None:
+def test_the_dev_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path, tmp_path: Path, rows_at_once: int) -> None:
     """Whatever the batches: a mean of batches' means would change with the plan, and with the number of GPUs."""
     import torch
     from peft import PeftModel
@@ -183,7 +181,7 @@ def test_the_dev_loss_is_the_mean_over_all_labelled_tokens(
     found = train.run(run, settings).final_dev_loss
     base_model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base_model, run.adapter)
-    asked = train.sample(storage.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
+    asked = train.sample(storage.read_records(run.dev_jsonl, Question), settings.train.eval_rows)
     rows = train.encode(asked, Prompter(tokenizer, settings.prompt.template), settings.train)
     assert len({sum(label != IGNORED for label in row.labels) for row in rows}) > 1 and len(rows) > rows_at_once
     summed = 0.0
