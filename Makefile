@@ -4,6 +4,8 @@
 # make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a look at what is missing
 # make train GPUS=2 CONFIG=llama3-8b    the same steps, shared by two GPUs
 #
+# make evaluate TEST=test.json MODEL=mine=adapter:FOLDER [TRAINED_ON=train.json]    judge a model made elsewhere, without training
+#
 # make gate                             fail if the run is worse than reports/baseline.json
 #
 # Make decides nothing about what is stale: the verbs compare contents, settings and code, and leave alone what is up to date.
@@ -15,6 +17,10 @@ SET    ?=
 ASK    ?=
 GPU    ?=
 GPUS   ?=
+TEST   ?=
+MODEL  ?=
+BASE   ?=
+TRAINED_ON ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
@@ -29,7 +35,7 @@ CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA)))
 OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
 OUT     = reports/$(RUN)
 
-.PHONY: setup doctor data base split train export predict score compare eval report gate baseline test lint audit bench demo clean help FORCE
+.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo clean help FORCE
 .DELETE_ON_ERROR:
 
 help:           ## show this
@@ -89,6 +95,13 @@ compare: .venv/ready                ## paired differences between the variants
 report: eval                        ## the same as eval
 eval: .venv/ready                   ## export, predict, score, compare and report
 	$(HARNESS) run $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+
+# Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
+evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
+	$(HARNESS) evaluate $(if $(TEST),--test $(call quoted,$(TEST))) $(foreach m,$(MODEL),--model $(call quoted,$(m))) \
+	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	  $(if $(filter file,$(origin CONFIG)),,--config $(call quoted,$(CONFIG))) $(if $(filter file,$(origin RUN)),,--run $(call quoted,$(RUN))) \
+	  $(if $(SET),--sets $(call quoted,$(SET)))
 
 # The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
 gate: eval                          ## fail if the run is worse than reports/baseline.json

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness import config_loading
+from harness import config_loading, registry, variants
 from harness.config_loading import CONFIGS, PROJECT, IsPath, find, one_of, unknown
 from harness.errors import ConfigError
 from harness.storage import check_name
@@ -29,17 +29,6 @@ OPTIMIZERS = (
 ).split()
 """transformers' `OptimizerNames` (5.17); some need a package of their own."""
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
-METRICS = [
-    "exact_match",
-    "exact_match_normalized",
-    "token_f1",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "citation_f1",
-]
 
 TEMPLATE = """\
 ### Question:
@@ -48,8 +37,6 @@ TEMPLATE = """\
 ### Answer:
 """
 
-SEMANTIC = "semantic_similarity"
-KNOWN_METRICS = [*METRICS, SEMANTIC]
 AlarmCode = Literal[
     "runaway",
     "prompts_cut",
@@ -84,11 +71,29 @@ class Model(Section):
     """Lets a hub model run its own code here; recorded in the report."""
 
 
+class Columns(Section):
+    """Which columns of a QA file are what, by their names in the file; None: found by their usual names."""
+
+    question: str | None = None
+    answer: str | None = None
+    context: str | None = None
+    """A passage that is put before the question."""
+
+
 class Data(Section):
     """The questions and their split."""
 
-    qa: Annotated[str, IsPath()] = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`."""
+    qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
+    """Questions and answers, in one of the shapes of README's "Your file"; null: nothing to train on (a test file is needed then)."""
+    test: Annotated[str | None, IsPath()] = None
+    """Holds out exactly the questions of this file."""
+    trained_on: Annotated[str | None, IsPath()] = None
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
+    columns: Columns = Columns()
+    turns: Literal["one", "last"] = "one"
+    """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
+    unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
+    """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
     seed: Seed = 0
@@ -217,35 +222,88 @@ class Train(Section):
 class Export(Section):
     """The formats to write; the adapter is always there."""
 
-    formats: list[str] = ["merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    formats: list[str] = Field(
+        default_factory=lambda: [name for name in variants.defaults() if variants.is_exported(name)]
+    )
     llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
 
     @field_validator("formats")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        known = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
+        known = variants.exported()
         unknown = [f for f in value if f not in known]
         if unknown:
             raise ValueError(f"unknown format {unknown[0]!r}; known: {', '.join(known)}")
         return value
 
 
+class Price(Section):
+    """What a server charges, in any one currency, for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
 class ExtraVariant(Section):
     """A further model to answer the same questions."""
 
-    backend: Literal["transformers", "llamacpp", "endpoint", "replay"]
-    path: str
-    """A model folder, a GGUF file, an endpoint's base URL, or a predictions file."""
+    backend: str
+    """One of `harness.registry.BACKENDS`."""
+    path: str | None = None
+    """transformers: a model's folder or hub name; llamacpp: a GGUF file; endpoint: the server's address up to and including `/v1`; replay: a
+    predictions file. None: `adapter` is given, or (python) an object of the calling program."""
+    adapter: str | None = None
+    """transformers: folder or hub name of an adapter, put on `base` by PEFT."""
+    base: str | None = None
+    """The model that the adapter is put on: a folder or hub name; none: the one that its adapter_config.json names."""
+    revision: str | None = None
+    """Of a hub model or adapter: branch, tag or commit."""
     load_in_4bit: bool = False
+    """transformers: quantise to NF4 on loading, as QLoRA trains; false: 16 bits (32 on a CPU)."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer to ask this model with; none: the model's own."""
+    prompt: Prompt | None = None
+    """How this model is asked; none: as the run asks. A chat server puts its own template around it."""
+    api: Literal["completions", "chat"] = "completions"
+    """endpoint: which of the server's two ways is used. `completions` sends token ids (text where no tokenizer is known), `chat` sends messages."""
     model: str | None = None
-    """Endpoint: the served model's name."""
+    """endpoint: the served model's name; none: the first that the server names."""
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """endpoint: requests in flight at most; none: `predict.slots`."""
+    price: Price | None = None
+    """endpoint: adds the cost in money."""
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> ExtraVariant:
+        if self.backend == "transformers" and (self.path is None) == (self.adapter is None):
+            raise ValueError("needs either path (a whole model) or adapter")
+        if self.backend not in ("transformers", "python") and self.path is None:
+            raise ValueError(f"backend {self.backend!r} needs path")
+        allowed = {
+            "transformers": {"adapter", "base", "load_in_4bit", "revision"},
+            "endpoint": {"api", "model", "parallel", "price"},
+        }
+        for key in ("adapter", "base", "load_in_4bit", "revision", "api", "model", "parallel", "price"):
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and key not in allowed.get(self.backend, ()):
+                raise ValueError(f"backend {self.backend!r} takes no {key}")
+        if self.base is not None and self.adapter is None:
+            raise ValueError("base is only for an adapter; name a whole model as path")
+        return self
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in registry.BACKENDS:
+            raise ValueError(f"no backend {value!r}; known: {', '.join(registry.BACKENDS)}")
+        return value
 
 
 class Predict(Section):
     """Who answers, and how: always greedily."""
 
-    variants: list[str] = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    variants: list[str] = Field(default_factory=variants.defaults)
     extra: dict[str, ExtraVariant] = {}
     """Name -> a further model directory, GGUF file or endpoint."""
     max_new_tokens: Count = 128
@@ -255,10 +313,14 @@ class Predict(Section):
     """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
-    slots: Annotated[int, Field(ge=1, le=64)] = 4
-    """Parallel sequences in llama.cpp."""
+    slots: Annotated[int, Field(ge=0, le=256)] = 0
+    """Parallel sequences in llama.cpp, or requests to an endpoint; 0: measured, or 4 for an endpoint."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0: one per 50 million parameters, and one per core at most."""
+    """CPU threads; 0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp, for instance with CUDA: its shared object, or the folder of it; none: xllamacpp's."""
+    gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] | None = None
+    """Layers of a GGUF model on the GPU, -1: all; none: all on a GPU if this build of llama.cpp can, else none."""
     fidelity_questions: Annotated[int, Field(ge=0)] = 24
     """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
 
@@ -270,8 +332,7 @@ class Predict(Section):
                 check_name(name, "variant")
             except ConfigError as error:
                 raise ValueError(str(error)) from None
-            # `manifest` would be the name of the file that lists the variants.
-            if name in ("manifest", "base", "adapter", "merged_16bit", "merged_4bit") or name.startswith("gguf_"):
+            if variants.is_reserved(name):
                 raise ValueError(f"{name!r} is taken, choose another name")
         return value
 
@@ -279,7 +340,7 @@ class Predict(Section):
 class Score(Section):
     """Metrics and the intervals on each number."""
 
-    metrics: list[str] = METRICS
+    metrics: list[str] = Field(default_factory=registry.default_metrics)
     semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
@@ -291,14 +352,22 @@ class Score(Section):
         if not value:
             raise ValueError("needs at least one metric")
         for name in value:
-            if name not in KNOWN_METRICS:
-                raise ValueError(unknown("metric", name, KNOWN_METRICS))
+            if name not in registry.METRICS:
+                raise ValueError(unknown("metric", name, list(registry.METRICS)))
         return value
 
+    def scored(self) -> list[str]:
+        """The metrics named, and those that are added because all they require is set."""
+        required = {name: facts.requires.values() for name, facts in registry.METRICS.items() if facts.requires}
+        added = [name for name, keys in required.items() if all(getattr(self, key) for key in keys)]
+        return [*self.metrics, *(name for name in added if name not in self.metrics)]
+
     @model_validator(mode="after")
-    def _semantic_has_a_model(self) -> Score:
-        if SEMANTIC in self.metrics and not self.semantic_model:
-            raise ValueError(f"{SEMANTIC!r} needs score.semantic_model, a sentence-transformers model")
+    def _required_settings(self) -> Score:
+        for name, facts in registry.METRICS.items():
+            missing = [key for key in facts.requires.values() if getattr(self, key) is None]
+            if name in self.metrics and missing:
+                raise ValueError(f"{name!r} needs score.{missing[0]}")
         return self
 
 
@@ -320,30 +389,26 @@ class Compare(Section):
 class Gate(Section):
     """What fails a change in CI (see `harness.gating.noninferiority` for how a difference is decided)."""
 
-    metrics: list[str] = ["exact_match_normalized", "token_f1", "rougeL"]
+    metrics: list[str] = Field(default_factory=registry.gate_metrics)
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """A loss up to this, against the baseline, is tolerated."""
     margins: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
     """Metric -> its own margin."""
     variants: list[str] = []
     """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
-    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {
-        "gguf_q8_0": 0.02,
-        "merged_4bit": 0.05,
-        "gguf_q4_k_m": 0.05,
-    }
+    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default_factory=lambda: variants.limits("max_loss")
+    )
     """Variant -> the most it may lose, on each metric, against `merged_16bit` of the same run."""
-    divergence: dict[str, Annotated[float, Field(gt=0)]] = {
-        "adapter": 0.1,
-        "merged_4bit": 0.1,
-        "gguf_f16": 0.005,
-        "gguf_q8_0": 0.005,
-        "gguf_q4_k_m": 0.1,
-    }
+    divergence: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: variants.limits("max_divergence")
+    )
     """Variant -> the largest mean Kullback-Leibler divergence, in nats, between its next tokens and those of `merged_16bit`, where it was measured."""
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Metric -> the least mean of every gated variant."""
-    size_ratio: dict[str, Annotated[float, Field(gt=0)]] = {"gguf_f16": 1.1, "gguf_q8_0": 0.7, "gguf_q4_k_m": 0.5}
+    size_ratio: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: variants.limits("max_size_ratio")
+    )
     """Variant -> its largest size as a multiple of `base`'s."""
     speed_ratio: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Variant -> its least tokens per second as a multiple of `base`'s."""
@@ -385,11 +450,11 @@ class Config(Section):
     data: Data = Data()
     prompt: Prompt = Prompt()
     train: Train = Train()
-    export: Export = Export()
-    predict: Predict = Predict()
-    score: Score = Score()
+    export: Export = Field(default_factory=Export)
+    predict: Predict = Field(default_factory=Predict)
+    score: Score = Field(default_factory=Score)
     compare: Compare = Compare()
-    gate: Gate = Gate()
+    gate: Gate = Field(default_factory=Gate)
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")
@@ -407,7 +472,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _gate_is_scored(self) -> Config:
-        scored = [*self.score.metrics, *([SEMANTIC] if self.score.semantic_model else [])]
+        scored = self.score.scored()
         stray = [name for name in self.gate.metrics if name not in scored]
         if stray:
             raise ValueError(f"gate.metrics: {stray[0]!r} is not in score.metrics; known: {', '.join(scored)}")
@@ -415,7 +480,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _variants_are_made(self) -> Config:
-        made = {"base", "adapter", *self.export.formats, *self.predict.extra}
+        made = {variants.BASE, variants.ADAPTER, *self.export.formats, *self.predict.extra}
         missing = [v for v in self.predict.variants if v not in made]
         if missing:
             raise ValueError(
@@ -425,14 +490,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _gate_fits(self) -> Config:
-        known = {
-            "base",
-            "adapter",
-            "merged_16bit",
-            "merged_4bit",
-            *(f"gguf_{t}" for t in GGUF_TYPES),
-            *self.predict.extra,
-        }
+        known = {*variants.VARIANTS, *self.predict.extra}
         for key in ("variants", "fidelity", "divergence", "size_ratio", "speed_ratio"):
             unknown = [variant for variant in getattr(self.gate, key) if variant not in known]
             if unknown:

@@ -147,14 +147,14 @@ def locate(values: dict[str, Any], schema: type[BaseModel], file: Path) -> None:
             continue
         inner = values[section] or {}
         if isinstance(text := inner.get(key), str):
-            inner[key] = _locate(text, PROJECT if is_shipped else file.parent)
+            inner[key] = _locate(text, PROJECT if is_shipped else file.parent, here_first=is_shipped)
         elif key not in inner and isinstance(default, str):
-            inner[key] = _shown(PROJECT / default)
+            inner[key] = _locate(default, PROJECT, here_first=True)
         values[section] = inner
     extra = (values.get("predict") or {}).get("extra") if isinstance(values.get("predict"), dict | None) else None
     for variant in extra.values() if isinstance(extra, dict) else []:
         if isinstance(variant, dict) and isinstance(variant.get("path"), str) and variant.get("backend") != "endpoint":
-            variant["path"] = _locate(variant["path"], PROJECT if is_shipped else file.parent)
+            variant["path"] = _locate(variant["path"], PROJECT if is_shipped else file.parent, here_first=is_shipped)
 
 
 def _path_fields(schema: type[BaseModel]) -> Iterator[tuple[str, str, Any]]:
@@ -166,10 +166,13 @@ def _path_fields(schema: type[BaseModel]) -> Iterator[tuple[str, str, Any]]:
                     yield section, key, field.default
 
 
-def _locate(text: str, base: Path) -> str:
+def _locate(text: str, base: Path, *, here_first: bool) -> str:
+    """A path of a config, looked for below `base`, and in the working folder: before it or behind it."""
     if text.startswith(HUB) or "://" in text or "\0" in text or Path(text).is_absolute():
         return text
     here = base / text
+    if here_first and Path(text).exists():
+        return text
     if here.exists():
         return _shown(here)
     if Path(text).exists() or (HUB_NAME.fullmatch(text) and not here.parent.exists()):

@@ -251,9 +251,9 @@ def describe(settings: Prompt, folder: Path | None) -> str:
 # -------------------------------------------------------------------------------------------------------- tokenizers
 
 
-def prompt_hash(ids: Sequence[int]) -> str:
-    """sha256 of token ids: equal hashes mean that two backends were asked the same thing."""
-    return sha256_json(list(ids))
+def prompt_hash(prompt: Sequence[Any]) -> str:
+    """sha256 of a prompt's token ids (of its text or messages, where a model takes those): equal hashes, equal questions to two backends."""
+    return sha256_json(prompt if isinstance(prompt, str) else list(prompt))
 
 
 def load_tokenizer(path: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:

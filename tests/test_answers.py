@@ -9,7 +9,7 @@ import pytest
 
 from harness.prediction.answers import Answer, read
 from harness.prompt import load_tokenizer
-from tests.models import save_tokenizer
+from tests.helpers.models import save_tokenizer
 
 
 @pytest.fixture(scope="module", params=["text", "added", "special"])

@@ -16,7 +16,7 @@ from harness.config import Model
 from harness.errors import ArtifactError, DeviceError, HarnessError, ModelError
 from harness.formats import safetensors_reader
 from harness.models import base_model
-from tests.models import edit_json, save_model
+from tests.helpers.models import edit_json, save_model
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.config import Prompt
 from harness.errors import ConfigError
 from harness.prompt import IGNORED, Prompter, describe, has_chat_template, load_tokenizer, stop_ids
-from tests.models import BOS, EOS, EOS_ID, save_tokenizer
+from tests.helpers.models import BOS, EOS, EOS_ID, save_tokenizer
 
 QUESTION, ANSWER, SYSTEM = "Who is the head of the Union?", "The President of India.", "Answer in one short sentence."
 CHATML = """\

@@ -23,7 +23,7 @@ from harness.records import PredictionSet
 from harness.stages import demo as demo_stage
 from harness.stages import split as split_stage
 from harness.storage import RunFolder
-from tests import scored_run
+from tests.helpers import scored_run
 
 PROJECT = Path(__file__).parent.parent
 

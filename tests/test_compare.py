@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
 from harness import storage
 from harness.analysis import buckets
@@ -10,6 +9,7 @@ from harness.errors import ArtifactError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question
 from harness.stages import compare, score
 from harness.storage import RunFolder
+from tests.helpers.scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
 MANY = questions(n_groups=30, size=4)
 

@@ -14,11 +14,12 @@ import pytest
 from gguf import MODEL_ARCH, get_tensor_name_map
 from typer.testing import CliRunner
 
+from harness import variants
 from harness.cli import app
-from harness.config import GGUF_TYPES, load
+from harness.config import load
 from harness.doctor import Finding, checks, estimate, packages, probes, space
 from harness.doctor.probes import Probe
-from harness.formats import llama, quantize
+from harness.formats import families, quantize
 from harness.models import devices
 from harness.training.plan import GIB, Shape
 
@@ -358,7 +359,7 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     assert found(10**9).hint == "free some space, or name fewer export.formats"
 
 
-@pytest.mark.parametrize("type", GGUF_TYPES)
+@pytest.mark.parametrize("type", variants.gguf_types())
 @pytest.mark.parametrize(
     "config", [LLAMA_8B, json.loads((PROJECT / "data/tiny-llama3/config.json").read_text())], ids=["8B", "tiny"]
 )
@@ -366,11 +367,11 @@ def test_sizes_are_those_of_the_types_that_tensors_get(type: str, config: dict[s
     names, layers = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), config["num_hidden_layers"]
     tied = config.get("tie_word_embeddings", False)
     exact = 0
-    for name, shape in llama._expected(config).items():
+    for name, shape in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items():
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         assert gguf_name
         exact += quantize.size_bytes(quantize.tensor_type(gguf_name, shape, type, layers=layers, tied=tied), shape)
-    estimated = estimate.parameters(Shape.of(config)) * estimate.BITS[f"gguf_{type}"] / 8
+    estimated = estimate.parameters(Shape.of(config)) * variants.VARIANTS[f"gguf_{type}"].bits / 8
     assert 0.995 * exact <= estimated <= 1.05 * exact
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.config import TEMPLATE
 from harness.errors import ModelError
 from harness.prompt import IGNORED, Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
-from tests.models import BOS, BOS_ID, EOS, EOS_ID, edit_json, save_tokenizer
+from tests.helpers.models import BOS, BOS_ID, EOS, EOS_ID, edit_json, save_tokenizer
 
 QUESTION, ANSWER = "Who is the head of the Union?", "The President of India."
 

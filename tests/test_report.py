@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fixture import HOSTILE, METRICS, write_run
 from typer.testing import CliRunner
 
 from harness import provenance, storage
@@ -26,6 +25,7 @@ from harness.report import answers, headline, provenance_section, sections
 from harness.report import page as rendering
 from harness.report.charts import comparison, label_placement, training
 from harness.stages import report
+from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import subprocess
 import sys
 
 import pytest
-from scored_run import CONFIG, make, predict, questions
 
 from harness import storage
 from harness.config import Config
-from harness.errors import ArtifactError, ConfigError, HarnessError, IncomparableError
+from harness.errors import ArtifactError, HarnessError, IncomparableError
 from harness.metrics import find
 from harness.records import Score, ScoreManifest, ScoreSet
 from harness.stages import score
+from tests.helpers.scored_run import CONFIG, make, predict, questions
 
 
 def right(question):
@@ -160,9 +160,8 @@ def test_predictions_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path):
-    config = Config.model_validate({"score": {"metrics": ["exact_match", "bleurt"]}})
-    with pytest.raises(ConfigError, match="bleurt"):
-        score.run(make(tmp_path, {"base": wrong}), config)
+    with pytest.raises(ValueError, match="bleurt"):
+        Config.model_validate({"score": {"metrics": ["exact_match", "bleurt"]}})
     with pytest.raises(HarnessError):
         score.run(storage.RunFolder("nowhere", tmp_path), CONFIG)
 

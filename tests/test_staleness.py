@@ -14,7 +14,7 @@ from harness.records import SplitManifest
 from harness.stages import compare, report, score
 from harness.storage import fingerprint, hashing
 from harness.storage.fingerprint import closure, code_sha256, up_to_date
-from tests.scored_run import CONFIG, make
+from tests.helpers.scored_run import CONFIG, make
 
 PACKAGE = Path(fingerprint.__file__).parent.parent
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report")
@@ -24,7 +24,7 @@ CHANGED = "\n\ndef changed(x):\n    return x\n"
 DECIDES = {
     "analysis/statistics.py": {"score", "compare"},
     "models/devices.py": {"train", "predict"},
-    "models/base_model.py": {"split", "train", "export", "predict", "score", "compare"},
+    "models/base_model.py": {"split", "train", "export", "predict", "score"},
     "prediction/journal.py": {"predict"},
     "records/scoring.py": {"score", "compare", "report"},
     "records/gating.py": {"report"},
@@ -35,7 +35,7 @@ DECIDES = {
     "backends/decoding/decoder.py": {"predict"},
     "report/charts/comparison.py": {"report"},
     "prompt.py": {"train", "predict"},
-    "storage/strict_json.py": {"split", "train", "export", "predict", "score", "compare"},
+    "storage/strict_json.py": {"split", "train", "export", "predict", "score"},
     "config.py": set(),
     "storage/run_folder.py": set(),
     "doctor/checks.py": set(),

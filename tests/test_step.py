@@ -29,7 +29,7 @@ from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
 from harness.training.rows import ByLength, Rows, packed
 from harness.training.step import Stepper
-from tests import small_run
+from tests.helpers import small_run
 
 PROJECT = Path(__file__).parent.parent
 LLAMA3_8B = Shape(hidden=4096, layers=32, intermediate=14336, key_value=1024, vocabulary=128256, tied=False)
@@ -251,7 +251,13 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         settings = small_run.config(tiny_model, train=train)
         (tmp_path / "config.json").write_text(settings.model_dump_json())
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-        command = [sys.executable, *launcher, str(PROJECT / "tests" / "train_once.py"), str(tmp_path), run.name]
+        command = [
+            sys.executable,
+            *launcher,
+            str(PROJECT / "tests" / "helpers" / "train_once.py"),
+            str(tmp_path),
+            run.name,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -23,8 +23,8 @@ from harness.stages import train
 from harness.storage import RunFolder
 from harness.training import checkpoints
 from harness.training.distributed import Processes
-from tests import small_run
-from tests.models import CORPUS
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS
 
 STEPS = 6
 CANARIES = {
@@ -321,7 +321,7 @@ def test_several_processes_go_on_from_a_checkpoint(
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=2",
-        str(PROJECT / "tests" / "train_once.py"),
+        str(PROJECT / "tests" / "helpers" / "train_once.py"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

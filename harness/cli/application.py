@@ -68,7 +68,9 @@ RunName = Annotated[
 ConfigName = Annotated[
     str, typer.Option("--config", metavar="NAME|FILE", help="tiny, llama3-8b, notebook-llama3-8b, or a YAML file.")
 ]
-QaFile = Annotated[str | None, typer.Option("--qa", metavar="FILE", help="Questions and answers: JSON, JSONL or CSV.")]
+QaFile = Annotated[
+    str | None, typer.Option("--qa", metavar="FILE", help="Questions and answers: JSON, JSONL, CSV, parquet or xlsx.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one config key, e.g. train.max_steps=60."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from harness.cli.application import (
     app,
     flag,
 )
-from harness.cli.selection import WITHIN_RUN, Selection, announce, command, select, stage
-from harness.cli.terminal import errors, fail, say, shown
+from harness.cli.selection import Selection, announce, command, select, stage
+from harness.cli.terminal import WITHIN_RUN, errors, fail, say, shown
 
 if TYPE_CHECKING:
     from harness.config import Config
@@ -101,9 +102,17 @@ def split(
     settings: Settings = None,
     force: Force = False,
     heldout: Heldout = None,
+    question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
+    answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
+    context_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column of a passage that goes before the question.")
+    ] = None,
 ) -> None:
     """1. Split a QA file into training and held-out questions, near-duplicates on one side."""
-    overrides = [*(settings or []), *([f"data.heldout={heldout}"] if heldout else [])]
+    columns = {"question": question_column, "answer": answer_column, "context": context_column}
+    # JSON strings, so that YAML reads a name like `1` or `yes` as text.
+    named = [f"data.columns.{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
+    overrides = [*(settings or []), *named, *([f"data.heldout={heldout}"] if heldout else [])]
     with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
         from harness.stages import split as stage_
 

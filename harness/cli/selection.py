@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.cli.terminal import errors, say
+from harness.cli.terminal import WITHIN_RUN, errors, say
 
 if TYPE_CHECKING:
     from harness.config import Config
     from harness.stages.pipeline import Attempt
     from harness.storage import RunFolder
-
-WITHIN_RUN = "HARNESS_WITHIN_RUN"
-"""Set by `harness run` for the verb that it starts: the command to record, and no first line of its own."""
 
 
 @dataclass(frozen=True)

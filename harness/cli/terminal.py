@@ -16,6 +16,8 @@ from harness.errors import HarnessError, is_interrupt, visible
 
 INTERRUPTED = 130
 """Exit code, as shells have it: 128 and SIGINT's number."""
+WITHIN_RUN = "HARNESS_WITHIN_RUN"
+"""Set by `harness run` for the verb that it starts: the command to record; that verb prints no first line, and no word of an interrupt."""
 T = TypeVar("T")
 
 
@@ -60,5 +62,6 @@ def fail(message: str, code: int) -> NoReturn:
         # The first process most likely reports the same and ends this one.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2)
-    print(f"error: {message}", file=sys.stderr)
+    if code != INTERRUPTED or WITHIN_RUN not in os.environ:
+        print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(code)

@@ -260,11 +260,13 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
+    if config.data.qa is None:
+        return [], Finding("ok", "questions", "none to train on: a test file alone")
     try:
-        rows = dataset.load(config.data.qa)
+        file = dataset.read(config.data.qa or "", config.data)
     except DataError as error:
         return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-    return rows, Finding("ok", "questions", f"{config.data.qa}: {len(rows):,} rows")
+    return file.rows, Finding("ok", "questions", f"{config.data.qa}: {len(file.rows):,} rows")
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:

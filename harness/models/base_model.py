@@ -31,6 +31,19 @@ def resolve(model: Model) -> Path:
     return folder
 
 
+def resolve_tokenizer(name: str, revision: str | None) -> Path:
+    """The folder, in the hub's cache, of a hub model's tokenizer without its weights; ModelError as `resolve`."""
+    model = Model(path=name, revision=revision)
+    name = hub_name(model)
+    quiet_libraries()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "tokenizer.model", "*.jinja"]))
+    except Exception as error:  # as in `_download`
+        raise _hub_error(model, error) from None
+
+
 def cached(model: Model) -> Path | None:
     """The folder of a model that is on this machine, whole or not, without asking any hub; None if nothing of it is here.
 
@@ -100,6 +113,49 @@ def _download(model: Model, name: str) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's trouble, not the hub's
+        raise _hub_error(model, refused or error) from None
+
+
+def download_adapter(name: str, revision: str | None) -> Path:
+    """The folder, in the hub's cache, of a hub adapter without its pickle files; without a network that of an earlier download.
+
+    Raises:
+        ModelError: not a hub name, not reachable, gated, no such revision, or pickle files alone.
+    """
+    model = Model(path=name, revision=revision)
+    name = hub_name(model)
+    quiet_libraries()
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    refused = None
+    try:
+        found = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        files = {sibling.rfilename for sibling in found.siblings or []}
+        if "adapter_model.bin" in files and "adapter_model.safetensors" not in files:
+            raise ModelError(
+                "holds adapter_model.bin alone, a pickle file, which can run any code when it is opened",
+                "ask its author for adapter_model.safetensors",
+                file=name,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # as in `_download`
+        refused = error
+    patterns = [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "tokenizer*",
+        "*token*.json",
+        "*.jinja",
+    ]
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=refused is not None)
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise
         raise _hub_error(model, refused or error) from None
 
 

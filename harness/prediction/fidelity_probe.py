@@ -20,9 +20,8 @@ from harness.prediction.jobs import Job
 from harness.prediction.runners import InProcessRunner, WorkerPool
 from harness.prompt import Prompter
 from harness.records import Prediction, PredictionManifest, Question
+from harness.registry import BACKENDS
 
-MEASURED = ("transformers", "llamacpp")
-"""Backends that give log-probabilities."""
 REFERENCE_TOKENS = 16
 """Of a reference answer, at most, on which the distributions are measured: llama.cpp takes a request for each."""
 
@@ -98,9 +97,11 @@ def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before:
     """Answers these questions again, cut up otherwise, and counts the texts that changed."""
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
-    if job.backend == "llamacpp":
-        other = replace(usual, slots=1 if usual.slots > 1 else 4)
-        how = f"slots: {other.slots} against {usual.slots}"
+    if BACKENDS[job.backend].varied == "slots":
+        # Of a variant that was only measured, the setting may be another than the one that answered.
+        used = team.facts.execution.get("slots", usual.slots)
+        other = replace(usual, slots=4 if used == 1 else 1)
+        how = f"slots: {other.slots} against {used}"
         # Two copies of a large model need not fit.
         again = team.reload(other)
         try:

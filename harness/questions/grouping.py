@@ -181,7 +181,8 @@ def _connect(count: int, links: Sequence[Link], firm: int) -> tuple[list[int], i
         found = _complete_linkage(tied)
         inside = np.flatnonzero(long[component])
         base = len(kernels_in)
-        group[inside] = [base + found.get(k, k + len(sizes)) for k in kernel[inside].tolist()]
+        kernels: list[int] = kernel[inside].tolist()
+        group[inside] = [base + (found[k] if k in found else k + len(sizes)) for k in kernels]
     first: dict[int, int] = {}
     return [first.setdefault(c, at) for at, c in enumerate(group.tolist())], len(cut)
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasketch import MinHashLSH
 from scipy import sparse
 
 from harness.metrics.normalize import normalize_question
@@ -228,6 +227,8 @@ def candidates(shingles: Shingles, threshold: float, topics: Sequence[np.ndarray
     Returns:
         Pairs, shape (pairs, 2), left before right, each once.
     """
+    from datasketch import MinHashLSH  # brings scipy along, which an unchanged split need not wait for
+
     lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=RECALL_WEIGHTS)
     count = len(shingles.sizes)
     signatures = _signatures(shingles)

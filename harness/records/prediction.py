@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, FinishReason, Manifest, Name, Record, SchemaVersion, TokenId
 from harness.records.prompting import PromptForm
@@ -31,6 +31,10 @@ class Prediction(Record):
     """Wall time of the batch or request divided by its questions."""
     error: str | None = None
     """Set when `finish_reason` is `error`: the answer is unscored, never 0."""
+    tokens: int | None = None
+    """Generated tokens by a server's own count; None: count `answer_ids`."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt by a server's own count; None: count `prompt_ids`."""
 
 
 class Cost(Record):
@@ -46,6 +50,18 @@ class Cost(Record):
     """Peak resident memory of the answering process on the CPU; peak allocated device memory on a GPU."""
     size_bytes: int
     """Weights on disk that this variant needs."""
+    prompt_tokens: int | None = None
+    """Tokens of all prompts, where the backend counts them."""
+    money: float | None = None
+    """What the answers cost, in the currency of the variant's `price`; None: no price was given."""
+
+
+class Finding(Record):
+    """Something doubtful about a model that was found before it was asked; compare raises an alarm for it."""
+
+    code: str
+    """`adapter_without_effect`, `adapter_partly_zero`, `adapter_other_revision`, `adapter_other_base`."""
+    message: str
 
 
 class Thinking(Record):
@@ -82,6 +98,9 @@ class PredictionManifest(Manifest):
     """Every parameter of generation that was sent, defaults included."""
     execution: dict[str, Any] = {}
     """What may differ without changing what is asked: batch size, slots, threads, device."""
+    asked: Literal["run", "own"] = "run"
+    """`run`: by the run's tokenizer and prompt, so that prompts must be equal token by token; `own`: by the model's own."""
+    findings: list[Finding] = []
     n: int
     finish: dict[str, int]
     """Count of each finish reason."""

@@ -78,6 +78,8 @@ class Artifact(Record):
     seconds: float
     checks: list[str]
     """What was verified after writing, in words."""
+    command: str = ""
+    """GGUF: the line that serves it with llama.cpp, from the run folder."""
 
 
 class ExportManifest(Manifest):

@@ -33,6 +33,6 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)
         tokenizer = job.open_tokenizer()
         for question, prompt, found in zip(questions, job.prompts, backend.answer(job.prompts), strict=True):
-            answer = answers.read(tokenizer, prompt, found.answer_ids, found.text or "")
+            answer = answers.read(tokenizer, job.ids_of(prompt), found.answer_ids, found.text or "")
             yield question.question, job.variant, found.error or answer.text
         backend.close()

@@ -13,9 +13,9 @@ import numpy as np
 
 from harness import storage
 from harness.analysis import statistics
-from harness.config import SEMANTIC, Config
+from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.metrics import Metric, find
+from harness.metrics import METRICS, Metric, find
 from harness.records import (
     MetricValue,
     Prediction,
@@ -73,9 +73,13 @@ def run(
 
 def _metrics(config: Config) -> list[Metric]:
     """The metrics of the config, ready to score."""
-    names = [name for name in config.score.metrics if name != SEMANTIC]
-    model = config.score.semantic_model
-    return [*map(find, names), *([find(SEMANTIC, model=model)] if model else [])]
+    further = {
+        name: {argument: getattr(config.score, key) for argument, key in facts.requires.items()}
+        for name, facts in METRICS.items()
+        if facts.requires
+    }
+    plain = [find(name) for name in config.score.metrics if name not in further]
+    return plain + [find(name, **given) for name, given in further.items() if None not in given.values()]
 
 
 def _is_scored(run: RunFolder, variant: str, fingerprint: str) -> bool:

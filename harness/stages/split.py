@@ -11,15 +11,15 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
-
-import datasketch
 
 from harness import storage
 from harness.config import Config, Data
 from harness.errors import DataError
 from harness.metrics.normalize import normalize_question
-from harness.questions import dataset, no_model_baselines
+from harness.questions import dataset, no_model_baselines, test_side
+from harness.questions.asking import by_passage, kept, text_of
 from harness.questions.dataset import Row
 from harness.questions.grouping import EXAMPLES, Groups, Link, group_rows, is_long
 from harness.questions.similarity import WINDOW, Shingles, nearest_method
@@ -42,7 +42,11 @@ def run(
     Raises:
         DataError: a QA file or row that cannot be used, fewer than ten groups, or a side without rows. Nothing is written then.
     """
+    if config.data.test:
+        return test_side.split(run, config, progress, force=force)
     began = time.monotonic()
+    if config.data.qa is None:
+        raise DataError("data.qa is null and there is no data.test", "name one of them")
     source = dataset.locate(config.data.qa)
     source_sha256 = storage.sha256_file(source)
     fingerprint = _fingerprint(source_sha256, config.data)
@@ -51,7 +55,9 @@ def run(
         progress(f"split: unchanged, {old.n_train} rows to train on and {old.n_heldout} held out")
         return old
 
-    rows = dataset.load(source)
+    file = dataset.read(source, config.data)
+    progress(f"split: {config.data.qa}: {file.summary}")
+    rows = [by_passage(row) for row in file.rows]
     progress(f"split: comparing {len(rows)} questions of {source}")
     shingles = Shingles([row.question for row in rows], config.data.ngram)
     groups = group_rows(
@@ -123,7 +129,7 @@ def run(
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
     code = storage.code_sha256("harness.stages.split")
-    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
+    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, version("datasketch")])
 
 
 def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
@@ -158,14 +164,14 @@ def _question(rows: Sequence[Row], at: int, group: int, nearest_train: float | N
     return Question(
         id=row.id,
         row=row.row,
-        question=row.question,
+        question=text_of(row),
         answer=row.answer,
         references=list(row.references),
         group=first.group if first.group is not None else f"row-{first.id}",
         article=row.article,
         part=row.part,
         kind=row.kind,
-        extra=row.extra,
+        extra=kept(row),
         nearest_train=None if nearest_train is None else round(nearest_train, 6),
     )
 
@@ -184,7 +190,7 @@ def _method(rows: Sequence[Row], groups: Groups, n_heldout: int, data: Data) -> 
         "ngram": data.ngram,
         "threshold": data.similarity,
         "long_answer_words": data.long_answer_words,
-        "datasketch": datasketch.__version__,
+        "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
         "window": WINDOW,
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
@@ -224,11 +230,11 @@ def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
 
 def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions whose rows do not accept one another's answers."""
-    asked: dict[str, list[Row]] = defaultdict(list)
+    same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        asked[normalize_question(row.question)].append(row)
+        same_question[normalize_question(row.question), row.context].append(row)
     conflicts = []
-    for same in asked.values():
+    for same in same_question.values():
         accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
@@ -259,9 +265,9 @@ def _random_baselines(
 ) -> dict[str, dict[str, float]]:
     heldout = no_model_baselines.random_heldout(rows, n_heldout, seed)
     train = sorted(set(range(len(rows))).difference(heldout))
-    asked = no_model_baselines.sample(heldout)
-    copied, _ = shingles.nearest(asked, train)
-    return no_model_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
+    sampled = no_model_baselines.sample(heldout)
+    copied, _ = shingles.nearest(sampled, train)
+    return no_model_baselines.measure(rows, train, dict(zip(sampled, copied.tolist(), strict=True)))
 
 
 def _warnings(
@@ -274,11 +280,11 @@ def _warnings(
             warnings.append(
                 f"{count / total:.0%} of the {side} rows ({count}) form one group, like {rows[group].question[:100]!r}"
             )
-    asked = data.heldout if data.heldout < 1 else data.heldout / len(rows)
+    requested = data.heldout if data.heldout < 1 else data.heldout / len(rows)
     share = n_heldout / len(rows)
-    if abs(share - asked) > SHARE_TOLERANCE * asked:
+    if abs(share - requested) > SHARE_TOLERANCE * requested:
         warnings.append(
-            f"{share:.1%} of the rows are held out, not {asked:.1%}: whole groups go to one side (try another data.seed)"
+            f"{share:.1%} of the rows are held out, not {requested:.1%}: whole groups go to one side (try another data.seed)"
         )
     if n_conflicts:
         shown = f"; the first {MAX_CONFLICTS} are listed" if n_conflicts > MAX_CONFLICTS else ""

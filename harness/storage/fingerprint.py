@@ -42,7 +42,8 @@ NEUTRAL = {
 """Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whoever read or wrote them;
 messages, the record of a run and trackers change no output. They are neither hashed nor followed."""
 NAMED = re.compile(r"harness(\.[a-z_0-9]+)+")
-"""A module in a text, as registries name it (`harness.metrics.match:ExactMatch`)."""
+"""A module in a text, as registries name it (`harness.metrics.match:ExactMatch`). It counts where its package is imported, which is what looks
+names up: a list of all metrics and backends ties neither to a stage that only reads their labels."""
 
 
 def up_to_date(path: Path, kind: type[M], fingerprint: str, whole: Callable[[M], bool]) -> M | None:
@@ -87,15 +88,17 @@ def closure(module: str, package: Path = PACKAGE) -> list[str]:
         package: the folder of the package `harness`.
     """
     found: set[str] = set()
+    named: set[str] = set()
     left = [module]
     while left:
         name = left.pop()
-        if name in found or (name in NEUTRAL and name != module):
-            continue
-        found.add(name)
-        source = _read(_file(name, package))
-        left += [_home(origin, taken, package) for origin, taken, _ in source.imports]
-        left += [text for text in source.named if text != name and _file(text, package).exists()]
+        if name not in found and (name not in NEUTRAL or name == module):
+            found.add(name)
+            source = _read(_file(name, package))
+            left += [_home(origin, taken, package) for origin, taken, _ in source.imports]
+            named |= {text for text in source.named if _file(text, package).exists()}
+        if not left:
+            left = [text for text in named - found - NEUTRAL if text.rpartition(".")[0] in found]
     return sorted(found)
 
 

@@ -27,7 +27,7 @@ from harness.gating import baseline
 from harness.stages import compare, export, gate, predict, report, score, split, train
 from harness.storage import RunFolder
 from harness.training import checkpoints
-from tests.survival import chain
+from tests.helpers import chain
 
 Whole = tuple[RunFolder, Config]
 PROJECT = Path(__file__).parents[2]

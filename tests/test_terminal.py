@@ -1,0 +1,53 @@
+"""The closing tables: names and numbers are whole at every width."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from harness import storage
+from harness.records import Comparison
+from harness.report import terminal
+from harness.report.headline import percent
+from tests.helpers.report_fixture import write_run
+
+VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_q8_0", "gguf_q4_k_m"]
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    run = write_run(tmp_path_factory.mktemp("run"), questions=30, variants=VARIANTS)
+    return storage.read_record(run.comparison_json, Comparison)
+
+
+@pytest.mark.parametrize("width", [72, 80, 110, 200])
+def test_no_row_without_its_name_and_no_cut_number(comparison: Comparison, width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    terminal.show_comparison(comparison, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    tables = [line for line in lines if line.startswith(("│", "┃"))]
+    assert tables and not any("…" in line for line in lines)
+    assert max(map(len, tables)) <= width
+    for name, result in comparison.variants.items():
+        row = next(line for line in tables if line.removeprefix("│").split("│")[0].strip() == name)
+        assert percent(result.metrics[comparison.primary or "exact_match_normalized"].value) in row
+
+
+def test_wide_terminals_show_more_metrics(comparison: Comparison) -> None:
+    def headings(width: int) -> str:
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+        terminal.show_comparison(comparison, console)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    assert "ROUGE-L" in headings(160) and "ROUGE-L" not in headings(72)
+
+
+def test_control_characters_in_a_name_are_visible() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    terminal._print(console, "t", [terminal.Column("", ["a\x1b[2Jb"], needed=True)])
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b[2J" not in console.file.getvalue()
