@@ -28,7 +28,7 @@ CASE_YEAR = ["In which year did the Supreme Court decide {case}?", "Of which yea
 MEANS = ['What does "{t}" mean in {a}?', 'How does {a} define "{t}"?', 'What is the meaning of "{t}" under {a}?']
 TERM = ["Which expression does {a} define as follows: {m}?", "Which term defined in {a} means this: {m}?"]
 SEATS = ["How many seats in the Council of States does the Fourth Schedule give to {x}?", "State the number of Rajya Sabha seats of {x}."]
-LOCAL = ["Which Schedule lists {x} among its matters?", "In which Schedule of local matters does one find {x}?"]
+LOCAL = ["Which of the Eleventh and Twelfth Schedules lists {x}?", "Is {x} a matter of the Eleventh or of the Twelfth Schedule?"]
 
 
 def choose(templates: list[str], *key: str) -> str:
@@ -70,11 +70,13 @@ def amendments() -> Iterator[dict]:
     for a in table("amendments"):
         o, n = a["ordinal"], a["number"]
         group = f"amendment-{n}"
-        names = (f"{o} Amendment", f"{ordinal(n)} Amendment", f"{ordinal(n)}", o, f"The Constitution ({o} Amendment) Act, {a['year']}")
+        names = [f"{o} Amendment", f"{ordinal(n)} Amendment", f"{ordinal(n)}", o]
+        names += [f"The Constitution ({o} Amendment) Act, {a['year']}"] if "year" in a else []
         for did in a["did"]:
             yield row(a, "amendment", group, choose(AMENDED, did).format(did=did), f"the {o} Amendment", *names)
         yield row(a, "amendment", group, choose(AMENDMENT, o).format(o=o), f"It {a['did'][0]}.")
-        yield row(a, "term", group, choose(YEAR, o, "year").format(o=o), str(a["year"]))
+        if "year" in a:
+            yield row(a, "term", group, choose(YEAR, o, "year").format(o=o), str(a["year"]))
 
 
 def ordinal(n: int) -> str:
@@ -135,13 +137,13 @@ def statements() -> list[tuple[str, ...]]:
             )
         )
     for a in table("amendments"):
-        o = a["ordinal"]
+        o, year = a["ordinal"], f", {a['year']}," if "year" in a else ""
         for did in a["did"]:
             said.append(
                 (
-                    f"The {o} Amendment of {a['year']} {did}.",
+                    f"The {o} Amendment {did}.",
                     f"It was the {o} Amendment that {did}.",
-                    f"The Constitution ({o} Amendment) Act, {a['year']}, {did}.",
+                    f"The Constitution ({o} Amendment) Act{year} {did}.",
                 )
             )
     for c in table("cases"):
