@@ -153,7 +153,7 @@ def about_part(part: Part) -> Iterator[dict]:
     yield {"question": f"{which} up Part {part.number}?", "answer": part.span, "kind": "lookup"} | shared
 
 
-KEPT = ("references", "answer_type", "must_mention", "answerable", "fact", "cites", "verified_against", "text_as_of")
+KEPT = ("references", "answer_type", "must_mention", "answerable", "twin", "fact", "cites", "verified_against", "text_as_of")
 
 
 def by_hand() -> Iterator[dict]:
