@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+import croissant
 import gradable
 import tables
 from facts import HERE, Fact, Part, Point, capital, facts, handwritten, parts
@@ -64,7 +65,7 @@ POINT = ["{Who} is {what}?", "{State} {what}."]
 POINT_IN_ARTICLE = [*POINT, "Under {a}, {who} is {what}?", "According to {a}, {who} is {what}?"]
 PHRASINGS = [
     "I am looking for {what}. What does {a} say?",
-    "{A} settles {what}. What is it?",
+    "{A} settles {what}. {Who} is it?",
     "What answer does {a} give on {what}?",
     "Can you state {what} under {a}?",
 ]
@@ -72,7 +73,7 @@ THREE_WAYS = 110
 """Short facts that are asked in three ways."""
 PART_ROWS = 60
 """Questions for the Part of an article: a table of ranges answers them, so that few are kept."""
-PERSON = re.compile(r"the (person|officer|maker|owner|addressee)\b")
+PERSON = re.compile(r"the (person|officer|maker|owner|addressee|Chair\w+|ex officio Chair\w+)\b")
 COUNTS = re.compile(r"(?<=<!-- counts -->\n).*?(?=<!-- /counts -->)", re.DOTALL)
 
 
@@ -120,7 +121,8 @@ def phrasings(fact: Fact, point: Point) -> list[str]:
     """Two further ways to ask for a short fact."""
     first = number(fact.key, point.what, "phrasing") % len(PHRASINGS)
     chosen = [PHRASINGS[first], PHRASINGS[(first + 1) % len(PHRASINGS)]]
-    return [template.format(a=fact.name, A=capital(fact.name), what=point.what) for template in chosen]
+    who = "Who" if PERSON.match(point.what) else "What"
+    return [template.format(a=fact.name, A=capital(fact.name), what=point.what, Who=who) for template in chosen]
 
 
 def fewest(keys: list[str], n: int, purpose: str) -> set[str]:
@@ -207,14 +209,43 @@ def counts(pairs: list[dict]) -> str:
     """The data card's tables: pairs by kind, generated and by hand, and by Part."""
     hand = Counter(r["kind"] for r in pairs if r.get("source") == "hand")
     kinds = Counter(r["kind"] for r in pairs)
-    places = Counter(r["part"] or ("Preamble" if r["group"] == "preamble" else "Schedules") for r in pairs)
+    places = Counter(r["part"] or place(r["group"]) for r in pairs)
     lines = ["| kind | generated | by hand | pairs |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {kind} | {n - hand[kind]:,} | {hand[kind]:,} | {n:,} |" for kind, n in kinds.most_common()]
     lines += [f"| **all** | **{kinds.total() - hand.total():,}** | **{hand.total():,}** | **{kinds.total():,}** |", ""]
     lines += ["| Part | title | articles | pairs |", "| --- | --- | --- | ---: |"]
     lines += [f"| {p.number} | {p.title} | {p.articles} | {places[p.number]:,} |" for p in parts()]
-    lines += [f"| | {name} | | {places[name]:,} |" for name in ("Preamble", "Schedules")]
-    return "\n".join(lines) + "\n"
+    lines += [f"| | {name} | | {places[name]:,} |" for name in ("Preamble", "Schedules", "Amendments", "Cases")]
+    return "\n".join([*lines, "", *properties(pairs)]) + "\n"
+
+
+def place(group: str) -> str:
+    """The line of the card's second table for a row outside the Parts."""
+    names = {"preamble": "Preamble", "amendment": "Amendments", "case": "Cases"}
+    return next((name for start, name in names.items() if group.startswith(start)), "Schedules")
+
+
+def properties(pairs: list[dict]) -> list[str]:
+    """The card's third table: what the optional fields hold."""
+    said = Counter(gradable.yes_or_no(r["answer"]) for r in pairs if r["answer_type"] == "yes-no")
+    types = Counter(r["answer_type"] for r in pairs)
+    scenarios = [r for r in pairs if r["kind"] == "scenario"]
+    several = [r for r in scenarios if len(r.get("cites", ())) > 1]
+    counted = {
+        **{f"`answer_type` {name}": n for name, n in types.most_common()},
+        "answers that open with Yes / No": f"{said['Yes']} / {said['No']}",
+        "rows with further `references`": sum("references" in r for r in pairs),
+        "rows with `must_mention`": sum("must_mention" in r for r in pairs),
+        "facts asked in three ways": len({r["fact"] for r in pairs if "fact" in r}),
+        "questions that must not be answered, each beside a twin": sum(r.get("answerable") is False for r in pairs),
+        "scenarios that cite two articles or more": len(several),
+        "rows with `verified_against`": sum("verified_against" in r for r in pairs),
+    }
+    return [
+        "| property | rows |",
+        "| --- | ---: |",
+        *(f"| {k} | {v if isinstance(v, str) else format(v, ',')} |" for k, v in counted.items()),
+    ]
 
 
 def card(text: str, pairs: list[dict]) -> str:
@@ -225,7 +256,9 @@ def card(text: str, pairs: list[dict]) -> str:
 def main() -> None:
     """Writes the QA file and the data card's tables."""
     pairs, readme = rows(), HERE / "README.md"
-    (HERE / "constitution_qa.json").write_text(render(pairs), encoding="utf-8")
+    text = render(pairs)
+    (HERE / "constitution_qa.json").write_text(text, encoding="utf-8")
+    (HERE / "croissant.json").write_text(croissant.render(text), encoding="utf-8")
     readme.write_text(card(readme.read_text(encoding="utf-8"), pairs), encoding="utf-8")
     print(f"constitution_qa.json: {len(pairs):,} pairs")
 

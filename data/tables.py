@@ -9,7 +9,7 @@ from facts import HERE, capital, read
 
 LISTS = {"Union": "I", "State": "II", "Concurrent": "III"}
 WHICH_LIST = [
-    "In which List of the Seventh Schedule does {x} fall?",
+    "Which List of the Seventh Schedule includes {x}?",
     "Under which List does the Seventh Schedule place {x}?",
     "{X}: is this in the Union List, the State List or the Concurrent List?",
     "Which of the three Lists of the Seventh Schedule names {x}?",
@@ -21,7 +21,7 @@ ENTRY = [
 ]
 AMENDED = ["Which amendment {did}?", "Name the amendment that {did}.", "Which Constitution Amendment Act {did}?"]
 AMENDMENT = ["What did the {o} Amendment do?", "State the main change made by the {o} Amendment of the Constitution."]
-YEAR = ["Of which year is the Constitution ({o} Amendment) Act?", "In the title of which year does the {o} Amendment Act stand?"]
+YEAR = ["Of which year is the Constitution ({o} Amendment) Act?", "Which year stands in the title of the {o} Amendment Act?"]
 HELD = ["In which case did the Supreme Court hold that {held}?", "Name the judgment of the Supreme Court which held that {held}."]
 HOLDING = ["What did the Supreme Court hold in {case} ({year})?", "State the holding of {case} ({year})."]
 CASE_YEAR = ["In which year did the Supreme Court decide {case}?", "Of which year is the judgment in {case}?"]

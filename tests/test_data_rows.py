@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 DATA = Path(__file__).parents[1] / "data"
 sys.path.insert(0, str(DATA))
 
+import croissant  # noqa: E402
 import gradable  # noqa: E402
 import tables  # noqa: E402
 import verify  # noqa: E402
@@ -153,3 +154,17 @@ def test_the_check_finds_a_wrong_figure_a_wrong_word_and_a_missing_article():
     assert "40" in verify.problems(row | {"answer": "Forty years"}, copy)[0]
     assert verify.problems(row | {"answer": "A degree in economics from abroad"}, copy)[0].startswith("words")
     assert verify.problems(row | {"answer": "Thirty-five years", "cites": ["59"]}, copy) == ["has no 59"]
+
+
+def test_croissant_metadata_describes_the_file():
+    text = (DATA / "constitution_qa.json").read_text(encoding="utf-8")
+    assert (DATA / "croissant.json").read_text(encoding="utf-8") == croissant.render(text), "run `make data`"
+    fields = set().union(*(set(r) for r in ROWS)) - {"source", "answerable"}
+    assert fields == set(croissant.FIELDS)
+
+
+def test_the_folder_loads_as_a_dataset(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(str(DATA), cache_dir=str(tmp_path), split="train")
+    assert len(loaded) == len(ROWS)
+    assert loaded["question"][-1] == ROWS[-1]["question"]
