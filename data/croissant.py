@@ -81,6 +81,8 @@ def render(text: str) -> str:
                 "sha256": hashlib.sha256(data).hexdigest(),
             }
         ],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": [field(name) for name in FIELDS]}],
+        "recordSet": [
+            {"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": [field(name) for name in FIELDS]}
+        ],
     }
     return json.dumps(described, indent=2, ensure_ascii=False) + "\n"

@@ -93,7 +93,10 @@ def facts() -> list[Fact]:
     titles = {p.number: p.title for p in parts()}
     rows = [row for path in (HERE / "facts").glob("articles-*.jsonl") for row in read(path)]
     added = clauses()
-    articles = [_fact(f"Article {r['article']}", r, titles, added) for r in sorted(rows, key=lambda r: article_order(r["article"]))]
+    articles = [
+        _fact(f"Article {r['article']}", r, titles, added)
+        for r in sorted(rows, key=lambda r: article_order(r["article"]))
+    ]
     schedules = [
         _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles, added)
         for r in read(HERE / "facts" / "schedules.jsonl")

@@ -79,7 +79,14 @@ COUNTS = re.compile(r"(?<=<!-- counts -->\n).*?(?=<!-- /counts -->)", re.DOTALL)
 
 def pair(fact: Fact, kind: str, question: str, answer: str, *references: str) -> dict:
     """One row of the QA file."""
-    row = {"question": question, "answer": answer, "article": fact.article, "part": fact.part, "kind": kind, "group": fact.group}
+    row = {
+        "question": question,
+        "answer": answer,
+        "article": fact.article,
+        "part": fact.part,
+        "kind": kind,
+        "group": fact.group,
+    }
     return row | {"references": list(references)} if references else row
 
 
@@ -105,7 +112,9 @@ def about(fact: Fact, ask_part: set[str], three_ways: set[str]) -> Iterator[dict
     if fact.authority:
         who, does = fact.authority
         templates = AUTHORITY if fact.must or fact.right else POWER
-        yield pair(fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who))
+        yield pair(
+            fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who)
+        )
     for point in fact.points:
         name = {"fact": slug(fact, point)} if slug(fact, point) in three_ways else {}
         for question in [ask(fact, point), *(phrasings(fact, point) if name else ())]:
@@ -155,7 +164,17 @@ def about_part(part: Part) -> Iterator[dict]:
     yield {"question": f"{which} up Part {part.number}?", "answer": part.span, "kind": "lookup"} | shared
 
 
-KEPT = ("references", "answer_type", "must_mention", "answerable", "twin", "fact", "cites", "verified_against", "text_as_of")
+KEPT = (
+    "references",
+    "answer_type",
+    "must_mention",
+    "answerable",
+    "twin",
+    "fact",
+    "cites",
+    "verified_against",
+    "text_as_of",
+)
 
 
 def by_hand() -> Iterator[dict]:
@@ -192,7 +211,9 @@ def rows() -> list[dict]:
     ask_part = fewest([f.article for f in every if f.article], PART_ROWS, "part")
     three_ways = fewest([slug(f, p) for f in every for p in f.points], THREE_WAYS, "three ways")
     part_of = {f.article: f.part for f in every if f.article and f.part}
-    everything = [r for f in every for r in about(f, ask_part, three_ways)] + [r for p in parts() for r in about_part(p)]
+    everything = [r for f in every for r in about(f, ask_part, three_ways)] + [
+        r for p in parts() for r in about_part(p)
+    ]
     everything += tables.rows(part_of) + list(by_hand())
     first: dict[str, dict] = {}
     for row in everything:

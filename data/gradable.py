@@ -79,7 +79,11 @@ def number_forms(answer: str) -> list[str]:
     whole = re.fullmatch(rf"({FIGURE.pattern})(?: {UNIT})?", figures)
     plain = whole[1].replace(",", "") if whole else ""
     if whole and plain.isdigit():
-        forms += [plain, f"{int(plain):,}"] if int(plain) > 999 and not re.fullmatch(r"(?:18|19|20)\d\d", figures) else [plain]
+        forms += (
+            [plain, f"{int(plain):,}"]
+            if int(plain) > 999 and not re.fullmatch(r"(?:18|19|20)\d\d", figures)
+            else [plain]
+        )
         if int(plain) < 1000:
             forms += [re.sub(FIGURE, in_words(int(plain)), figures, count=1).capitalize(), in_words(int(plain))]
     if "per cent" in figures:
@@ -144,7 +148,9 @@ def must_mention(row: dict) -> list[str]:
     fractions = [m[0] for m in FRACTION.finditer(rest)]
     points += [f"{f}|{in_figures(f)}" for f in fractions]
     rest = FRACTION.sub("", rest)
-    points += [f"{m[0]}|{value_of(m[0])}" for m in WORD_NUMBER.finditer(rest) if m[0].lower() not in ("one", "two", "zero")]
+    points += [
+        f"{m[0]}|{value_of(m[0])}" for m in WORD_NUMBER.finditer(rest) if m[0].lower() not in ("one", "two", "zero")
+    ]
     points += [m[0].rstrip(",") for m in FIGURE.finditer(rest)]
     points += [m[0] for m in NAMED.finditer(rest)]
     return list(dict.fromkeys(points))

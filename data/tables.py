@@ -21,14 +21,26 @@ ENTRY = [
 ]
 AMENDED = ["Which amendment {did}?", "Name the amendment that {did}.", "Which Constitution Amendment Act {did}?"]
 AMENDMENT = ["What did the {o} Amendment do?", "State the main change made by the {o} Amendment of the Constitution."]
-YEAR = ["Of which year is the Constitution ({o} Amendment) Act?", "Which year stands in the title of the {o} Amendment Act?"]
-HELD = ["In which case did the Supreme Court hold that {held}?", "Name the judgment of the Supreme Court which held that {held}."]
+YEAR = [
+    "Of which year is the Constitution ({o} Amendment) Act?",
+    "Which year stands in the title of the {o} Amendment Act?",
+]
+HELD = [
+    "In which case did the Supreme Court hold that {held}?",
+    "Name the judgment of the Supreme Court which held that {held}.",
+]
 HOLDING = ["What did the Supreme Court hold in {case} ({year})?", "State the holding of {case} ({year})."]
 CASE_YEAR = ["In which year did the Supreme Court decide {case}?", "Of which year is the judgment in {case}?"]
 MEANS = ['What does "{t}" mean in {a}?', 'How does {a} define "{t}"?', 'What is the meaning of "{t}" under {a}?']
 TERM = ["Which expression does {a} define as follows: {m}?", "Which term defined in {a} means this: {m}?"]
-SEATS = ["How many seats in the Council of States does the Fourth Schedule give to {x}?", "State the number of Rajya Sabha seats of {x}."]
-LOCAL = ["Which of the Eleventh and Twelfth Schedules lists {x}?", "Is {x} a matter of the Eleventh or of the Twelfth Schedule?"]
+SEATS = [
+    "How many seats in the Council of States does the Fourth Schedule give to {x}?",
+    "State the number of Rajya Sabha seats of {x}.",
+]
+LOCAL = [
+    "Which of the Eleventh and Twelfth Schedules lists {x}?",
+    "Is {x} a matter of the Eleventh or of the Twelfth Schedule?",
+]
 
 
 def choose(templates: list[str], *key: str) -> str:
@@ -48,7 +60,14 @@ def table(name: str) -> list[dict]:
 
 def row(source: dict, kind: str, group: str, question: str, answer: str, *references: str, **more: object) -> dict:
     """One row of the QA file, with the sources of the table row it rests on."""
-    made = {"question": question, "answer": capital(answer), "article": None, "part": None, "kind": kind, "group": group} | more
+    made = {
+        "question": question,
+        "answer": capital(answer),
+        "article": None,
+        "part": None,
+        "kind": kind,
+        "group": group,
+    } | more
     if references:
         made["references"] = list(references)
     return made | {k: source[k] for k in ("cites", "verified_against", "text_as_of") if k in source}
@@ -59,7 +78,9 @@ def entries() -> Iterator[dict]:
     for e in table("seventh"):
         name, n, x = e["list"], e["entry"], e["subject"]
         where = choose(WHICH_LIST, name, n, x).format(x=x, X=capital(x))
-        yield row(e, "lookup", "seventh-schedule", where, f"the {name} List", f"List {LISTS[name]}", f"{name} List", name)
+        yield row(
+            e, "lookup", "seventh-schedule", where, f"the {name} List", f"List {LISTS[name]}", f"{name} List", name
+        )
         if number(name, n, "subject?") % 2:
             question = choose(ENTRY, name, n).format(n=n, l=name, r=LISTS[name])
             yield row(e, "content", "seventh-schedule", question, x)
@@ -91,7 +112,13 @@ def cases() -> Iterator[dict]:
         group = "case-" + c["case"].lower().replace(" ", "-").replace(".", "")
         names = [c["full"], *c.get("also", [])]
         yield row(c, "case", group, choose(HELD, c["case"]).format(held=c["held"]), c["case"], *names)
-        yield row(c, "case", group, choose(HOLDING, c["case"]).format(case=c["case"], year=c["year"]), f"It held that {c['held']}.")
+        yield row(
+            c,
+            "case",
+            group,
+            choose(HOLDING, c["case"]).format(case=c["case"], year=c["year"]),
+            f"It held that {c['held']}.",
+        )
         yield row(c, "term", group, choose(CASE_YEAR, c["case"]).format(case=c["case"]), str(c["year"]))
 
 
@@ -103,7 +130,9 @@ def definitions(parts: dict[str, str]) -> Iterator[dict]:
         group, a = f"article-{article.lower()}", f"Article {article}"
         question = choose(MEANS, article, d["term"]).format(t=d["term"], a=a)
         yield row(d, "definition", group, question, d["means"], **place)
-        yield row(d, "definition", group, choose(TERM, article, d["term"]).format(a=a, m=d["means"]), d["term"], **place)
+        yield row(
+            d, "definition", group, choose(TERM, article, d["term"]).format(a=a, m=d["means"]), d["term"], **place
+        )
 
 
 def seats() -> Iterator[dict]:
@@ -147,7 +176,12 @@ def statements() -> list[tuple[str, ...]]:
                 )
             )
     for c in table("cases"):
-        said.append((f"In {c['case']} ({c['year']}) the Supreme Court held that {c['held']}.", f"{c['case']}, {c['year']}: {c['held']}."))
+        said.append(
+            (
+                f"In {c['case']} ({c['year']}) the Supreme Court held that {c['held']}.",
+                f"{c['case']}, {c['year']}: {c['held']}.",
+            )
+        )
     for d in table("definitions"):
         a = f"Article {d['cites'][0]}"
         said.append((f'In {a}, "{d["term"]}" means {d["means"]}.', f'{a} defines "{d["term"]}" as {d["means"]}.'))

@@ -108,7 +108,9 @@ def texts_of_official(path: Path) -> dict[str, str]:
         if match:
             places.append((f"{name} Schedule", match.start()))
             at = match.end()
-    for (name, start), following in zip(places, [*[s for _, s in places[1:]], text.find("APPENDIX I", at)], strict=False):
+    for (name, start), following in zip(
+        places, [*[s for _, s in places[1:]], text.find("APPENDIX I", at)], strict=False
+    ):
         found[name] = text[start:following]
     return found
 
@@ -138,8 +140,14 @@ def words(text: str) -> set[str]:
 
 def cites_removed(text: str) -> str:
     """The answer without the references to articles, clauses, entries and Schedules, whose numbers are no figures of the text."""
-    text = re.sub(r"\b(?:Articles?|clauses?|entry|entries|paragraphs?|Form|Part|List|section) (?:\d+|[IVX]+)[A-Z]*(?:\(\w+\))*", " ", text)
-    text = re.sub(r"\b(?:,|and|or|to) \d{1,3}[A-Z]{0,2}\b(?:\(\w+\))*(?! \w*(?:day|year|month|member|per cent))", " ", text)
+    text = re.sub(
+        r"\b(?:Articles?|clauses?|entry|entries|paragraphs?|Form|Part|List|section) (?:\d+|[IVX]+)[A-Z]*(?:\(\w+\))*",
+        " ",
+        text,
+    )
+    text = re.sub(
+        r"\b(?:,|and|or|to) \d{1,3}[A-Z]{0,2}\b(?:\(\w+\))*(?! \w*(?:day|year|month|member|per cent))", " ", text
+    )
     return re.sub(r"\b(?:clause |sub-clause )?\((?:\d+[A-Z]*|[a-z]{1,3})\)", " ", text)
 
 
@@ -157,7 +165,11 @@ def problems(row: dict, copy: dict[str, str]) -> list[str]:
         found.append(f"figures {sorted(strange)}")
     told = words(WORD_NUMBER.sub(" ", answer)) - words(question)
     known = words(text)
-    if told and len(told & known) / len(told) < SHARE and len(told - known) > 1 - row.get("kind", "").startswith("term"):
+    if (
+        told
+        and len(told & known) / len(told) < SHARE
+        and len(told - known) > 1 - row.get("kind", "").startswith("term")
+    ):
         found.append(f"words {sorted(told - known)}")
     return found
 
@@ -206,7 +218,9 @@ def case_years(folder: Path) -> dict[str, str]:
 
 def check_case(row: dict, years: dict[str, str]) -> str | None:
     """The problem of a case row, if the wiki has no case of that name and year."""
-    key = [w for w in re.findall(r"[a-z]{4,}", row["full"].lower()) if w not in ("state", "union", "india", "justice")][:2]
+    key = [w for w in re.findall(r"[a-z]{4,}", row["full"].lower()) if w not in ("state", "union", "india", "justice")][
+        :2
+    ]
     match = [year for title, year in years.items() if sum(w in title for w in key) >= min(2, len(key))]
     return None if str(row["year"]) in match else f"year {row['year']}, wiki {match}"
 
@@ -220,7 +234,9 @@ def seventh_entry(row: dict, copy: dict[str, str]) -> dict[str, str]:
     return {"Seventh Schedule": entry[1]} if entry else {}
 
 
-def judge(row: dict, copies: dict[str, dict[str, str]], years: dict[str, str], reviewed: set[str]) -> tuple[list[str], list[str]]:
+def judge(
+    row: dict, copies: dict[str, dict[str, str]], years: dict[str, str], reviewed: set[str]
+) -> tuple[list[str], list[str]]:
     """(copies that bear a row out, problems of the others)."""
     source = row.get("row", {})
     if "held" in source or row.get("group", "").startswith("case-"):
@@ -271,7 +287,9 @@ def main() -> None:
         known = [f.article for f in facts() if f.article and f.article not in copy and name != "schedules"]
         print(f"{name}: {len(copy)} texts; articles not found: {' '.join(sorted(known, key=article_order)) or 'none'}")
     years = case_years(given.wiki)
-    reviewed = {q.strip() for q in (HERE / "reviewed.txt").read_text(encoding="utf-8").splitlines() if q.strip() and q[0] != "#"}
+    reviewed = {
+        q.strip() for q in (HERE / "reviewed.txt").read_text(encoding="utf-8").splitlines() if q.strip() and q[0] != "#"
+    }
     verdicts: dict[Path, dict[int, list[str]]] = {}
     tally: Counter[str] = Counter()
     for path, line, row in checked_rows():

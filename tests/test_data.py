@@ -34,7 +34,18 @@ ARTICLES = {str(n) for n in range(1, 396) if n not in OMITTED} | set(LETTERED)
 NAMEABLE = ARTICLES | {str(n) for n in OMITTED} | set("2A 31D 32A 35A 131A 144A 226A 228A 257A 268A 329A 359A".split())
 PARTS = "I II III IV IVA V VI VIII IX IXA IXB X XI XII XIII XIV XIVA XV XVI XVII XVIII XIX XX XXI XXII".split()
 ORDINALS = "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth Eleventh Twelfth".split()
-KINDS = {"lookup", "content", "part", "authority", "term", "definition", "scenario", "exception", "procedure", "comparison"}
+KINDS = {
+    "lookup",
+    "content",
+    "part",
+    "authority",
+    "term",
+    "definition",
+    "scenario",
+    "exception",
+    "procedure",
+    "comparison",
+}
 KINDS |= {"amendment", "case", "transition"}
 
 FACTS = facts()
@@ -128,7 +139,18 @@ def test_fields():
     assert not offending(ROWS, lambda r: "references" in r and not r["references"])
     assert not offending(ROWS, lambda r: len(set(texts(r))) < len(texts(r)))
     assert not offending(ROWS, lambda r: r["article"] and r["group"] != f"article-{r['article'].lower()}")
-    allowed = {"question", "answer", "references", "article", "part", "kind", "group", "source", "answer_type", "must_mention"}
+    allowed = {
+        "question",
+        "answer",
+        "references",
+        "article",
+        "part",
+        "kind",
+        "group",
+        "source",
+        "answer_type",
+        "must_mention",
+    }
     allowed |= {"answerable", "twin", "fact", "cites", "verified_against", "text_as_of"}
     assert not offending(ROWS, lambda r: set(r) - allowed)
 

@@ -65,7 +65,9 @@ def test_yes_and_no_are_balanced():
     said = Counter(gradable.yes_or_no(r["answer"]) for r in ROWS if r["answer_type"] == "yes-no")
     assert sum(said.values()) >= 400
     assert 0.45 <= said["Yes"] / said.total() <= 0.55, said
-    scenarios = Counter(gradable.yes_or_no(r["answer"]) for r in ROWS if r["answer_type"] == "yes-no" and r["kind"] == "scenario")
+    scenarios = Counter(
+        gradable.yes_or_no(r["answer"]) for r in ROWS if r["answer_type"] == "yes-no" and r["kind"] == "scenario"
+    )
     assert 0.4 <= scenarios["Yes"] / scenarios.total() <= 0.6, scenarios
 
 
