@@ -89,7 +89,7 @@ def mean_intervals(
     deviation = jackknife_se(totals)
     for k, estimate in enumerate(intervals):
         sums, counts = totals.sums[:, k], totals.counts[:, k]
-        rarer = min(np.count_nonzero(sums > 0), np.count_nonzero(sums < counts))
+        rarer = int(min(np.count_nonzero(sums > 0), np.count_nonzero(sums < counts)))
         if estimate.value is None or rarer >= min(RARE, estimate.n_groups / 2):
             continue
         measured = effective_n(estimate.value, deviation[k], estimate.n, effective[k])
