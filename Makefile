@@ -48,7 +48,7 @@ HAS_CUDA_TORCH := $(BIN)/python -c 'import torch; raise SystemExit(torch.version
 
 setup: $(if $(GPU),.venv/ready-gpu,.venv/ready) ## install what training and evaluation need into .venv
 	$(if $(GPU),$(HARNESS) doctor $(CHOSEN))
-doctor: .venv/ready                 ## can this machine run CONFIG, and what to mend
+doctor: .venv/ready                 ## can this machine run CONFIG, and how to fix what cannot
 	@$(HARNESS) doctor $(CHOSEN)
 data: data/constitution_qa.json     ## write the QA file from the table of facts
 base:                               ## train the embedded base model (a GPU, four minutes)
