@@ -4,9 +4,12 @@
 # make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a look at what is missing
 # make train GPUS=2 CONFIG=llama3-8b    the same steps, shared by two GPUs
 #
+# make evaluate TEST=test.json MODEL=mine=adapter:FOLDER [TRAINED_ON=train.json]    judge a model made elsewhere, without training
+#
 # make gate                             fail if the run is worse than reports/baseline.json
 #
-# Make decides what is stale: a stage runs if its inputs, its config or its own code are newer than its manifest.
+# Make decides nothing about what is stale: the verbs compare contents, settings and code, and leave alone what is up to date.
+# TORCH_INDEX=URL takes torch from another package index, such as one of CPU builds, which bring no gigabytes of CUDA.
 
 CONFIG ?= tiny
 QA     ?=
@@ -14,26 +17,26 @@ SET    ?=
 ASK    ?=
 GPU    ?=
 GPUS   ?=
+TEST   ?=
+MODEL  ?=
+BASE   ?=
+TRAINED_ON ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
+TORCH_INDEX ?=
 
-CONFIG_FILE := $(if $(wildcard harness/configs/$(CONFIG).yaml),harness/configs/$(CONFIG).yaml,$(CONFIG))
 RUN    ?= $(basename $(notdir $(CONFIG)))
-R      := runs/$(RUN)
-OUT    := reports/$(RUN)
 BIN    := .venv/bin
-CHOSEN = --config $(CONFIG) $(if $(QA),--qa $(QA)) $(foreach s,$(SET),--set $(s))
-OPTIONS = --run $(RUN) $(CHOSEN)
 HARNESS = $(BIN)/harness
-QUESTIONS := $(if $(QA),$(QA),data/constitution_qa.json)
-CORE   := harness/config.py $(wildcard harness/records/*.py) $(wildcard harness/storage/*.py)
+# A value in quotes for the shell, whatever is in it. SET may hold several settings; the verb takes them apart.
+quoted = '$(subst ','\'',$(1))'
+CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA))) $(if $(SET),--sets $(call quoted,$(SET)))
+OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
+OUT     = reports/$(RUN)
 
-.PHONY: setup doctor data base split train export predict score eval report gate baseline test lint audit bench demo clean help FORCE
+.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo clean help FORCE
 .DELETE_ON_ERROR:
-# A manifest is whole or not there: make must not take it away when it is interrupted while the stage behind it ends.
-.PRECIOUS: $(R)/split/split.json $(R)/train.json $(R)/export.json $(R)/predictions/manifest.json $(R)/scores/manifest.json \
-  $(OUT)/comparison.json $(OUT)/report.html
 
 help:           ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -56,7 +59,7 @@ base:                               ## train the embedded base model (a GPU, fou
 
 .venv/ready: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(call quoted,$(TORCH_INDEX))) $(TORCH)
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf]"
 	$(BIN)/pip install --quiet --no-deps -c requirements/constraints.txt unsloth unsloth_zoo
 	@touch $@
@@ -64,7 +67,7 @@ base:                               ## train the embedded base model (a GPU, fou
 .venv/ready-gpu: .venv/ready
 	$(HAS_CUDA_TORCH) || $(BIN)/pip install --quiet --force-reinstall --no-deps $(TORCH)
 	$(BIN)/pip install --quiet $(TORCH) -c requirements/constraints.txt triton
-	if $(BIN)/python -c 'from harness import devices as d; raise SystemExit(not d.wants_xformers(d.capability()))'; then \
+	if $(BIN)/python -c 'from harness.models import devices as d; raise SystemExit(not d.wants_xformers(d.capability()))'; then \
 		$(BIN)/pip install --quiet -c requirements/constraints.txt xformers; fi
 	@$(HAS_CUDA_TORCH) && touch $@ || echo 'torch is a CPU build still: set pip up with an index that has CUDA builds'
 
@@ -77,56 +80,39 @@ data/constitution_qa.json: $(wildcard data/facts/*.jsonl data/handwritten/*.json
 
 # ----------------------------------------------------------------------------------------------------------- pipeline
 
-split: $(R)/split/split.json        ## hold out whole groups of the questions
-train: $(R)/train.json              ## fine-tune with Unsloth QLoRA
-export: $(R)/export.json            ## adapter, merged 16-bit, merged 4-bit, GGUF
-predict: $(R)/predictions/manifest.json ## every variant answers the held-out questions
-score: $(R)/scores/manifest.json    ## exact match, token F1, ROUGE, citations
-report: $(OUT)/report.html          ## comparison.json, report.html, report.md
-eval: report                        ## export, predict, score, compare and report
-	@echo "report: $(OUT)/report.html"
+split: .venv/ready                  ## hold out whole groups of the questions
+	$(HARNESS) run --until split $(OPTIONS)
+train: .venv/ready                  ## fine-tune with Unsloth QLoRA
+	$(HARNESS) run --until train $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+export: .venv/ready                 ## adapter, merged 16-bit, merged 4-bit, GGUF
+	$(HARNESS) run --until export $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+predict: .venv/ready                ## every variant answers the held-out questions
+	$(HARNESS) run --until predict $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+score: .venv/ready                  ## exact match, token F1, ROUGE, citations
+	$(HARNESS) run --until score $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+compare: .venv/ready                ## paired differences between the variants
+	$(HARNESS) run --until compare $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+report: eval                        ## the same as eval
+eval: .venv/ready                   ## export, predict, score, compare and report
+	$(HARNESS) run $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
+
+# Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
+evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
+	$(HARNESS) evaluate $(if $(TEST),--test $(call quoted,$(TEST))) $(foreach m,$(MODEL),--model $(call quoted,$(m))) \
+	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	  $(if $(filter file,$(origin CONFIG)),,--config $(call quoted,$(CONFIG))) $(if $(filter file,$(origin RUN)),,--run $(call quoted,$(RUN))) \
+	  $(if $(SET),--sets $(call quoted,$(SET)))
 
 # The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
-gate: $(OUT)/report.html            ## fail if the run is worse than reports/baseline.json
+gate: eval                          ## fail if the run is worse than reports/baseline.json
 	@code=0; $(HARNESS) gate $(OPTIONS) --baseline $(BASELINE) || code=$$?; \
-	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) --force || exit $$?; fi; exit $$code
+	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) || exit $$?; fi; exit $$code
 
-# The recipe with other seeds as well: how much of a difference is a training's luck. Four minutes for each on two cores.
-baseline: $(OUT)/comparison.json    ## make this run, and SEEDS further trainings, the gate's baseline (FORCE=1 to lower it)
-	for seed in $(SEEDS); do $(MAKE) RUN=$(RUN)-seed-$$seed SET="$(SET) train.seed=$$seed predict.fidelity_questions=0" \
-		reports/$(RUN)-seed-$$seed/comparison.json || exit $$?; done
+# The recipe with other seeds as well: the variance between training seeds. Four minutes for each on two cores.
+baseline: eval                      ## make this run, and SEEDS further trainings, the gate's baseline (FORCE=1 to lower it)
+	for seed in $(SEEDS); do $(HARNESS) run --until compare $(CHOSEN) --run $(RUN)-seed-$$seed \
+		--set train.seed=$$seed --set predict.fidelity_questions=0 || exit $$?; done
 	$(HARNESS) baseline save $(SEEDS:%=$(RUN)-seed-%) $(OPTIONS) --baseline $(BASELINE) $(if $(FORCE),--force)
-
-# What was selected on the command line: changes only when it does, so that another QA file or setting makes the run stale.
-# A verb whose own inputs are as they were leaves its manifest alone. It is touched, so that the next verb is asked too: a setting may be that one's.
-$(R)/selection: FORCE
-	@mkdir -p $(R)
-	@echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' | cmp -s - $@ || echo 'config=$(CONFIG) qa=$(QUESTIONS) set=$(SET)' > $@
-
-$(R)/split/split.json: $(QUESTIONS) $(CONFIG_FILE) $(R)/selection $(CORE) $(wildcard harness/questions/*.py) harness/stages/split.py | .venv/ready
-	$(HARNESS) split $(OPTIONS)
-	@touch $@
-
-$(R)/train.json: $(R)/split/split.json $(CONFIG_FILE) $(wildcard data/tiny-llama3/*) $(wildcard harness/training/*.py) harness/prompt.py harness/training/history.py harness/stages/train.py
-	$(if $(GPUS),$(BIN)/python -m harness.training.launch $(GPUS),$(HARNESS)) train $(OPTIONS)
-	@touch $@
-
-$(R)/export.json: $(R)/train.json $(wildcard harness/formats/*.py) harness/stages/export.py
-	$(HARNESS) export $(OPTIONS)
-	@touch $@
-
-$(R)/predictions/manifest.json: $(R)/export.json $(wildcard harness/backends/*.py) $(wildcard harness/backends/decoding/*.py harness/prediction/*.py) harness/stages/predict.py
-	$(HARNESS) predict $(OPTIONS)
-	@touch $@
-
-$(R)/scores/manifest.json: $(R)/predictions/manifest.json $(wildcard harness/metrics/*.py) harness/stages/score.py
-	$(HARNESS) score $(OPTIONS) --force
-
-$(OUT)/comparison.json: $(R)/scores/manifest.json $(wildcard harness/analysis/*.py) harness/stages/compare.py
-	$(HARNESS) compare $(OPTIONS) --force
-
-$(OUT)/report.html: $(OUT)/comparison.json $(wildcard harness/report/templates/*) $(wildcard harness/report/*.py) harness/stages/report.py
-	$(HARNESS) report $(OPTIONS) --force
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
@@ -151,8 +137,8 @@ audit: .venv/ready                  ## known vulnerabilities of the pinned versi
 bench: .venv/ready-dev              ## the figures of the README
 	@for b in benchmarks/score_compare.py benchmarks/statistics_table.py benchmarks/gate_power.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
-demo: $(R)/export.json              ## ask the variants: make demo ASK="What does Article 21 deal with?"
-	$(HARNESS) demo --run $(RUN) --config $(CONFIG) $(foreach s,$(SET),--set $(s)) $(if $(ASK),"$(ASK)")
+demo: export                        ## ask the variants: make demo ASK="What does Article 21 deal with?"
+	$(HARNESS) demo --run $(call quoted,$(RUN)) --config $(call quoted,$(CONFIG)) $(if $(SET),--sets $(call quoted,$(SET))) $(if $(ASK),$(call quoted,$(ASK)))
 
 clean:                              ## remove runs, reports and caches; keeps .venv and the baselines
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis $(filter-out $(wildcard reports/baseline*.json),$(wildcard reports/*))

@@ -131,11 +131,10 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
         if stock:
             trainer = stock_trainer(model, tokenizer, rows, settings, steps, out, clock)
         else:
-            from harness.training.trainer import make_trainer
+            from harness.training.trainer import Recipe, make_trainer
 
-            trainer = make_trainer(
-                model, tokenizer, rows, [], settings, plan, steps, Path(out), "cuda", clock, print, among
-            )
+            recipe = Recipe(settings, plan, steps, Path(out), "cuda", print, among)
+            trainer = make_trainer(model, tokenizer, rows, [], recipe, clock)
         trainer.args.save_strategy = "no"
         torch.cuda.reset_peak_memory_stats()
         trainer.train()

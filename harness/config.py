@@ -6,43 +6,37 @@ defaults below; keys it misspells are fatal, and all mistakes are reported at on
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ADDRESS, ConfigError
-from harness.storage import check_name, strict_json, strict_yaml
+from harness import config_loading, registry, variants
+from harness.config_loading import CONFIGS, PROJECT, IsPath, find, one_of, unknown
+from harness.errors import ConfigError
+from harness.storage import check_name
 
-CONFIGS = Path(__file__).parent / "configs"
+__all__ = ["CONFIGS", "PROJECT", "Config", "find", "load"]
 MAX_MISTAKES = 20
-"""Told at once."""
-PROJECT = Path(__file__).parent.parent
+"""Listed in one message."""
+NOT_EXPORTABLE = {"lm_head", "embed_tokens", "embed_in", "wte", "norm"}
+"""Modules that no exported format can hold an adapter of: output and input weights, which may be tied, and norms, which are not matrices."""
+OPTIMIZERS = (
+    "adafactor adagrad adalomo adamw_8bit adamw_anyprecision adamw_bnb_8bit adamw_torch adamw_torch_4bit adamw_torch_8bit adamw_torch_fused "
+    "adamw_torch_npu_fused adamw_torch_xla ademamix ademamix_8bit apollo_adamw apollo_adamw_layerwise galore_adafactor "
+    "galore_adafactor_layerwise galore_adamw galore_adamw_8bit galore_adamw_8bit_layerwise galore_adamw_layerwise grokadamw lion_32bit "
+    "lion_8bit lomo paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit rmsprop "
+    "rmsprop_bnb rmsprop_bnb_32bit rmsprop_bnb_8bit schedule_free_adamw schedule_free_radam schedule_free_sgd sgd stable_adamw"
+).split()
+"""transformers' `OptimizerNames` (5.17); some need a package of their own."""
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-GGUF_TYPES = ["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0"]
-METRICS = [
-    "exact_match",
-    "exact_match_normalized",
-    "token_f1",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "citation_f1",
-]
 
 TEMPLATE = """\
-You are an expert on the Constitution of India.
-
 ### Question:
 {question}
 
 ### Answer:
 """
 
-SEMANTIC = "semantic_similarity"
 AlarmCode = Literal[
     "runaway",
     "prompts_cut",
@@ -69,19 +63,37 @@ class Section(BaseModel):
 class Model(Section):
     """The base model."""
 
-    path: str = "data/tiny-llama3"
-    """A folder, or a name on a model hub."""
+    path: Annotated[str, IsPath()] = "data/tiny-llama3"
+    """A folder, or a name on a model hub (`owner/name`, where no folder `owner` is there; `hub:owner/name` in any case)."""
     revision: str | None = None
     """Of a hub model: branch, tag or commit."""
     trust_remote_code: bool = False
     """Lets a hub model run its own code here; recorded in the report."""
 
 
+class Columns(Section):
+    """Which columns of a QA file are what, by their names in the file; None: found by their usual names."""
+
+    question: str | None = None
+    answer: str | None = None
+    context: str | None = None
+    """A passage that is put before the question."""
+
+
 class Data(Section):
     """The questions and their split."""
 
-    qa: str = "data/constitution_qa.json"
-    """JSON, JSONL or CSV with `question` and `answer`."""
+    qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
+    """Questions and answers, in one of the shapes of README's "Your file"; null: nothing to train on (a test file is needed then)."""
+    test: Annotated[str | None, IsPath()] = None
+    """Holds out exactly the questions of this file."""
+    trained_on: Annotated[str | None, IsPath()] = None
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
+    columns: Columns = Columns()
+    turns: Literal["one", "last"] = "one"
+    """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
+    unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
+    """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
     seed: Seed = 0
@@ -107,15 +119,40 @@ class Data(Section):
 class Prompt(Section):
     """How a question is put, in training and to every backend."""
 
+    format: Literal["auto", "text", "chat"] = "auto"
+    """`text` is `template`; `chat` is the tokenizer's own chat template; `auto` is chat where the tokenizer has one."""
     template: str = TEMPLATE
-    """Rendered with `{question}`; the answer follows it directly."""
+    """Of text: rendered with `{question}`; the answer follows it directly. A template with two `{}` (question, answer) is taken as it is pasted."""
+    system: str | None = None
+    """Chat: the system message."""
+    enable_thinking: bool | None = None
+    """Chat: the switch that templates of reasoning models have; none: the template's own default."""
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many of the nearest training questions, with their answers, stand in front of each question."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _pasted(cls, value: object) -> object:
+        """A template that also has a place for the answer, as notebooks have it, up to that place."""
+        for question, answer in (("{}", "{}"), ("{question}", "{answer}")):
+            if isinstance(value, str) and value.count("{}") in (0, 2) and answer in value and question in value:
+                before, _, rest = value.partition(question)
+                between, _, after = rest.partition(answer)
+                if "{" not in before + between + after and not after.strip():
+                    return before + "{question}" + between
+        return value
 
     @field_validator("template")
     @classmethod
     def _one_question(cls, value: str) -> str:
         if value.count("{question}") != 1:
-            raise ValueError("must contain {question} exactly once")
+            raise ValueError("must contain {question} exactly once, or two {} with nothing after the second")
         return value
+
+    @field_validator("system")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        return value if value and value.strip() else None
 
 
 class Lora(Section):
@@ -125,6 +162,17 @@ class Lora(Section):
     alpha: Annotated[int, Field(ge=1)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: list[str] = PROJECTIONS
+    """Linear layers, by the last part of their names."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _exportable(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("needs at least one module")
+        refused = [name for name in value if name.rpartition(".")[2] in NOT_EXPORTABLE or "norm" in name]
+        if refused:
+            raise ValueError(f"{refused[0]!r} cannot be exported after training; leave it out")
+        return value
 
 
 class Train(Section):
@@ -144,7 +192,7 @@ class Train(Section):
     """Rows of an optimiser step, over all devices. How a device takes its share is planned from its memory, and does not change the step."""
     micro_batch_size: Count | None = None
     """Rows at once on a device, at most."""
-    optimizer: str = "adamw_8bit"
+    optimizer: Annotated[str, AfterValidator(one_of("optimizer", OPTIMIZERS))] = "adamw_8bit"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -174,35 +222,88 @@ class Train(Section):
 class Export(Section):
     """The formats to write; the adapter is always there."""
 
-    formats: list[str] = ["merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
-    llama_cpp: str | None = None
+    formats: list[str] = Field(
+        default_factory=lambda: [name for name in variants.defaults() if variants.is_exported(name)]
+    )
+    llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
 
     @field_validator("formats")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        known = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
+        known = variants.exported()
         unknown = [f for f in value if f not in known]
         if unknown:
             raise ValueError(f"unknown format {unknown[0]!r}; known: {', '.join(known)}")
         return value
 
 
+class Price(Section):
+    """What a server charges, in any one currency, for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
 class ExtraVariant(Section):
     """A further model to answer the same questions."""
 
-    backend: Literal["transformers", "llamacpp", "endpoint", "replay"]
-    path: str
-    """A model folder, a GGUF file, an endpoint's base URL, or a predictions file."""
+    backend: str
+    """One of `harness.registry.BACKENDS`."""
+    path: str | None = None
+    """transformers: a model's folder or hub name; llamacpp: a GGUF file; endpoint: the server's address up to and including `/v1`; replay: a
+    predictions file. None: `adapter` is given, or (python) an object of the calling program."""
+    adapter: str | None = None
+    """transformers: folder or hub name of an adapter, put on `base` by PEFT."""
+    base: str | None = None
+    """The model that the adapter is put on: a folder or hub name; none: the one that its adapter_config.json names."""
+    revision: str | None = None
+    """Of a hub model or adapter: branch, tag or commit."""
     load_in_4bit: bool = False
+    """transformers: quantise to NF4 on loading, as QLoRA trains; false: 16 bits (32 on a CPU)."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer to ask this model with; none: the model's own."""
+    prompt: Prompt | None = None
+    """How this model is asked; none: as the run asks. A chat server puts its own template around it."""
+    api: Literal["completions", "chat"] = "completions"
+    """endpoint: which of the server's two ways is used. `completions` sends token ids (text where no tokenizer is known), `chat` sends messages."""
     model: str | None = None
-    """Endpoint: the served model's name."""
+    """endpoint: the served model's name; none: the first that the server names."""
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """endpoint: requests in flight at most; none: `predict.slots`."""
+    price: Price | None = None
+    """endpoint: adds the cost in money."""
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> ExtraVariant:
+        if self.backend == "transformers" and (self.path is None) == (self.adapter is None):
+            raise ValueError("needs either path (a whole model) or adapter")
+        if self.backend not in ("transformers", "python") and self.path is None:
+            raise ValueError(f"backend {self.backend!r} needs path")
+        allowed = {
+            "transformers": {"adapter", "base", "load_in_4bit", "revision"},
+            "endpoint": {"api", "model", "parallel", "price"},
+        }
+        for key in ("adapter", "base", "load_in_4bit", "revision", "api", "model", "parallel", "price"):
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and key not in allowed.get(self.backend, ()):
+                raise ValueError(f"backend {self.backend!r} takes no {key}")
+        if self.base is not None and self.adapter is None:
+            raise ValueError("base is only for an adapter; name a whole model as path")
+        return self
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in registry.BACKENDS:
+            raise ValueError(f"no backend {value!r}; known: {', '.join(registry.BACKENDS)}")
+        return value
 
 
 class Predict(Section):
     """Who answers, and how: always greedily."""
 
-    variants: list[str] = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
+    variants: list[str] = Field(default_factory=variants.defaults)
     extra: dict[str, ExtraVariant] = {}
     """Name -> a further model directory, GGUF file or endpoint."""
     max_new_tokens: Count = 128
@@ -212,10 +313,14 @@ class Predict(Section):
     """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
-    slots: Annotated[int, Field(ge=1, le=64)] = 4
-    """Parallel sequences in llama.cpp."""
+    slots: Annotated[int, Field(ge=0, le=256)] = 0
+    """Parallel sequences in llama.cpp, or requests to an endpoint; 0: measured, or 4 for an endpoint."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0: one per 50 million parameters, and one per core at most."""
+    """CPU threads; 0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp, for instance with CUDA: its shared object, or the folder of it; none: xllamacpp's."""
+    gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] | None = None
+    """Layers of a GGUF model on the GPU, -1: all; none: all on a GPU if this build of llama.cpp can, else none."""
     fidelity_questions: Annotated[int, Field(ge=0)] = 24
     """Questions on which log-probabilities and the noise of another batch size are measured; 0: neither."""
 
@@ -227,8 +332,7 @@ class Predict(Section):
                 check_name(name, "variant")
             except ConfigError as error:
                 raise ValueError(str(error)) from None
-            # `manifest` would be the name of the file that lists the variants.
-            if name in ("manifest", "base", "adapter", "merged_16bit", "merged_4bit") or name.startswith("gguf_"):
+            if variants.is_reserved(name):
                 raise ValueError(f"{name!r} is taken, choose another name")
         return value
 
@@ -236,8 +340,8 @@ class Predict(Section):
 class Score(Section):
     """Metrics and the intervals on each number."""
 
-    metrics: list[str] = METRICS
-    semantic_model: str | None = None
+    metrics: list[str] = Field(default_factory=registry.default_metrics)
+    semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
     seed: Seed = 0
@@ -247,12 +351,23 @@ class Score(Section):
     def _some(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("needs at least one metric")
+        for name in value:
+            if name not in registry.METRICS:
+                raise ValueError(unknown("metric", name, list(registry.METRICS)))
         return value
 
+    def scored(self) -> list[str]:
+        """The metrics named, and those that are added because all they require is set."""
+        required = {name: facts.requires.values() for name, facts in registry.METRICS.items() if facts.requires}
+        added = [name for name, keys in required.items() if all(getattr(self, key) for key in keys)]
+        return [*self.metrics, *(name for name in added if name not in self.metrics)]
+
     @model_validator(mode="after")
-    def _semantic_has_a_model(self) -> Score:
-        if SEMANTIC in self.metrics and not self.semantic_model:
-            raise ValueError(f"{SEMANTIC!r} needs score.semantic_model, a sentence-transformers model")
+    def _required_settings(self) -> Score:
+        for name, facts in registry.METRICS.items():
+            missing = [key for key in facts.requires.values() if getattr(self, key) is None]
+            if name in self.metrics and missing:
+                raise ValueError(f"{name!r} needs score.{missing[0]}")
         return self
 
 
@@ -274,30 +389,26 @@ class Compare(Section):
 class Gate(Section):
     """What fails a change in CI (see `harness.gating.noninferiority` for how a difference is decided)."""
 
-    metrics: list[str] = ["exact_match_normalized", "token_f1", "rougeL"]
+    metrics: list[str] = Field(default_factory=registry.gate_metrics)
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """A loss up to this, against the baseline, is tolerated."""
     margins: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
     """Metric -> its own margin."""
     variants: list[str] = []
     """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
-    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {
-        "gguf_q8_0": 0.02,
-        "merged_4bit": 0.05,
-        "gguf_q4_k_m": 0.05,
-    }
+    fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default_factory=lambda: variants.limits("max_loss")
+    )
     """Variant -> the most it may lose, on each metric, against `merged_16bit` of the same run."""
-    divergence: dict[str, Annotated[float, Field(gt=0)]] = {
-        "adapter": 0.1,
-        "merged_4bit": 0.1,
-        "gguf_f16": 0.005,
-        "gguf_q8_0": 0.005,
-        "gguf_q4_k_m": 0.1,
-    }
+    divergence: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: variants.limits("max_divergence")
+    )
     """Variant -> the largest mean Kullback-Leibler divergence, in nats, between its next tokens and those of `merged_16bit`, where it was measured."""
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Metric -> the least mean of every gated variant."""
-    size_ratio: dict[str, Annotated[float, Field(gt=0)]] = {"gguf_f16": 1.1, "gguf_q8_0": 0.7, "gguf_q4_k_m": 0.5}
+    size_ratio: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: variants.limits("max_size_ratio")
+    )
     """Variant -> its largest size as a multiple of `base`'s."""
     speed_ratio: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Variant -> its least tokens per second as a multiple of `base`'s."""
@@ -339,16 +450,37 @@ class Config(Section):
     data: Data = Data()
     prompt: Prompt = Prompt()
     train: Train = Train()
-    export: Export = Export()
-    predict: Predict = Predict()
-    score: Score = Score()
+    export: Export = Field(default_factory=Export)
+    predict: Predict = Field(default_factory=Predict)
+    score: Score = Field(default_factory=Score)
     compare: Compare = Compare()
-    gate: Gate = Gate()
+    gate: Gate = Field(default_factory=Gate)
     wandb: Wandb = Wandb()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gate_follows_score(cls, values: Any) -> Any:
+        """Where only the scored metrics are named, the gate takes those of its usual metrics that are scored, else the first."""
+        score, gate = (values.get(key) if isinstance(values, dict) else None for key in ("score", "gate"))
+        scored = score.get("metrics") if isinstance(score, dict) else None
+        if not scored or not isinstance(scored, list) or (isinstance(gate, dict) and "metrics" in gate):
+            return values
+        if gate is not None and not isinstance(gate, dict):
+            return values
+        usual = [name for name in Gate().metrics if name in scored]
+        return values | {"gate": (gate or {}) | {"metrics": usual or scored[:1]}}
+
+    @model_validator(mode="after")
+    def _gate_is_scored(self) -> Config:
+        scored = self.score.scored()
+        stray = [name for name in self.gate.metrics if name not in scored]
+        if stray:
+            raise ValueError(f"gate.metrics: {stray[0]!r} is not in score.metrics; known: {', '.join(scored)}")
+        return self
 
     @model_validator(mode="after")
     def _variants_are_made(self) -> Config:
-        made = {"base", "adapter", *self.export.formats, *self.predict.extra}
+        made = {variants.BASE, variants.ADAPTER, *self.export.formats, *self.predict.extra}
         missing = [v for v in self.predict.variants if v not in made]
         if missing:
             raise ValueError(
@@ -358,14 +490,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _gate_fits(self) -> Config:
-        known = {
-            "base",
-            "adapter",
-            "merged_16bit",
-            "merged_4bit",
-            *(f"gguf_{t}" for t in GGUF_TYPES),
-            *self.predict.extra,
-        }
+        known = {*variants.VARIANTS, *self.predict.extra}
         for key in ("variants", "fidelity", "divergence", "size_ratio", "speed_ratio"):
             unknown = [variant for variant in getattr(self.gate, key) if variant not in known]
             if unknown:
@@ -376,110 +501,23 @@ class Config(Section):
 def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
     """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
 
+    Relative paths in the file are found beside it, those of a shipped config in the project; overrides are relative to the working folder.
+
     Raises:
         ConfigError: naming every mistake at once, and the nearest known key for each unknown one.
     """
-    path = find(name)
-    try:
-        if path.stat().st_size > 4 * strict_yaml.MAX_CHARACTERS:
-            raise strict_yaml.NotUsable(f"has more than {strict_yaml.MAX_CHARACTERS:,} characters")
-        values = strict_yaml.loads(path.read_text(encoding="utf-8")) or {}
-    except strict_yaml.NotUsable as error:
-        raise ConfigError(
-            error.problem, f"look at line {error.line}" if error.line else "check the file", file=path
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError("is not YAML", "save it as UTF-8", file=path) from None
-    if not isinstance(values, dict):
-        raise ConfigError("is not a mapping of sections", "see harness/configs/tiny.yaml for one", file=path)
-    for override in overrides or []:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise ConfigError(f"--set {override!r} is not KEY=VALUE", "write it like --set train.max_steps=60")
-        try:
-            _put(values, key.split("."), strict_yaml.loads(text))
-        except (strict_yaml.NotUsable, _NotASection):
-            raise ConfigError(
-                f"--set {override!r} cannot be applied", "write it like --set train.max_steps=60"
-            ) from None
+    path = config_loading.find(name)
+    values = config_loading.read(path)
+    config_loading.locate(values, Config, path)
+    for setting in overrides or []:
+        config_loading.override(values, setting)
     if qa is not None and isinstance(values.get("data"), dict | None):
-        _put(values, ["data", "qa"], qa)
+        config_loading.put(values, ["data", "qa"], qa)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        found = [_explain(detail) for detail in error.errors(include_url=False)]
+        found = [config_loading.explain(detail, Config) for detail in error.errors(include_url=False)]
         more = [f"{len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
         raise ConfigError("; ".join(found[:MAX_MISTAKES] + more), "correct the file or the --set", file=path) from None
-    for key, text in _texts(config.model_dump(mode="json")):
-        if strict_json.SURROGATE.search(text):
-            raise ConfigError(f"{key}: is not UTF-8", "give it in UTF-8", file=path)
-        if any(found["user"] or (found["query"] and key.endswith(".path")) for found in ADDRESS.finditer(text)):
-            raise ConfigError(
-                f"{key}: holds a password or a key in an address, and configs are written into reports",
-                "leave it out; an endpoint's key goes into the environment variable HARNESS_ENDPOINT_KEY",
-                file=path,
-            )
+    config_loading.check_texts(config.model_dump(mode="json"), path)
     return config
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, dict | list):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(inner, f"{key}.{name}".lstrip("."))
-
-
-RENAMED = {"seed-llama3-8b": "notebook-llama3-8b"}
-"""Former names of shipped configs, still found."""
-
-
-def find(name: str) -> Path:
-    """The file of a config given by name or path."""
-    name = RENAMED.get(name, name)
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if path.is_file():
-            return path
-    elif (path := CONFIGS / f"{name}.yaml").is_file():
-        return path
-    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-    raise ConfigError(f"no config {name!r}", f"use one of {', '.join(known)}, or the path of a YAML file")
-
-
-class _NotASection(Exception):
-    pass
-
-
-def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            raise _NotASection
-    values[keys[-1]] = value
-
-
-def _explain(detail: Any) -> str:
-    keys = [str(k) for k in detail["loc"]]
-    where = ".".join(keys)
-    if detail["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
-        for key in keys[:-1]:
-            field = section.model_fields.get(key)
-            # `predict.extra` holds sections under names of the user's choice.
-            for annotation in (field.annotation, *get_args(field.annotation)) if field else ():
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                    section = annotation
-        near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
-        return f"unknown key {where!r}" + (
-            f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(section.model_fields)})"
-        )
-    message = detail["msg"].removeprefix("Value error, ")
-    shown = repr(detail["input"])
-    return (
-        (f"{where}: " if where else "")
-        + f"{message[0].lower()}{message[1:]}"
-        + (f", got {shown}" if where and len(shown) < 60 else "")
-    )

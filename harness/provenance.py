@@ -1,14 +1,14 @@
-"""`runs/<run>/run.json`: everything needed to repeat a run, and the status of each stage."""
+"""`runs/<run>/run.json`: everything needed to repeat a run, and when each stage ran."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shlex
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import __version__
 from harness.config import Config
-from harness.errors import ArtifactError, StorageError, is_interrupt
+from harness.errors import ArtifactError
 from harness.storage import RunFolder, read_json, write_json
 
 PACKAGES = (
@@ -48,64 +48,67 @@ REPEATED = ("split", "train", "export", "predict", "score", "compare")
 """The stages that make a comparison, in order."""
 
 
+@dataclass
+class Times:
+    """When a stage began, and how long it has taken."""
+
+    started: str
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the stage began."""
+        return round(time.monotonic() - self.began, 2)
+
+
 @contextmanager
-def recorded(run: RunFolder, config: Config, verb: str, arguments: list[str]) -> Iterator[None]:
-    """Notes a stage's start, end and outcome in run.json, with the resolved config and the machine.
+def timed() -> Iterator[Times]:
+    """The times of what runs inside."""
+    yield Times(_now(), time.monotonic())
+
+
+def record(run: RunFolder, config: Config, stage: str, command: str, times: Times) -> None:
+    """Notes in run.json that a stage wrote its output, with the resolved config and the machine.
 
     The environment is not recorded: it holds keys.
     """
-    began = time.monotonic()
-    _note(run, config, verb, {"status": "running", "started": _now(), "command": shlex.join(["harness", *arguments])})
-
-    def ended(status: str) -> None:
-        _note(run, config, verb, {"status": status, "ended": _now(), "seconds": round(time.monotonic() - began, 2)})
-
     try:
-        yield
-    except BaseException as error:
-        # What went wrong is what must be told: that a full disk has no room for this note either is no news.
-        with suppress(StorageError):
-            ended("interrupted" if is_interrupt(error) else "failed")
-        raise
-    ended("done")
-
-
-def _note(run: RunFolder, config: Config, verb: str, stage: dict[str, Any]) -> None:
-    try:
-        record = read_json(run.run_json) if run.run_json.exists() else {}
+        found = read_json(run.run_json) if run.run_json.exists() else {}
     except ArtifactError:
-        record = {}  # a torn run.json holds nothing that is not written again here
-    if not isinstance(record, dict):
-        record = {}
-    kept = record.get("stages")
-    stages = {name: told for name, told in kept.items() if isinstance(told, dict)} if isinstance(kept, dict) else {}
-    stages[verb] = {**({} if stage.get("status") == "running" else stages.get(verb, {})), **stage}
-    record |= {
-        "schema_version": 1,
-        "run": run.name,
-        "harness": __version__,
-        "config": config.model_dump(mode="json"),
-        "git": git_state(),
-        "packages": package_versions(),
-        "machine": machine(),
-        "seeds": {
-            "split": config.data.seed,
-            "train": config.train.seed,
-            "score": config.score.seed,
-            "compare": config.compare.seed,
-        },
-        "stages": stages,
+        found = {}  # a torn run.json holds nothing that is not written again here
+    kept = found.get("stages") if isinstance(found, dict) else None
+    stages = {name: old for name, old in kept.items() if isinstance(old, dict)} if isinstance(kept, dict) else {}
+    stages[stage] = {
+        "status": "done",
+        "started": times.started,
+        "ended": _now(),
+        "seconds": times.seconds,
+        "command": command,
     }
-    write_json(run.run_json, record)
+    seeds = {"split": config.data.seed, "train": config.train.seed}
+    write_json(
+        run.run_json,
+        {
+            "schema_version": 1,
+            "run": run.name,
+            "harness": __version__,
+            "config": config.model_dump(mode="json"),
+            "git": git_state(),
+            "packages": package_versions(),
+            "machine": machine(),
+            "seeds": {**seeds, "score": config.score.seed, "compare": config.compare.seed},
+            "stages": stages,
+        },
+    )
 
 
 def commands(record: dict[str, Any]) -> list[str]:
-    """The commands that make a run again, in order: those that run.json recorded, and the report's, with the options of the last."""
+    """The commands that make a run again, in order and each once: those that run.json recorded, and the report's, with the options of the last."""
     stages = record.get("stages", {})
     found = [command for verb in REPEATED if (command := stages.get(verb, {}).get("command"))]
     if found and found[-1].startswith("harness compare "):
         found.append(found[-1].replace("compare", "report", 1))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def package_versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import save_model
+from tests.helpers.models import save_model
 
 # Before torch is loaded: its threads spin while they wait, which on a busy machine makes a second a minute.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -15,5 +15,5 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Llama-3 model of 1.2 million parameters that knows seven sentences by heart (`tests.models.CORPUS`), and its tokenizer."""
+    """A folder with a Llama-3 model of 1.2 million parameters that knows seven sentences by heart (`tests.helpers.models.CORPUS`), and its tokenizer."""
     return save_model(tmp_path_factory.mktemp("tiny"), steps=40)

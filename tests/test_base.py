@@ -16,7 +16,7 @@ from harness.config import Model
 from harness.errors import ArtifactError, DeviceError, HarnessError, ModelError
 from harness.formats import safetensors_reader
 from harness.models import base_model
-from tests.models import edit_json, save_model
+from tests.helpers.models import edit_json, save_model
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ModelError,
-        match=r"is no folder; give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
+        match=r"there is no such folder; give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
     ):
         base_model.resolve(Model(path=path))
 

@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from scored_run import CONFIG, make, predict, questions
 
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.gating import baseline
 from harness.stages import compare, score
+from tests.helpers.scored_run import CONFIG, make, predict, questions
 
 SEVEN = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,14 +15,15 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from harness import errors, storage
+from harness import __version__, errors, storage
 from harness.cli import app
 from harness.config import load
 from harness.errors import HarnessError
 from harness.records import PredictionSet
+from harness.stages import demo as demo_stage
 from harness.stages import split as split_stage
 from harness.storage import RunFolder
-from tests import scored_run
+from tests.helpers import scored_run
 
 PROJECT = Path(__file__).parent.parent
 
@@ -113,7 +115,68 @@ def test_every_verb_is_in_the_readme(verb: str) -> None:
 
 def test_no_verb_shows_the_help() -> None:
     result = run()
-    assert "Usage" in result.output and "split" in result.output
+    assert result.exit_code == 0 and "Usage" in result.output and "split" in result.output
+
+
+def test_the_version_is_shown() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"qa-harness {__version__}\n")
+
+
+def test_the_help_is_grouped_and_every_verb_has_an_example() -> None:
+    text = run("--help").output
+    assert text.index("Start here") < text.index("Pipeline, in this order") < text.index("Results")
+    for verb, command in COMMANDS.items():
+        if not hasattr(command, "commands") and verb not in ("baseline show", "baseline diff", "baseline save"):
+            assert f"Example: harness {verb}" in (command.epilog or ""), verb
+    assert not re.search(r"--force\s+<", run("split", "--help").output), "a switch takes no value"
+
+
+def test_a_target_of_make_is_answered_with_the_verb() -> None:
+    result = run("eval")
+    assert result.exit_code == 2 and "'eval' is a make target; the verb is: harness run" in result.stderr
+
+
+def test_a_reader_that_is_gone_is_no_error(folder: Path) -> None:
+    """`harness split | head -1`: the work is finished, and nothing is said of the pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", "split", "--qa", "qa.json"],
+            cwd=folder,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )
+    assert (done.returncode, done.stderr) == (0, "") and (folder / "runs/tiny/split/split.json").exists()
+
+
+def test_calls_that_change_nothing_leave_no_trace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an unchanged stage, nor a question, nor an unknown variant changes the record of a run."""
+    assert run("split", "--qa", "qa.json").exit_code == 0
+    before = (folder / "runs/tiny/run.json").read_bytes()
+    assert run("split", "--qa", "qa.json").exit_code == 0
+    monkeypatch.setattr(demo_stage, "run", lambda *_: [("Who?", "base", "Nobody.")])
+    assert "Nobody." in run("demo", "Who?").output
+    assert "no variant 'foo' in this config; use one of base, adapter" in error_of(run("predict", "--variant", "foo"))
+    assert "is missing; run harness train --run tiny first" in error_of(run("export"))
+    assert (folder / "runs/tiny/run.json").read_bytes() == before
+    assert sorted(p.name for p in (folder / "runs/tiny").iterdir()) == [".lock", "run.json", "split"]
+
+
+def test_run_stops_where_it_is_told_and_does_nothing_twice(folder: Path) -> None:
+    first, again = run("run", "--until", "split", "--qa", "qa.json"), run("run", "--until", "split", "--qa", "qa.json")
+    assert first.exit_code == again.exit_code == 0, first.output
+    assert first.stdout.splitlines()[0].startswith("run: config tiny, questions qa.json, model ")
+    assert "split: unchanged" in again.stdout and len(again.stdout.splitlines()) == 2
+
+
+def test_the_old_name_of_a_config_is_found_with_a_note(folder: Path) -> None:
+    result = run("split", "--config", "seed-llama3-8b", "--qa", "qa.json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("note: config seed-llama3-8b is now named notebook-llama3-8b\n")
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -129,7 +192,7 @@ def test_what_the_user_can_mend_is_one_line(
     monkeypatch.setattr(split_stage, "run", fail)
     code = 3 if kind is errors.IncomparableError else 2
     assert error_of(run("split", "--qa", "qa.json"), code) == "x.json, row 3: is wrong; hint it"
-    assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "failed"
+    assert not (folder / "runs/tiny").exists()
 
 
 def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +205,7 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
     "left_by_clean_up",
     [None, OSError(errno.EBADF, "Bad file descriptor"), errors.StorageError("cannot write"), ValueError()],
 )
-def test_an_interruption_is_told_and_recorded(
+def test_an_interruption_is_reported_and_leaves_no_trace(
     folder: Path, monkeypatch: pytest.MonkeyPatch, left_by_clean_up: Exception | None
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
@@ -153,8 +216,8 @@ def test_an_interruption_is_told_and_recorded(
                 raise left_by_clean_up
 
     monkeypatch.setattr(split_stage, "run", interrupt)
-    assert error_of(run("split", "--qa", "qa.json"), 130) == "interrupted; the same command goes on where it stopped"
-    assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "interrupted"
+    assert error_of(run("split", "--qa", "qa.json"), 130) == "interrupted; run the same command to resume"
+    assert not (folder / "runs/tiny").exists()
 
 
 @pytest.mark.parametrize(
@@ -167,26 +230,36 @@ def test_an_interruption_is_told_and_recorded(
         (["split", "--heldout", "1"], "data.heldout: must be a share between 0 and 1, or a count of 2 or more"),
         (["split", "--run", "../x"], "run name '../x' is not usable"),
         (["split", "--qa", "few.json"], "few.json: "),
-        (["train"], "runs/tiny/split/split.json: is missing; run the stage that writes it first"),
-        (["export"], "runs/tiny/train.json: is missing"),
-        (["predict"], "runs/tiny/split/split.json: is missing"),
-        (["score"], "is missing; run the stage that writes it first"),
-        (["compare"], "is missing; run the stage that writes it first"),
-        (["report"], "is missing; run the stage that writes it first"),
+        (["train"], "no run 'tiny'; there are: begun; harness split --run tiny starts one"),
+        (["train", "--run", "begun"], "runs/begun/split/split.json: is missing; run harness split --run begun first"),
+        (["export", "--run", "begun"], "runs/begun/train.json: is missing; run harness train --run begun first"),
+        (["predict", "--run", "begun"], "runs/begun/split/split.json: is missing; run harness split"),
+        (["score", "--run", "begun"], "is missing; run harness split --run begun first"),
+        (["compare", "--run", "begun"], "is missing; run harness split --run begun first"),
+        (["report", "--run", "begun"], "reports/begun/comparison.json: is missing; run harness compare --run begun"),
+        (["demo", "--run", "nope"], "no run 'nope'; there are: begun;"),
+        (["run", "--until", "eval"], "no stage 'eval'; use one of split, train,"),
+        (["split", "--config", "my conf v1.2.yaml"], "its name 'my conf v1.2' cannot name the run; give a name"),
         (["compare", "one"], "give two runs, or none and --run"),
-        (["compare", "one", "two"], "is missing"),
+        (["compare", "one", "two"], "no run 'one'; there are: begun"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_line(folder: Path, arguments: list[str], line: str) -> None:
     (folder / "few.json").write_text('[{"question": "q", "answer": "a"}]')
+    (folder / "my conf v1.2.yaml").write_text("description: mine")
+    (folder / "runs" / "begun").mkdir(parents=True)
+    (folder / "runs" / "begun" / "run.json").write_text("{}")
     assert line in error_of(run(*arguments))
-    assert not (folder / "reports").exists()
+    assert not (folder / "reports").exists() and [p.name for p in (folder / "runs").iterdir()] == ["begun"]
+    assert (folder / "runs" / "begun" / "run.json").read_text() == "{}"
 
 
 def test_a_model_that_is_not_there_is_one_line(folder: Path) -> None:
     assert run("split", "--qa", "qa.json").exit_code == 0
-    assert error_of(run("train", "--qa", "qa.json", "--set", "model.path=./none")).startswith("./none: is no folder; ")
+    assert error_of(run("train", "--qa", "qa.json", "--set", "model.path=./none")).startswith(
+        "./none: there is no such folder; "
+    )
 
 
 def test_a_device_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +299,9 @@ def test_the_first_line_says_what_was_chosen(folder: Path) -> None:
     result = run("split", "--qa", "qa.json", "--run", "mine", "--set", "device=cpu", "--heldout", "0.3")
     assert result.exit_code == 0, result.output
     first, *rest = result.stdout.splitlines()
-    assert first == "split: config tiny, questions qa.json, model data/tiny-llama3, device cpu, run mine"
-    assert any(re.match(r"\d+ to train on, \d+ held out in \d+ groups", line) for line in rest)
+    model = PROJECT / "data" / "tiny-llama3"
+    assert first == f"split: config tiny, questions qa.json, model {model}, device cpu, run mine"
+    assert any(re.match(r"split: \d+ rows to train on, \d+ held out in \d+ groups", line) for line in rest)
 
 
 def test_the_run_is_named_by_its_config(folder: Path) -> None:

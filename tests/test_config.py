@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.config import CONFIGS, GGUF_TYPES, METRICS, PROJECT, PROJECTIONS, Config, find, load
-from harness.errors import ConfigError
+from harness import registry, variants
+from harness.config import CONFIGS, OPTIMIZERS, PROJECT, PROJECTIONS, Config, find, load
+from harness.errors import ConfigError, ModelError
+from harness.models import base_model
 
 SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
@@ -41,7 +46,7 @@ def test_a_shipped_config_loads_and_tells_its_command(name: str) -> None:
 
 def test_the_defaults_are_those_of_the_library() -> None:
     config = Config()
-    assert config.score.metrics == METRICS
+    assert config.score.metrics == registry.default_metrics()
     assert config.train.lora.target_modules == PROJECTIONS
     assert config.model_dump(mode="json") == Config.model_validate(config.model_dump(mode="json")).model_dump(
         mode="json"
@@ -90,7 +95,10 @@ def test_the_embedded_default_needs_nothing_but_this_project() -> None:
         ("train: 5", "train: input should be"),
         ("train:\n- 5", "train: input should be"),
         ("1: 2", "1: keys should be strings"),
-        ("prompt: {template: none}", "prompt.template: must contain {question} exactly once, got 'none'"),
+        (
+            "prompt: {template: none}",
+            "prompt.template: must contain {question} exactly once, or two {} with nothing after the second, got 'none'",
+        ),
         ("prompt: {template: '{question} {question}'}", "prompt.template: must contain {question} exactly once"),
         ("score: {metrics: []}", "score.metrics: needs at least one metric"),
         (
@@ -254,9 +262,104 @@ def test_a_file_is_found_by_path_and_not_by_stem(tmp_path: Path, monkeypatch: py
 
 
 def test_every_gguf_type_may_be_asked_for() -> None:
-    formats = [f"gguf_{t}" for t in GGUF_TYPES]
+    formats = [f"gguf_{t}" for t in variants.gguf_types()]
     assert load("tiny", [f"export.formats={formats}", f"predict.variants={formats}"]).export.formats == formats
 
 
-def test_a_former_name_is_still_found() -> None:
-    assert find("seed-llama3-8b") == find("notebook-llama3-8b")
+# -------------------------------------------------------------------------------------------------- names and paths
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("score.metrics=[tokn_f1]", "no metric 'tokn_f1' (did you mean 'token_f1'?)"),
+        ("gate.metrics=[nope]", "gate.metrics: 'nope' is not in score.metrics; known: exact_match"),
+        ("train.optimizer=adamm", "no optimizer 'adamm' (did you mean"),
+        ("train.lora.target_modules=[]", "needs at least one module"),
+        ("train.lora.target_modules=[q_proj,lm_head]", "'lm_head' cannot be exported after training; leave it out"),
+        ("train.lora.target_modules=[q_proj,embed_tokens]", "'embed_tokens' cannot be exported after training"),
+        ("train.lora.target_modules=[input_layernorm]", "'input_layernorm' cannot be exported after training"),
+        ("train.scheduler=cosin", "train.scheduler: input should be 'linear', 'cosine' or 'constant'"),
+    ],
+)
+def test_an_unknown_name_is_refused_on_loading(setting: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        load("tiny", [setting])
+
+
+def test_the_gate_takes_the_scored_of_its_usual_metrics() -> None:
+    assert load("tiny", ["score.metrics=[token_f1,rouge1]"]).gate.metrics == ["token_f1"]
+    assert load("tiny", ["score.metrics=[rouge1,rouge2]"]).gate.metrics == ["rouge1"]
+    assert Config().gate.metrics == load("tiny").gate.metrics
+
+
+def test_names_are_checked_without_torch() -> None:
+    code = "import sys; from harness.config import load; load('llama3-8b'); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_optimizers_are_those_of_transformers() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert set(OPTIMIZERS) == {name.value for name in OptimizerNames}
+
+
+def test_target_modules_are_held_against_the_model() -> None:
+    folder = PROJECT / "data" / "tiny-llama3"
+    base_model.check_targets(folder, PROJECTIONS)
+    base_model.check_targets(folder, ["self_attn.q_proj"])
+    for wrong in ("q_projj", "self_attn", "norm", "proj"):
+        with pytest.raises(
+            ModelError, match=rf"has no module '{wrong}' to train; use of .*: down_proj, gate_proj, k_proj"
+        ):
+            base_model.check_targets(folder, ["q_proj", wrong])
+
+
+class TestPaths:
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A working folder outside the project, with a config and its files in another folder."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "recipes" / "models" / "mine").mkdir(parents=True)
+        (tmp_path / "recipes" / "qa.json").write_text("[]")
+        monkeypatch.chdir(tmp_path / "here")
+        return tmp_path / "recipes"
+
+    def recipe(self, folder: Path, text: str, *settings: str) -> Config:
+        (folder / "my.yaml").write_text(text)
+        return load(str(folder / "my.yaml"), list(settings))
+
+    def test_shipped_ones_are_found_from_any_folder(self, elsewhere: Path) -> None:
+        config = load("tiny")
+        assert Path(config.data.qa).is_file() and Path(config.model.path).is_dir()
+
+    def test_in_the_project_they_are_as_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(PROJECT)
+        assert (load("tiny").data.qa, load("tiny").model.path) == ("data/constitution_qa.json", "data/tiny-llama3")
+
+    def test_those_of_a_file_are_beside_it(self, elsewhere: Path) -> None:
+        config = self.recipe(elsewhere, "data: {qa: qa.json}\nmodel: {path: models/mine}")
+        assert (config.data.qa, config.model.path) == (str(elsewhere / "qa.json"), str(elsewhere / "models/mine"))
+
+    def test_or_in_the_working_folder(self, elsewhere: Path) -> None:
+        Path("other.json").write_text("[]")
+        assert self.recipe(elsewhere, "data: {qa: other.json}").data.qa == "other.json"
+
+    def test_those_of_an_override_are_in_the_working_folder(self, elsewhere: Path) -> None:
+        assert self.recipe(elsewhere, "", "data.qa=qa.json").data.qa == "qa.json"
+
+    def test_a_name_on_the_hub_stays_one(self, elsewhere: Path) -> None:
+        assert self.recipe(elsewhere, "model: {path: owner/model}").model.path == "owner/model"
+        assert self.recipe(elsewhere, "model: {path: 'hub:models/mine'}").model.path == "hub:models/mine"
+
+    def test_a_mistyped_folder_is_no_name_on_the_hub(self, elsewhere: Path) -> None:
+        model = self.recipe(elsewhere, "model: {path: models/mien}").model
+        with pytest.raises(ModelError, match=r"recipes/models/mien: there is no such folder; give a folder"):
+            base_model.cached(model)
+        (Path("models")).mkdir()
+        with pytest.raises(
+            ModelError, match=r"models/mien: there is no such folder; the folder models exists and has no 'mien'"
+        ):
+            base_model.hub_name(Config.model_validate({"model": {"path": "models/mien"}}).model)
+        assert base_model.hub_name(Config.model_validate({"model": {"path": "hub:models/mien"}}).model) == "models/mien"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness import storage
+from harness import storage, variants
 from harness.backends import Execution, Generation, Source, find
-from harness.config import GGUF_TYPES, Config
+from harness.config import Config
 from harness.errors import ArtifactError, ModelError, StorageError
 from harness.formats import gguf, merged
 from harness.models import base_model
@@ -19,10 +19,10 @@ from harness.prompt import Prompter, load_tokenizer
 from harness.records import ExportManifest
 from harness.stages import export
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import CORPUS, EOS_ID, edit_json, save_model
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID, edit_json, save_model
 
-FORMATS = ["merged_16bit", "merged_4bit", *(f"gguf_{t}" for t in GGUF_TYPES)]
+FORMATS = variants.exported()
 
 
 def config(model: Path, formats: list[str]) -> Config:
@@ -86,7 +86,7 @@ def test_the_space_reckoned_beforehand_is_an_upper_bound(
     whole: tuple[RunFolder, ExportManifest], tiny_model: Path
 ) -> None:
     """But for the vocabulary, which GGUF carries in the file: a few kilobytes here, covered by the constant."""
-    for name, share in export.SHARE_OF_16BIT.items():
+    for name, share in ((name, variants.VARIANTS[name].size_bound) for name in FORMATS):
         assert whole[1].artifacts[name].size_bytes <= share * base_model.weights_size(tiny_model) + 50_000, name
 
 
@@ -229,7 +229,7 @@ def test_another_base_is_refused(run: RunFolder, tiny_model: Path, tmp_path: Pat
 
 
 def test_no_training_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"train.json: is missing; run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=r"train.json: is missing; run harness"):
         export.run(RunFolder("r", tmp_path), config(tiny_model, ["merged_16bit"]))
 
 

@@ -23,8 +23,8 @@ from harness.prediction import fidelity_probe
 from harness.records import Comparison, PredictionManifest, Question, SplitManifest
 from harness.stages import compare, predict, score
 from harness.storage import RunFolder
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 VARIANTS = ["base", "merged_16bit", "gguf_f16", "gguf_q4_k_m"]
 N = len(small_run.QUESTIONS)
@@ -197,7 +197,7 @@ def test_every_variant_has_a_noise_row(compared: Comparison) -> None:
     assert list(compared.noise) == VARIANTS
     assert all(0 <= row["flip_rate"] <= 1 and row["n"] == N for row in compared.noise.values())
     assert compared.noise["base"]["how"] == "batch: 1 against 64 at most"
-    assert compared.noise["gguf_f16"]["how"] == "slots: 1 against 4"
+    assert compared.noise["gguf_f16"]["how"].startswith("slots: 1 against ")
 
 
 def test_what_was_measured_is_not_measured_again(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_run import CONFIG, COST, GENERATION, make, questions
 from typer.testing import CliRunner
 
 from benchmarks.gate_power import share_failed
@@ -24,6 +23,7 @@ from harness.gating.noninferiority import family_p, judge
 from harness.records import Comparison, GateCheck, GateExample, GateResult, SplitManifest
 from harness.report import gate_outputs
 from harness.stages import compare, gate, report, score
+from tests.helpers.scored_run import CONFIG, COST, GENERATION, make, questions
 
 MANY = questions(n_groups=95, size=3)
 FAILED = {"finish_reason": "error", "error": "out of memory"}
@@ -496,7 +496,7 @@ def test_the_gate_alone_ends_within_three_seconds(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent)},
     )
     after = os.times()
     assert done.returncode == 0, done.stdout + done.stderr

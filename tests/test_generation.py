@@ -23,7 +23,7 @@ from harness.config import PROJECT, TEMPLATE
 from harness.errors import DeviceError
 from harness.prediction.jobs import _processes
 from harness.prompt import Prompter, load_tokenizer
-from tests import small_run
+from tests.helpers import small_run
 
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
 NEW = 24

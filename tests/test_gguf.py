@@ -14,12 +14,12 @@ import pytest
 from gguf import GGUFReader, TokenType
 from gguf.quants import quantize as reference_quantize
 
+from harness import variants
 from harness.backends import Execution, Generation, Source
 from harness.backends.llamacpp import LlamaCppBackend
-from harness.config import GGUF_TYPES
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError, StorageError
-from harness.formats import FORMATS, find, gguf, llama, quantize, safetensors_reader
-from tests.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
+from harness.formats import families, find, gguf, llama, quantize, safetensors_reader
+from tests.helpers.models import BOS, BOS_ID, CORPUS, EOS, EOS_ID, LLAMA3_REGEX, edit_json, save_model, save_tokenizer
 
 
 def load(path: Path, slots: int = 1) -> LlamaCppBackend:
@@ -62,7 +62,7 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("kind", GGUF_TYPES)
+@pytest.mark.parametrize("kind", variants.gguf_types())
 def test_every_type_computes_what_the_model_computes(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     facts = gguf.write(tiny_model, tmp_path / "model.gguf", kind)
     largest, divergence, agreement = difference(tiny_model, tmp_path / "model.gguf")
@@ -297,6 +297,7 @@ def test_type_of_a_tensor(name: str, shape: tuple[int, ...], kind: str, tied: bo
 
 
 LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
     "vocab_size": 128256,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -317,7 +318,8 @@ def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.
         safetensors_reader,
         "index",
         lambda folder: {
-            name: safetensors_reader.Tensor(name, folder, "BF16", s, 0) for name, s in llama._expected(config).items()
+            name: safetensors_reader.Tensor(name, folder, "BF16", s, 0)
+            for name, s in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items()
         },
     )
     return llama.plan(Path(), config, kind)
@@ -465,9 +467,9 @@ BAD = {
     "an adapter not merged": (lambda f: edit_json(f / "config.json", num_hidden_layers=1), ModelError, "not part of"),
     "another shape": (lambda f: edit_json(f / "config.json", intermediate_size=768), ModelError, "has shape"),
     "another architecture": (
-        lambda f: edit_json(f / "config.json", architectures=["Qwen2ForCausalLM"]),
+        lambda f: edit_json(f / "config.json", architectures=["FalconForCausalLM"]),
         ModelError,
-        "Qwen2ForCausalLM",
+        "FalconForCausalLM",
     ),
     "another activation": (lambda f: edit_json(f / "config.json", hidden_act="gelu"), ModelError, "gelu"),
     "yarn": (
@@ -499,7 +501,11 @@ BAD = {
         "no end token",
     ),
     "not BPE": (lambda f: edit_tokenizer(f, model={"type": "WordPiece"}), ModelError, "WordPiece"),
-    "SentencePiece": (lambda f: edit_tokenizer(f, model={"byte_fallback": True}), ModelError, "byte-level BPE"),
+    "SentencePiece with unknown steps": (
+        lambda f: edit_tokenizer(f, model={"byte_fallback": True}),
+        ModelError,
+        "treats spaces",
+    ),
     "a greedy token": (
         lambda f: edit_tokenizer(f, added_tokens=[{"id": 5, "content": "<x>", "lstrip": True}]),
         ModelError,
@@ -554,7 +560,7 @@ def test_a_failure_leaves_the_old_file(tiny_model: Path, tmp_path: Path, monkeyp
     assert (tmp_path / "model.gguf").read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", GGUF_TYPES)
+@pytest.mark.parametrize("kind", variants.gguf_types())
 def test_the_size_is_known_before(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     size = gguf.write(tiny_model, tmp_path / "model.gguf", kind)["size_bytes"]
     assert 0 <= gguf.estimate_bytes(tiny_model, kind) - size < gguf.METADATA
@@ -604,7 +610,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("model"); parser.add_argument("--outfile"); parser.add_argument("--outtype")
 options = parser.parse_args()
 if pathlib.Path(options.model, "fail").exists():
-    sys.exit("Model Qwen2ForCausalLM is not supported")
+    sys.exit("Model FalconForCausalLM is not supported")
 here = pathlib.Path(__file__).parent
 (here / "converted.txt").write_text(options.outtype)
 shutil.copy(here / "ready.gguf", options.outfile)
@@ -630,7 +636,7 @@ def llama_cpp(tiny_model: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def other(tiny_model: Path, tmp_path: Path) -> Path:
     folder = shutil.copytree(tiny_model, tmp_path / "other")
-    edit_json(folder / "config.json", architectures=["Qwen2ForCausalLM"])
+    edit_json(folder / "config.json", architectures=["FalconForCausalLM"])
     return folder
 
 
@@ -644,7 +650,7 @@ def test_another_architecture_goes_through_the_checkout(other: Path, llama_cpp: 
 
 
 def test_without_a_checkout_the_mend_names_it(other: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"Qwen2ForCausalLM.*export\.llama_cpp"):
+    with pytest.raises(ModelError, match=r"FalconForCausalLM.*export\.llama_cpp"):
         gguf.write(other, tmp_path / "f16.gguf", "f16")
 
 
@@ -658,7 +664,7 @@ def test_a_model_that_is_known_here_does_not_need_the_checkout(tiny_model: Path,
         (lambda checkout, model: (checkout / "convert_hf_to_gguf.py").unlink(), "has no convert_hf_to_gguf.py"),
         (lambda checkout, model: (checkout / "build/bin/llama-quantize").unlink(), "cmake"),
         (lambda checkout, model: (checkout / "build/bin/llama-quantize").chmod(0o644), "cannot be run"),
-        (lambda checkout, model: (model / "fail").touch(), "Qwen2ForCausalLM is not supported"),
+        (lambda checkout, model: (model / "fail").touch(), "FalconForCausalLM is not supported"),
         (lambda checkout, model: (checkout / "ready.gguf").write_bytes(b"GGUF"), "truncated"),
     ],
 )
@@ -674,9 +680,9 @@ def test_a_checkout_that_fails(other: Path, llama_cpp: Path, tmp_path: Path, dam
 
 
 def test_every_type_of_the_config_has_a_writer() -> None:
-    assert set(GGUF_TYPES) == set(quantize.FILE_TYPES)
+    assert set(variants.gguf_types()) == set(quantize.FILE_TYPES)
     assert find("gguf_q4_k_m") is gguf.export
-    assert all(f"gguf_{kind}" in FORMATS for kind in GGUF_TYPES)
+    assert all(callable(find(name)) for name in variants.exported())
     with pytest.raises(ConfigError, match="gguf_f16"):
         find("gguf_q1")
     with pytest.raises(ConfigError, match="q4_k_m"):

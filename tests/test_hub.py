@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hub import fake_hub
-from tests.models import save_model
+from tests.helpers.fake_hub import fake_hub
+from tests.helpers.models import save_model
 
 PROJECT = Path(__file__).parent.parent
 # One process asks for all the models at once; each line of its output is (model, folder or error).

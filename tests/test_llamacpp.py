@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.backends import BACKENDS, Completion, Execution, Generation, Source, find
+from harness.backends import BACKENDS, Completion, Execution, Generation, Source, find, libllama, llama_tuning
 from harness.backends import llamacpp as module
+from harness.backends.llama_context import Context, DecodeError
 from harness.backends.llamacpp import LlamaCppBackend
-from harness.errors import ModelError
+from harness.errors import ConfigError, ModelError
 from harness.formats import gguf, llama
-from tests.models import BOS_ID, CORPUS, VOCABULARY, edit_json
-from tests.models import EOS_ID as END
+from tests.helpers.models import BOS_ID, CORPUS, VOCABULARY, edit_json
+from tests.helpers.models import EOS_ID as END
 
 
 @pytest.fixture(scope="module")
@@ -143,62 +145,9 @@ def test_tokens_that_end_inside_a_character_are_not_lost(tiny_model: Path, f16: 
 # ----------------------------------------------------------------------------------------------------------- parameters
 
 
-def test_every_sampling_field_is_sent_and_used(f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = backend(f16, limit=17)
-    sent: list[dict[str, Any]] = []
-    answers: list[Any] = []
-    post = model._post
-
-    def spy(body: dict[str, Any], route: str = "/completion") -> tuple[int, Any]:
-        sent.append(body)
-        result = post(body, route)
-        answers.append(result[1])
-        return result
-
-    monkeypatch.setattr(model, "_post", spy)
-    model.answer([[BOS_ID, 5]])
-    model.close()
-    body, used = sent[0], answers[0]["generation_settings"]
-    expected = {
-        "n_predict": 17,
-        "temperature": 0.0,
-        "top_k": 1,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "seed": 0,
-        "cache_prompt": False,
-    }
-    assert expected.items() <= body.items()
-    # Whatever llama.cpp reports of itself is as it was sent: none of its defaults applied.
-    assert {k: used[k] for k in expected if k in used} == pytest.approx(
-        {k: v for k, v in expected.items() if k in used}
-    )
-    changing = {
-        "dry_multiplier": 0.0,
-        "xtc_probability": 0.0,
-        "typical_p": 1.0,
-        "mirostat": 0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-    }
-    assert changing.items() <= used.items()
-    assert used["samplers"] == ["penalties", "top_k", "top_p", "min_p", "temperature"]
-
-
-def test_a_field_that_llama_cpp_ignores_is_an_error(f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = backend(f16)
-    post = model._post
-
-    def renamed(body: dict[str, Any], route: str = "/completion") -> tuple[int, Any]:
-        return post(
-            {("penalty" if k == "repeat_penalty" else k): v for k, v in body.items()} | {"repeat_penalty": 1.1}, route
-        )
-
-    monkeypatch.setattr(model, "_post", renamed)
-    with pytest.raises(ModelError, match="repeat_penalty"):
-        model.answer([[BOS_ID, 5]])
-    model.close()
+def test_sampling_is_refused(f16: Path) -> None:
+    with pytest.raises(ConfigError, match="greedily"):
+        LlamaCppBackend(Source(f16), Generation(24, (END,), 0, temperature=0.7), Execution(slots=1, threads=1))
 
 
 def test_a_repeat_penalty_would_change_the_text(f16: Path, prompts: list[list[int]]) -> None:
@@ -207,19 +156,171 @@ def test_a_repeat_penalty_would_change_the_text(f16: Path, prompts: list[list[in
     model.close()
     plain = ask(f16, prompts, slots=1)
     assert any(penalised[i] != plain[i].answer_ids for i in range(len(prompts)))
+    assert all(len(set(ids)) == len(ids) for ids in penalised)
 
 
-def test_the_prompt_cache_is_off(f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = backend(f16, slots=1)
-    seen: list[Any] = []
-    post = model._post
-    monkeypatch.setattr(
-        model, "_post", lambda body, route="/completion": (lambda r: (seen.append(r[1]), r)[1])(post(body, route))
-    )
-    for _ in range(2):
-        model.answer([[BOS_ID, *range(5, 60)]])
+def test_what_was_asked_before_changes_nothing(f16: Path, prompts: list[list[int]]) -> None:
+    model = backend(f16)
+    first = [a.answer_ids for a in model.answer(prompts[:20])]
+    model.answer([[BOS_ID, *range(5, 60)], [BOS_ID, *range(5, 50), 9]])
+    model.logprobs(prompts[:3], [[5, 6, 7]] * 3)
+    assert [a.answer_ids for a in model.answer(prompts[:20])] == first
     model.close()
-    assert [answer["timings"]["cache_n"] for answer in seen] == [0, 0]
+
+
+# ----------------------------------------------------------------------------------------------- how it is cut up
+
+
+def test_what_all_prompts_begin_with_is_computed_once(f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    decode = Context.decode
+
+    def counting(self: Context, rows: list[Any]) -> np.ndarray:
+        computed.append(len(rows))
+        return decode(self, rows)
+
+    start = [BOS_ID, *range(5, 105)]
+    asked = [[*start, 200 + i, 300 + i] for i in range(8)]
+    together = backend(f16, limit=1)
+    alone = backend(f16, limit=1)
+    monkeypatch.setattr(Context, "decode", counting)
+    found = [a.answer_ids for a in together.answer(asked)]
+    assert computed == [len(start)] + [2] * 8
+    assert found == [alone.answer([prompt])[0].answer_ids for prompt in asked]
+    together.close()
+    alone.close()
+
+
+def test_the_log_probability_of_each_token_is_kept(f16: Path, prompts: list[list[int]]) -> None:
+    model = backend(f16)
+    for prompt, answer in zip(prompts[:8], model.answer(prompts[:8]), strict=True):
+        assert answer.logprobs is not None and len(answer.logprobs) == len(answer.answer_ids)
+        if answer.answer_ids:
+            (rows,) = model.logprobs([prompt], [answer.answer_ids])
+            expected = rows[np.arange(len(rows)), answer.answer_ids]
+            assert np.abs(expected - answer.logprobs).max() < 0.02
+    model.close()
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+def test_the_numbers_do_not_depend_on_how_many_sequences(
+    tiny_model: Path, tmp_path: Path, prompts: list[list[int]], kind: str
+) -> None:
+    gguf.write(tiny_model, tmp_path / "model.gguf", kind)
+    found = [
+        ask(tmp_path / "model.gguf", prompts[:21], slots=slots, threads=threads)
+        for slots, threads in ((8, 1), (16, 1), (24, 2))
+    ]
+    assert all([a.answer_ids for a in other] == [a.answer_ids for a in found[0]] for other in found)
+    values = [np.concatenate([a.logprobs or [] for a in answers]) for answers in found]
+    # K types: the last bit of some.
+    assert all(np.abs(other - values[0]).max() <= (1e-6 if kind == "q4_k_m" else 0) for other in values)
+
+
+def test_threads_and_sequences_are_measured(f16: Path, prompts: list[list[int]]) -> None:
+    measured = LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution())
+    found = [(a.answer_ids, a.logprobs) for a in measured.answer(prompts)]
+    used = measured.facts.execution
+    assert used["slots"] in llama_tuning.SEQUENCES and 1 <= used["threads"] <= llama_tuning.cores()
+    assert measured.setting is not None and measured.setting.tokens_per_second > 0
+    measured.close()
+    assert found == [(a.answer_ids, a.logprobs) for a in ask(f16, prompts, slots=8)]
+
+
+def test_the_fastest_setting_is_taken(f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = {(8, 8): 100.0, (4, 8): 140.0, (2, 8): 138.0, (1, 8): 90.0, (2, 16): 250.0, (2, 32): 255.0}
+    tried: list[tuple[int, int]] = []
+
+    def measured(model: Any, threads: int, sequences: int) -> llama_tuning.Setting:
+        tried.append((threads, sequences))
+        return llama_tuning.Setting(threads, sequences, speed[threads, sequences])
+
+    monkeypatch.setattr(llama_tuning, "_measured", measured)
+    monkeypatch.setattr(llama_tuning, "cores", lambda: 8)
+    model = backend(f16).model
+    found = llama_tuning.measure(model, threads=0, sequences=0, tokens=512, unit=4)
+    assert (found.threads, found.sequences) == (2, 16)
+    assert tried == list(speed)
+    # A cache for more sequences than memory should hold is not tried.
+    monkeypatch.setattr(llama_tuning, "CACHE_BYTES", 8 * 512 * model.cache_bytes())
+    assert llama_tuning.measure(model, threads=2, sequences=0, tokens=512, unit=4).sequences == 8
+    model.close()
+
+
+def test_an_answer_that_cannot_be_computed_is_an_error_and_the_others_are_not(
+    f16: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prompts[-6:]
+    expected = [a.answer_ids for a in ask(f16, asked)]
+    decode = Context.decode
+
+    def failing(self: Context, rows: list[Any]) -> np.ndarray:
+        if rows[-1][0] == asked[2][-1] and rows[-1][1] == len(asked[2]) - 1:
+            raise DecodeError("llama.cpp could not compute 3 tokens (code -3)")
+        return decode(self, rows)
+
+    model = backend(f16)
+    monkeypatch.setattr(Context, "decode", failing)
+    answers = model.answer(asked)
+    model.close()
+    failed = [i for i, a in enumerate(answers) if a.finish_reason == "error"]
+    assert 2 in failed and len(failed) < 6
+    assert "code -3" in str(answers[2].error)
+    assert all(answers[i].answer_ids == expected[i] for i in range(6) if i not in failed)
+
+
+# ---------------------------------------------------------------------------------------------------------- the library
+
+
+def test_a_library_that_is_none_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "libllama.so"
+    file.write_bytes(b"not a library")
+    for path, words in ((file, "cannot be used"), (tmp_path / "x.so", "does not exist"), (tmp_path, "cannot be used")):
+        with pytest.raises(ConfigError, match=words) as caught:
+            libllama.load(str(path))
+        assert "\n" not in str(caught.value)
+    file.unlink()
+    with pytest.raises(ConfigError, match="has no libllama"):
+        libllama.load(str(tmp_path))
+
+
+def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = libllama.load()
+
+    class Moved(ctypes.Structure):
+        _fields_ = (("new", ctypes.c_uint32), *libllama.ContextParams._fields_)
+
+    monkeypatch.setitem(libllama.SIGNATURES, "llama_context_default_params", (Moved, []))
+    with pytest.raises(ConfigError, match=r"is another llama.cpp than this project knows: its default n_ctx reads"):
+        libllama.Library(library.path, "test")
+    # Signatures belong to the loaded library, of which there is one.
+    library._functions.llama_context_default_params.restype = libllama.ContextParams
+
+
+def test_a_library_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = libllama.load()
+    embedding, output = libllama._weights()
+    monkeypatch.setattr(libllama, "_weights", lambda: (embedding, output))
+    write = libllama._write_check_model
+    monkeypatch.setattr(libllama, "_write_check_model", lambda path, e, o: write(path, e, o[::-1].copy()))
+    with pytest.raises(ConfigError, match="computes other logits than expected"):
+        libllama._check_numbers(library)
+
+
+def test_the_library_can_be_named(f16: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+    link = tmp_path / "libllama.so"
+    link.symlink_to(libllama.load().path)
+    model = LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution(slots=4, threads=1, libllama=str(link)))
+    assert model.facts.version.startswith("llama.cpp ")
+    assert [a.answer_ids for a in model.answer(prompts[:4])] == [a.answer_ids for a in ask(f16, prompts[:4])]
+    model.close()
+
+
+def test_layers_on_a_gpu_that_the_library_does_not_know_are_refused(f16: Path) -> None:
+    if libllama.load().llama_supports_gpu_offload():
+        pytest.skip("this build of llama.cpp has a GPU")
+    with pytest.raises(ConfigError, match=r"predict.gpu_layers is 10.*built without a GPU; name a llama.cpp"):
+        LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution(gpu_layers=10))
 
 
 # -------------------------------------------------------------------------------------------------------------- context
@@ -257,6 +358,7 @@ def test_a_longer_prompt_than_expected_gets_more_context(
     edit_json(folder / "config.json", max_position_embeddings=4096)
     gguf.write(folder, tmp_path / "model.gguf", "q8_0")
     model = backend(tmp_path / "model.gguf", slots=2)
+    model.answer([[BOS_ID, 5]])
     assert model.facts.execution["slot_context"] == 256
     (answer,) = model.answer([[BOS_ID] + [5] * 1000])
     assert model.facts.execution["slot_context"] == 1280
@@ -320,20 +422,14 @@ def test_nothing_is_printed(f16: Path, prompts: list[list[int]], capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_port_is_opened_and_nothing_is_left(f16: Path) -> None:
+def test_a_closed_model_says_so(f16: Path) -> None:
     model = backend(f16)
-    assert model._server is not None
-    folder = Path(model._server.folder)
-    assert model._server.server.listening_address == f"unix://{folder}/llama.sock"
-    assert folder.stat().st_mode & 0o077 == 0
-    assert model._server.post("/completion", {"prompt": [5], "n_predict": 1})[0] == 200
-    model._server.key = "another"
-    assert model._server.post("/completion", {"prompt": [5], "n_predict": 1})[0] == 401
+    model.answer([[BOS_ID, 5]])
     model.close()
     model.close()
-    assert not folder.exists()
-    with pytest.raises(ModelError, match="closed"):
-        model.tokenize("x")
+    for call in (lambda: model.tokenize("x"), lambda: model.answer([[BOS_ID, 5]])):
+        with pytest.raises(ModelError, match="closed"):
+            call()
 
 
 @pytest.mark.parametrize("end", ["", "model.close()", "1 / 0"])
@@ -352,14 +448,6 @@ def test_it_is_found_by_name_and_tells_its_version(f16: Path) -> None:
     assert "llamacpp" in BACKENDS
     model = backend(f16)
     assert model.facts.version.startswith("xllamacpp 20")
-    assert model.facts.execution == {"slots": 4, "threads": 1, "device": "cpu", "slot_context": 512}
-    model.close()
-
-
-def test_a_small_model_runs_on_one_thread_unless_told_otherwise(f16: Path) -> None:
-    model = backend(f16, threads=0)
-    assert model.facts.execution["threads"] == 1
-    model.close()
-    model = backend(f16, threads=2)
-    assert model.facts.execution["threads"] == 2
+    model.answer([[BOS_ID, 5]])
+    assert model.facts.execution == {"slots": 4, "threads": 1, "device": "cpu", "gpu_layers": 0, "slot_context": 512}
     model.close()

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import ArtifactError, ModelError
 from harness.formats import merged, safetensors_reader
-from tests import small_run
-from tests.models import CORPUS, save_model
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, save_model
 
 
 @pytest.fixture(scope="module")

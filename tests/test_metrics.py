@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from harness.config import METRICS
 from harness.errors import ConfigError
 from harness.metrics import METRICS as KNOWN
 from harness.metrics import as_evaluate, find
 from harness.metrics import rouge as rouge_module
 from harness.metrics.text import legal_tokens, normalize_legal, words
+from harness.registry import default_metrics
 
+METRICS = default_metrics()
 GOLDEN = Path(__file__).parent / "golden"
 LEGAL = json.loads((GOLDEN / "legal.json").read_text(encoding="utf-8"))
 DEVANAGARI = json.loads((GOLDEN / "devanagari.json").read_text(encoding="utf-8"))["cases"]

@@ -26,10 +26,11 @@ from harness.prediction import runners
 from harness.prediction.jobs import Job
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
+from harness.registry import BACKENDS, BackendFacts
 from harness.stages import predict, score
 from harness.storage import RunFolder
-from tests import small_run
-from tests.models import CORPUS, EOS_ID, VOCABULARY, edit_json
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID, VOCABULARY, edit_json
 
 LIMIT = 12
 GENERATION = Generation(LIMIT, (EOS_ID,), EOS_ID)
@@ -61,7 +62,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
     """Puts a test's backend in the place of the replaying one."""
-    monkeypatch.setitem(backends.BACKENDS, "replay", f"{backend.__module__}:{backend.__name__}")
+    monkeypatch.setitem(BACKENDS, "replay", BackendFacts(f"{backend.__module__}:{backend.__name__}"))
 
 
 def recording(

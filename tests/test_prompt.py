@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from harness.config import TEMPLATE
 from harness.errors import ModelError
 from harness.prompt import IGNORED, Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
-from tests.models import BOS, BOS_ID, EOS, EOS_ID, edit_json, save_tokenizer
+from tests.helpers.models import BOS, BOS_ID, EOS, EOS_ID, edit_json, save_tokenizer
 
 QUESTION, ANSWER = "Who is the head of the Union?", "The President of India."
 
@@ -30,6 +31,15 @@ def prompter(folder: Path) -> Prompter:
     return Prompter(load_tokenizer(folder), TEMPLATE)
 
 
+def without_post_processor(folder: Path, target: Path) -> Path:
+    """A copy of a tokenizer that puts nothing in front of a text."""
+    shutil.copytree(folder, target)
+    values = json.loads((target / "tokenizer.json").read_text())
+    values["post_processor"] = None
+    (target / "tokenizer.json").write_text(json.dumps(values))
+    return target
+
+
 # ------------------------------------------------------------------------------------------------------------ prompts
 
 
@@ -40,11 +50,17 @@ def test_exactly_one_bos_opens_the_prompt(prompter: Prompter) -> None:
     assert tokenizer.decode(ids[1:]) == prompter.text(QUESTION) == TEMPLATE.format(question=QUESTION)
 
 
-def test_a_tokenizer_without_bos_gets_none(folder: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(folder, tmp_path / "t")
-    edit_json(other / "tokenizer_config.json", bos_token=None)
+def test_a_tokenizer_that_adds_no_bos_gets_none_although_it_has_one(folder: Path, tmp_path: Path) -> None:
+    other = without_post_processor(folder, tmp_path / "t")
     with_bos, without = (Prompter(load_tokenizer(f), TEMPLATE).ids(QUESTION) for f in (folder, other))
+    assert load_tokenizer(other).bos_token_id == BOS_ID
     assert without == with_bos[1:]
+
+
+def test_a_template_that_writes_bos_gets_no_second_one(folder: Path, tmp_path: Path) -> None:
+    for tokenizer in (load_tokenizer(folder), load_tokenizer(without_post_processor(folder, tmp_path / "t"))):
+        assert Prompter(tokenizer, BOS + "{question}").ids("A")[:2] == [BOS_ID, *tokenizer("A")["input_ids"][-1:]]
+    assert Prompter(load_tokenizer(folder), "a" + BOS + "{question}").ids("A").count(BOS_ID) == 2
 
 
 @pytest.mark.parametrize("text", [BOS, EOS, f"What does {EOS} mean?", f"{BOS}{BOS}"])

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fixture import HOSTILE, METRICS, write_run
 from typer.testing import CliRunner
 
 from harness import provenance, storage
@@ -26,6 +25,7 @@ from harness.report import answers, headline, provenance_section, sections
 from harness.report import page as rendering
 from harness.report.charts import comparison, label_placement, training
 from harness.stages import report
+from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ class Outline(HTMLParser):
 # -------------------------------------------------------------------------------------------------------------- stage
 
 
-def test_writes_three_files_and_report_json_is_the_comparison(made):
-    assert (made.reports / "report.json").read_bytes() == made.comparison_json.read_bytes()
+def test_writes_a_page_and_a_markdown_file(made):
+    assert {file.name for file in made.reports.iterdir()} == {"comparison.json", "report.html", "report.md"}
     assert made.report_html.stat().st_size < 3_000_000
     assert made.report_md.read_text().startswith("## Fine-tuning raised exact match")
 
@@ -175,7 +175,7 @@ def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
         run.gate_json,
         GateResult(
             run=run.name,
-            comparison_sha256=storage.sha256_file(run.comparison_json),
+            comparison_sha256=storage.results_sha256(storage.read_record(run.comparison_json, Comparison)),
             verdict="pass",
             reason="no regression <b>beyond</b> the margin",
             exit_code=0,
@@ -188,6 +188,8 @@ def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
         ),
     )
     assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
+    edit(run, provenance={"stages": {"demo": {"command": "harness demo"}}})
+    assert "<b>Gate: passed.</b>" in report.run(run, Config()).read_text(), "a command is no result"
     edit(run, alarms=[])
     page = report.run(run, Config()).read_text()
     assert "<b>Gate: out of date.</b>" in page and "beyond" not in page

@@ -20,7 +20,7 @@ from harness.metrics import find, semantic
 from harness.metrics.semantic import SemanticSimilarity
 from harness.records import Comparison, ScoreManifest
 from harness.stages import compare, score
-from tests import scored_run
+from tests.helpers import scored_run
 
 VECTORS = {"north": (1.0, 0.0), "north-east": (0.6, 0.8), "east": (0.0, 1.0), "south": (-1.0, 0.0)}
 

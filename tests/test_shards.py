@@ -23,7 +23,7 @@ from harness.prediction.runners import WorkerPool
 from harness.records import Prediction, Question, SplitManifest
 from harness.stages import predict
 from harness.storage import RunFolder
-from tests import small_run
+from tests.helpers import small_run
 from tests.test_predict import forked, job, partial, register  # noqa: F401
 
 

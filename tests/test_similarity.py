@@ -5,9 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.metrics.normalize import normalize_question as normalise
+from harness.questions import grouping, similarity
 from harness.questions.dataset import Row
-from harness.questions.paraphrase import Meaning, ask_the_same, is_long, normalise
-from harness.questions.similarity import Shingles, candidates, group_rows
+from harness.questions.grouping import group_rows, is_long
+from harness.questions.meaning import Meanings
+from harness.questions.paraphrase import ask_the_same, is_typo
+from harness.questions.similarity import Shingles, candidates
 
 text = st.text(st.sampled_from("abcde "), max_size=25)
 
@@ -28,9 +32,11 @@ def jaccard(a, b, n=5):
 
 
 def test_normalise():
-    assert normalise("  What's  Article 21-A?\n") == "what s article 21 a"
+    assert normalise("  What's  Article 21-A?\n") == "what s article 21a"
     assert normalise("ＦＵＬＬ width, ﬁ") == "full width fi"
-    assert normalise("अनुच्छेद १४ क्या है?") == "अनुच्छेद १४ क्या है"
+    assert normalise("अनुच्छेद १४ क्या है?") == "अनुच्छेद 14 क्या है"
+    assert normalise("1,00,000 in C# and C++: 3.0 or -5") == "100000 in c# and c++ 3 or -5"
+    assert normalise("銅の沸点は、何度？") == "銅の沸点は 何度"
     # Nothing left would make all such questions one.
     assert normalise("?!") == "?!"
 
@@ -78,7 +84,7 @@ def test_candidates_hold_nearly_every_near_duplicate():
     left, right = np.triu_indices(len(texts), 1)
     near = shingles.jaccard(left, right) >= 0.5
     expected = set(zip(left[near].tolist(), right[near].tolist(), strict=True))
-    pairs, _ = candidates(shingles, 0.5, [0] * len(texts))
+    pairs, _ = candidates(shingles, 0.5, [np.zeros(len(texts))])
     found = set(map(tuple, pairs.tolist()))
     assert len(expected) > 200
     assert len(expected & found) / len(expected) >= 0.98
@@ -139,25 +145,29 @@ DIFFERENT = [
 ]
 
 
+def asks_the_same(left, right, labels=(None, None)):
+    rows = [row(*left), row(*right)]
+    pair = np.array([[0, 1]])
+    return bool(ask_the_same(Meanings.of(rows), pair, pair, labels)[0])
+
+
 @pytest.mark.parametrize(("left", "right"), SAME)
 def test_paraphrases_ask_the_same(left, right):
-    a, b = Meaning.of(row(*left)), Meaning.of(row(*right))
-    assert ask_the_same(a, b)
-    assert ask_the_same(b, a)
+    assert asks_the_same(left, right)
+    assert asks_the_same(right, left)
 
 
 @pytest.mark.parametrize(("left", "right"), DIFFERENT)
 def test_templates_ask_different_things(left, right):
-    a, b = Meaning.of(row(*left)), Meaning.of(row(*right))
-    assert not ask_the_same(a, b)
-    assert not ask_the_same(b, a)
+    assert not asks_the_same(left, right)
+    assert not asks_the_same(right, left)
 
 
 def test_different_labels_keep_a_shared_short_answer_from_tying():
     question = "Which Part of the Constitution contains the article that deals with {}?".format
     a, b = (question("titles"), "Part III"), (question("slavery"), "Part III")
-    assert ask_the_same(Meaning.of(row(*a)), Meaning.of(row(*b)))
-    assert not ask_the_same(Meaning.of(row(*a, group="18")), Meaning.of(row(*b, group="23")))
+    assert asks_the_same(a, b)
+    assert not asks_the_same(a, b, labels=("18", "23"))
 
 
 def test_each_reason_ties_and_is_named():
@@ -215,11 +225,59 @@ def test_templates_do_not_chain_a_file(labelled):
     assert len(sizes) >= (290 if labelled else 850)
 
 
+def test_a_chain_is_cut_unless_all_its_rows_are_tied_to_one_another():
+    def link(left, right, reason="near_duplicate"):
+        return grouping.Link(reason, left, right, 0.9)
+
+    chain = [link(at, at + 1) for at in range(99)]
+    of, cut = grouping._connect(100, chain, 0)
+    assert cut == 1
+    assert max(map(of.count, set(of))) == 2
+    everyone = [link(a, b) for b in range(100) for a in range(b)]
+    assert grouping._connect(100, everyone, 0) == ([0] * 100, 1)
+    # What a label holds together is not cut, however long.
+    assert grouping._connect(100, [link(at, at + 1, "group") for at in range(99)], 99) == ([0] * 100, 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("comptroler", "comptroller", True),
+        ("hydrabad", "hyderabad", True),
+        ("hyedrabad", "hyderabad", True),
+        ("iran", "iraq", False),
+        ("austria", "australia", False),
+        ("21aaaa", "22aaaa", False),
+        ("bihar", "bihari", True),
+    ],
+)
+def test_is_typo(left, right, expected):
+    assert is_typo(left, right) == is_typo(right, left) == expected
+
+
+def test_the_nearest_in_a_large_file_is_found_by_candidates(monkeypatch):
+    rng = random.Random(4)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(3, 9))) for _ in range(400)]
+    texts = [" ".join(rng.choices(words, k=8)) for _ in range(600)]
+    texts += [" ".join([*text.split()[:-2], *rng.choices(words, k=2)]) for text in texts[:200]]
+    texts += [f"what is the capital of the country of {word}" for word in words[:200]]
+    shingles, queries, corpus = Shingles(texts, 5), list(range(600, 900)), [*range(600), *range(900, 1000)]
+    best, exact = shingles.nearest(queries, corpus)
+    monkeypatch.setattr(similarity, "EXACT_PAIRS", 0)
+    found, approximate = shingles.nearest(queries, corpus)
+    assert "approximate" in similarity.nearest_method(300, 700)
+    assert (approximate <= exact + 1e-12).all()
+    assert np.mean(found[:200] == best[:200]) >= 0.99
+    # Of a template some other row is found, nearly as near as the nearest.
+    assert np.mean(exact - approximate) < 0.02
+
+
 few = st.lists(
     st.builds(
         row,
         st.sampled_from([a[0] for pair in SAME + DIFFERENT for a in pair]),
         st.sampled_from(["Yes", "1949", "a b c d e f g"]),
+        st.sampled_from([None, "x", "y"]),
     ),
     min_size=1,
     max_size=10,
@@ -228,10 +286,21 @@ few = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(few, few)
-def test_rows_added_break_no_tie(old, new):
-    before, after = groups(old).of, groups(old + new).of
-    for a in range(len(old)):
+def test_rows_added_break_no_firm_tie(old, new):
+    before, after = groups(old), groups(old + new).of
+    # Labels and equal questions hold whatever is added; what a near-duplicate asks may become clear only by the rows that are added.
+    for link in before.links:
+        if link.reason in ("group", "duplicate_question"):
+            assert after[link.left] == after[link.right]
+
+
+@settings(max_examples=20, deadline=None)
+@given(few, st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_no_group(rows, rng):
+    order = list(range(len(rows)))
+    rng.shuffle(order)
+    first, second = groups(rows).of, groups([rows[at] for at in order]).of
+    place = {at: i for i, at in enumerate(order)}
+    for a in range(len(rows)):
         for b in range(a):
-            assert before[a] != before[b] or after[a] == after[b]
-    # A group keeps its first row, or joins an earlier group by a new row.
-    assert all(after[before[at]] <= before[at] for at in range(len(old)))
+            assert (first[a] == first[b]) == (second[place[a]] == second[place[b]])

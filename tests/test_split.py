@@ -188,20 +188,41 @@ def test_a_count_is_met_to_within_a_group(tmp_path, count):
 
 
 def test_a_large_group_and_a_share_far_off_are_warned_of(tmp_path):
-    rows = make(100) + [
+    labelled = [
         {
             "question": f"Who may {subject(random.Random(1000 + n))}?",
-            "answer": "It is not said in the Constitution at all.",
+            "answer": subject(random.Random(n)),
+            "group": "one",
         }
         for n in range(30)
     ]
+    rows = make(100) + labelled
     _, manifest = run(tmp_path, rows, "data.heldout=0.05")
-    assert manifest.largest_groups[0]["rows"] == 30
-    assert manifest.largest_groups[0]["share"] == pytest.approx(30 / 130, abs=1e-6)
-    assert any("23% of the rows (30) form one group" in warning for warning in manifest.warnings)
-    assert manifest.merges["long_answer"] >= 29
+    large = manifest.largest_groups[0]
+    assert large["rows"] == 30
+    assert large["share"] == pytest.approx(30 / 130, abs=1e-6)
+    side, total = ("training", manifest.n_train) if large["side"] == "train" else ("held-out", manifest.n_heldout)
+    assert any(f"{30 / total:.0%} of the {side} rows (30) form one group" in warning for warning in manifest.warnings)
     exact = manifest.n_heldout / 130
     assert any("whole groups go to one side" in warning for warning in manifest.warnings) == (abs(exact - 0.05) > 0.01)
+
+
+def test_a_group_of_one_row_is_never_large(tmp_path):
+    _, manifest = run(tmp_path, [row for row in make(14) if "then" not in row["question"]], "data.heldout=2")
+    assert manifest.n_heldout == 2
+    assert not any("form one group" in warning for warning in manifest.warnings)
+
+
+def test_a_stock_answer_of_many_words_ties_nothing(tmp_path):
+    rng = random.Random(3)
+    penalties = [f"Imprisonment for {years} years and fine." for years in (2, 3, 7)]
+    rows = [{"question": f"What follows {subject(rng)}?", "answer": penalties[n % 3]} for n in range(60)]
+    rows += [
+        {"question": f"{start} {subject(rng)}?", "answer": "The same long answer of rare words"} for start in "ABC"
+    ]
+    _, manifest = run(tmp_path, rows)
+    assert manifest.similarity["rows_with_stock_answers"] == 60
+    assert [group["rows"] for group in manifest.largest_groups[:2]] == [3, 1]
 
 
 def test_conflicting_answers_are_told_and_stay_together(tmp_path):

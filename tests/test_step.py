@@ -29,7 +29,7 @@ from harness.training import plan as planning
 from harness.training.plan import GIB, Plan, Shape
 from harness.training.rows import ByLength, Rows, packed
 from harness.training.step import Stepper
-from tests import small_run
+from tests.helpers import small_run
 
 PROJECT = Path(__file__).parent.parent
 LLAMA3_8B = Shape(hidden=4096, layers=32, intermediate=14336, key_value=1024, vocabulary=128256, tied=False)
@@ -76,6 +76,7 @@ def test_the_users_word_wins() -> None:
     assert plan_of(139, memory_limit_gib=12).peak_bytes <= 12 * GIB
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200_000))
 def test_filling_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
     size = planning.filled(tokens)
@@ -181,7 +182,7 @@ def gradients(model: Any, plan: Plan, rows: Rows, **options: Any) -> tuple[float
     torch.set_grad_enabled(True)
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, told=lambda _: None, **options)
+    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, progress=lambda _: None, **options)
     loss = stepper.step(share, model, rows, items)
     return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -220,7 +221,7 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
 
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, told=told.append)
+    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, progress=told.append)
     assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
     assert stepper.plan.rows == 1 and len(told) == 2 and "goes on from the same step" in told[0]
@@ -250,7 +251,13 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         settings = small_run.config(tiny_model, train=train)
         (tmp_path / "config.json").write_text(settings.model_dump_json())
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-        command = [sys.executable, *launcher, str(PROJECT / "tests" / "train_once.py"), str(tmp_path), run.name]
+        command = [
+            sys.executable,
+            *launcher,
+            str(PROJECT / "tests" / "helpers" / "train_once.py"),
+            str(tmp_path),
+            run.name,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]

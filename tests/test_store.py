@@ -246,7 +246,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
     for read in (storage.read_json, storage.sha256_file, lambda p: storage.read_records(p, HistoryPoint)):
-        with pytest.raises(ArtifactError, match=r"x: is missing; run the stage that writes it first"):
+        with pytest.raises(ArtifactError, match=r"x: is missing; check the path"):
             read(tmp_path / "x")
 
 
@@ -329,7 +329,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     # The lock of a process that was killed is free at once, though its files are still there.
     with RunFolder("r", tmp_path).lock():
         assert (tmp_path / "runs/r/.lock").read_text() == f"{os.getpid()} {socket.gethostname()}"
-    assert (tmp_path / "runs/r/.lock").read_text() == ""
+    assert not (tmp_path / "runs/r").exists(), "nothing was written, so nothing is left"
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from harness import storage
 from harness.records import Comparison
 from harness.report import terminal
 from harness.report.headline import percent
-from tests.report_fixture import write_run
+from tests.helpers.report_fixture import write_run
 
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_q8_0", "gguf_q4_k_m"]
 

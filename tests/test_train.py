@@ -23,8 +23,8 @@ from harness.stages import train
 from harness.storage import RunFolder
 from harness.training import checkpoints
 from harness.training.distributed import Processes
-from tests import small_run
-from tests.models import CORPUS
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS
 
 STEPS = 6
 CANARIES = {
@@ -131,7 +131,7 @@ def test_the_manifest_says_what_was_trained(finished: Any, tiny_model: Path) -> 
     )
     assert (manifest.steps, manifest.rows, manifest.epochs) == (STEPS, 7, STEPS * 2 / 7)
     assert (manifest.rows_cut, manifest.rows_without_labels, manifest.resumed_from) == (0, 0, 0)
-    prompter = Prompter(load_tokenizer(tiny_model), settings.prompt.template)
+    prompter = Prompter(load_tokenizer(tiny_model), settings.prompt)
     examples = train.encode(storage.read_records(run.train_jsonl, Question), prompter, settings.train)
     tokens, labelled = (
         sum(len(e.input_ids) for e in examples),
@@ -184,7 +184,7 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(
     base_model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base_model, run.adapter)
     asked = train.sample(storage.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
-    rows = train.encode(asked, Prompter(tokenizer, settings.prompt.template), settings.train)
+    rows = train.encode(asked, Prompter(tokenizer, settings.prompt), settings.train)
     assert len({sum(label != IGNORED for label in row.labels) for row in rows}) > 1 and len(rows) > rows_at_once
     summed = 0.0
     for row in rows:
@@ -321,7 +321,7 @@ def test_several_processes_go_on_from_a_checkpoint(
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=2",
-        str(PROJECT / "tests" / "train_once.py"),
+        str(PROJECT / "tests" / "helpers" / "train_once.py"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -348,16 +348,16 @@ def test_checkpoints_of_another_config_are_not_gone_on_from(
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path) -> None:
     run = RunFolder("r", tmp_path)
-    training = train._Training(run, config(tiny_model), tiny_model, "cpu", lambda _: None, Processes())
-    assert training._checkpoint("f") is None
+    task = train.Task(run, config(tiny_model), tiny_model, "cpu", lambda _: None, Processes())
+    assert train._checkpoint(task, "f") is None
     for step in (9, 10, 11, 12):
         (run.checkpoints / f"checkpoint-{step}").mkdir()
         (run.checkpoints / f"checkpoint-{step}" / "states").write_text("states")
         if step < 12:
             checkpoints.seal(run.checkpoints / f"checkpoint-{step}")
     (run.checkpoints / "checkpoint-11" / "states").write_text("statez")
-    assert training._checkpoint("f") == run.checkpoints / "checkpoint-10"
-    assert training._checkpoint("g") is None
+    assert train._checkpoint(task, "f") == run.checkpoints / "checkpoint-10"
+    assert train._checkpoint(task, "g") is None
     assert [p.name for p in run.checkpoints.iterdir()] == ["fingerprint"]
 
 
@@ -398,7 +398,7 @@ def test_rows_longer_than_the_model_takes_are_refused_before_loading(tiny_model:
 
 
 def test_no_split_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"split.json: is missing; run the stage that writes it first"):
+    with pytest.raises(ArtifactError, match=r"split.json: is missing; run harness"):
         train.run(RunFolder("r", tmp_path), config(tiny_model))
 
 

@@ -20,7 +20,7 @@ from harness.storage import RunFolder
 from harness.training import wandb_log
 from harness.training.history import HistoryCallback
 from harness.training.wandb_log import WandbLog
-from tests.report_fixture import write_run
+from tests.helpers.report_fixture import write_run
 
 SECRET = "c0ffee" * 6 + "dead"
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from harness import storage
 from harness.config import Compare
 from harness.metrics.text import words
-from harness.records import Alarm, Prediction, Question, ScoreManifest
+from harness.records import Alarm, Prediction, PredictionManifest, Question, ScoreManifest
 from harness.storage import RunFolder
 
 SHOWN = 40
@@ -30,10 +30,19 @@ def find(
         tuned: the variants that should answer otherwise than `base`.
         limits: of the alarms that have one; of all else, one answer raises it.
     """
+    split = storage.read_json(run.split_json)
+    if not split.get("n_train"):
+        message = "whether the test questions leaked into training could not be checked: what the models were trained on was not given"
+        yield Alarm(code="leakage_unknown", variant=None, message=message)
+    elif leaked := split.get("leakage", {}).get("questions_in_train"):
+        share = leaked / max(len(questions), 1)
+        message = f"{leaked} of {len(questions)} test questions were trained on"
+        yield Alarm(code="leakage", variant=None, message=message, value=share, limit=0.0)
     texts, prompts = {}, {}
+    asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in manifests}
     for name in manifests:
         texts[name], prompts[name] = _answers(run, name)
-    first = next(iter(manifests))
+    first = next((name for name in manifests if asked[name].asked == "run"), next(iter(manifests)))
     expected = commonest([question.answer, *question.references] for question in questions)[1]
     for name, manifest in manifests.items():
         runaway = manifest.finish.get("length", 0) / manifest.n
@@ -50,8 +59,12 @@ def find(
                 value=share - expected,
                 limit=limits.constant_limit,
             )
+        for finding in asked[name].findings:
+            yield Alarm(code=finding.code, variant=name, message=f"{name}: {finding.message}", value=1.0, limit=0.0)
         unlike = sum(ids != prompts[first].get(question) for question, ids in prompts[name].items())
-        same = manifest.n if name in tuned and texts[name] == texts.get("base") else 0
+        unlike = unlike if asked[name].asked == "run" else 0
+        untuned = texts.get(f"{name}.base", texts.get("base"))
+        same = manifest.n if name in tuned and texts[name] == untuned else 0
         for code, count, what in (
             ("prompts_cut", manifest.prompts_cut, "prompts did not fit into the context"),
             ("empty_answers", manifest.empty_answers, "answers are empty"),

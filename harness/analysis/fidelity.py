@@ -12,15 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.config import GGUF_TYPES
+from harness.variants import ADAPTER, BASE, MERGED, VARIANTS
 
 Floats = npt.NDArray[np.floating]
 
-CHAIN = ("adapter", "merged_16bit", "merged_4bit", *(f"gguf_{kind}" for kind in GGUF_TYPES))
-"""The formats that a fine-tuned model goes through, in order."""
-REFERENCE = "merged_16bit"
-BRANCH = "merged_4bit"
-"""Made from REFERENCE, and nothing is made from it."""
 SUFFIX = ".logprobs.npz"
 """Of the file beside a variant's predictions: `ids` (n), `lengths` (n) and `logprobs` (their sum, vocabulary), float32."""
 LEAST = -80.0
@@ -105,18 +100,19 @@ def flip_rate(before: Sequence[str], after: Sequence[str]) -> float:
     return 0.0 if same is None else 1.0 - same
 
 
-def steps(variants: Collection[str]) -> list[tuple[str, str]]:
-    """(format, what it is held against), for the variants of CHAIN that there are: each against REFERENCE and against the one before it.
+def steps(names: Collection[str]) -> list[tuple[str, str]]:
+    """(format, what it is compared with) for the adapter and its formats among `names`: each with MERGED and with the format before it.
 
-    The one before BRANCH is the adapter, whose 4-bit base it comes back to, and BRANCH is before none: GGUF files are made from REFERENCE. So merging
-    onto the 16-bit base and coming back to 4 bits stand in rows of their own. No pair of formats is measured twice.
+    The format before `merged_4bit` is the adapter, which has a 4-bit base too; GGUF files are made from MERGED, so none is compared with
+    `merged_4bit`. Merging onto the 16-bit base and quantising again to 4 bits are thus two rows. No pair is measured twice.
     """
-    present = [name for name in CHAIN if name in variants]
+    present = [variant for name, variant in VARIANTS.items() if name != BASE and name in names]
     found: list[tuple[str, str]] = []
-    for place, name in enumerate(present):
-        before = [other for other in present[:place] if other == "adapter" or BRANCH not in (name, other)]
-        against = [REFERENCE] if REFERENCE in present[:place] else []
-        found += [(name, other) for other in dict.fromkeys([*against, *before[-1:]])]
+    for place, variant in enumerate(present):
+        earlier = present[:place]
+        before = [o.name for o in earlier if o.name == ADAPTER or not (variant.is_leaf or o.is_leaf)]
+        against = [MERGED] if MERGED in (o.name for o in earlier) else []
+        found += [(variant.name, other) for other in dict.fromkeys([*against, *before[-1:]])]
     return found
 
 

@@ -1,7 +1,8 @@
 """Who answers: one class per backend, found by name without importing the others.
 
 A backend gets token ids and gives token ids: rendering and tokenising happen in `harness.prompt`, decoding in the predict stage, so that
-no backend can put a question differently from another.
+no backend can put a question differently from another. Servers, recorded answers and Python functions, which have a tokenizer of their own or
+none, get the question as messages or text (`Prompt`), and what they answer is compared under the contract `same question`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,7 @@ from typing import Any, Protocol
 
 from harness.errors import ConfigError
 from harness.records import FinishReason
-
-BACKENDS = {
-    "transformers": "harness.backends.transformers:TransformersBackend",
-    "llamacpp": "harness.backends.llamacpp:LlamaCppBackend",
-    "endpoint": "harness.backends.endpoint:EndpointBackend",
-    "replay": "harness.backends.replay:ReplayBackend",
-}
+from harness.registry import BACKENDS
 
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Of a batch where nothing else is asked for and memory does not decide."""
@@ -54,9 +49,14 @@ class Execution:
     """Padded prompt and answer tokens of a batch; 0: what memory holds."""
     max_batch: int = MAX_BATCH
     """Questions of a batch; 0: what a GPU is good for."""
-    slots: int = 4
+    slots: int = 0
+    """Sequences of llama.cpp, or requests to an endpoint, at once; 0: measured by llama.cpp, 4 for an endpoint."""
     threads: int = 0
-    """0: one per 50 million parameters, and one per core at most."""
+    """0: measured by llama.cpp; one per 50 million parameters, and one per core at most, by transformers."""
+    libllama: str | None = None
+    """Another build of llama.cpp: its shared object, or the folder of it."""
+    gpu_layers: int | None = None
+    """Layers that llama.cpp puts on the GPU, -1 for all; None: all with `device` cuda, if the build can, else none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Source:
     model: str | None = None
     trust_remote_code: bool = False
     revision: str | None = None
+    chat: bool = False
+    """An endpoint is asked by messages."""
+    object: Any = None
+    """Of the calling program: a function, or a loaded model with its tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,17 @@ class Completion:
     text: str | None = None
     """Only from backends that do not give ids; else the predict stage decodes."""
     error: str | None = None
+    logprobs: list[float] | None = None
+    """Natural logarithm of the probability of each of `answer_ids` when it was chosen; None: the backend does not give them."""
+    prompt_ids: list[int] | None = None
+    """The prompt as the backend had it, where it knows better than who asked."""
+    tokens: int | None = None
+    """Generated tokens, where the backend counts them and gives no ids."""
+    prompt_tokens: int | None = None
+
+
+Prompt = Sequence[int] | Sequence[dict[str, str]] | str
+"""How a question is put: token ids; the messages of a chat; text; for `replay` and `python`, one object with `id`, `question` and `text`."""
 
 
 @dataclass
@@ -109,8 +124,8 @@ class Backend(Protocol):
 
     def __init__(self, source: Source, generation: Generation, execution: Execution): ...
 
-    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """Answers one batch of prompts, in order.
+    def answer(self, prompts: Sequence[Any]) -> list[Completion]:
+        """Answers one batch of prompts (each a `Prompt` of the form that the backend takes), in order.
 
         A question that fails gets a completion with `finish_reason="error"`; an error of the whole model raises ModelError.
         """
@@ -159,5 +174,5 @@ def find(name: str) -> type[Backend]:
     """The backend class of that name, imported only now."""
     if name not in BACKENDS:
         raise ConfigError(f"no backend {name!r}", f"use one of {', '.join(BACKENDS)}")
-    module, _, attribute = BACKENDS[name].partition(":")
+    module, _, attribute = BACKENDS[name].implementation.partition(":")
     return getattr(import_module(module), attribute)

@@ -1,42 +1,32 @@
-"""GGUF files answered by llama.cpp in this process, through xllamacpp.
+"""GGUF files answered by llama.cpp in this process, through its C interface (`libllama`): token ids in, token ids out.
 
-xllamacpp's own call returns text, and its log-probabilities leave out every token that ends inside a UTF-8 character. So prompts go to the
-listener that its server opens anyway, whose native endpoint takes and gives token ids; it listens on a Unix socket in a private folder (on
-systems without: on the loopback interface), with a random key.
-
-A request carries many prompts. They enter llama.cpp's queue together and are batched over the slots in an order that no timing decides, so
-that the same run gives the same bits.
+Greedy answers are taken from the logits (`llama_batching`), and distributions for the fidelity probe from the same logits. How many threads
+and sequences work is measured on the first batch (`llama_tuning`), unless the config says it. On the CPU neither changes a bit of 16-bit and
+8-bit files: rows are computed in groups that do not depend on them. K types (q4_k_m and its like) are computed by other code for fewer than
+eight rows, so for them `predict.slots` below 8 gives other last bits; and so does one sequence (`predict.slots: 1`) for every type.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import secrets
-import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Sequence
-from itertools import groupby
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from harness.backends import Completion, Execution, Facts, Generation, Source
-from harness.errors import ArtifactError, ModelError
-from harness.formats import gguf, quantize
+from harness.backends import Completion, Execution, Facts, Generation, Source, libllama, llama_tuning
+from harness.backends.llama_batching import Batching, Greedy
+from harness.backends.llama_context import BATCH, Context, DecodeError, Model, log_softmax
+from harness.errors import ArtifactError, ConfigError, ModelError
+from harness.formats import gguf
 
-FIRST_CONTEXT = 1024
-"""Tokens of a slot on loading; a longer prompt loads the model again with more."""
-PARAMETERS_A_THREAD = 50_000_000
-"""Threads meet at a barrier after every operation: a small model's are over sooner than the meeting, and on a busy machine each meeting waits
-for the scheduler (5M parameters: 376 tokens/s on one thread, 19 to 195 on two)."""
-REQUEST_SLOTS = 8
-"""Prompts in one request, as a multiple of the slots."""
+FIRST_CONTEXT = 512
+"""Tokens of a sequence at first; a longer prompt gets a larger cache."""
+STEP = 256
+"""llama.cpp rounds a sequence's tokens up to a multiple of this."""
+UNIT, UNIT_K = 4, 8
+"""Rows that a step on the CPU is filled up to: from here on more rows change no bit, of a file with K types or without."""
+PROMPTS_ON_GPU = 32
+"""New prompts in one call on a GPU, which takes them at the price of one."""
 
 
 class LlamaCppBackend:
@@ -44,84 +34,105 @@ class LlamaCppBackend:
 
     Raises:
         ModelError: the file is not GGUF, truncated, or llama.cpp refuses it.
+        ConfigError: sampling is asked for, or `predict.libllama` cannot be used.
     """
 
     def __init__(self, source: Source, generation: Generation, execution: Execution):
+        if generation.temperature > 0:
+            raise ConfigError("GGUF files are answered greedily", "leave the temperature at 0")
         try:
             # llama.cpp may abort the process on a damaged file.
-            self.model = gguf.check(source.path)
+            self.found = gguf.check(source.path)
         except ArtifactError as error:
             raise ModelError(error.problem, error.hint, file=error.file) from None
         self.path, self.generation, self.execution = source.path, generation, execution
-        self.threads = execution.threads or min(
-            os.cpu_count() or 1, 1 + self.model["parameters"] // PARAMETERS_A_THREAD
-        )
-        self.ends = {*generation.stop_ids, *self.model["end_ids"]}
-        # The server stops one token before a slot is full.
-        context = self.model["context_length"] - 1
-        version = f"xllamacpp {quantize.extension().__version__}"
-        self.facts = Facts(
-            version, context, {"slots": execution.slots, "threads": self.threads, "device": execution.device}
-        )
-        self._server: _Server | None = None
-        self._slot_context = 0
-        self._load(min(FIRST_CONTEXT, context))
+        library = libllama.load(execution.libllama)
+        layers, self.device = _gpu_layers(library, execution)
+        self.ends = {*generation.stop_ids, *self.found["end_ids"]}
+        # One token less than the model has seen, as llama.cpp's server answers.
+        context = self.found["context_length"] - 1
+        self.facts = Facts(library.version, context, {"device": self.device, "gpu_layers": layers})
+        self.model = Model(library, source.path, gpu_layers=layers)
+        self.setting: llama_tuning.Setting | None = None
+        self.context: Context | None = None
+        self.greedy: Greedy | None = None
+        self._tokens = 0
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """Answers a batch of prompts, in order; a request holds `REQUEST_SLOTS` prompts a slot."""
+        """Answers a batch of prompts, in order; those that cannot be asked get an error each."""
         answers = {
             i: Completion([], "error", 0.0, error=problem)
             for i, prompt in enumerate(prompts)
             if (problem := self._problem(prompt))
         }
-        # Almost every prompt has room for a whole answer; those near the end of the context are asked with what is left.
-        rooms = {i: self._room(prompt) for i, prompt in enumerate(prompts) if i not in answers}
-        self._load(max((len(prompts[i]) + room for i, room in rooms.items()), default=0))
-        size = REQUEST_SLOTS * self.execution.slots
-        for room, group in groupby(sorted(rooms, key=lambda i: (-rooms[i], i)), key=lambda i: rooms[i]):
-            positions = list(group)
-            for start in range(0, len(positions), size):
-                batch = positions[start : start + size]
-                answers |= zip(batch, self._ask([list(prompts[i]) for i in batch], room), strict=True)
+        asked = [i for i in range(len(prompts)) if i not in answers]
+        if asked:
+            rooms = [self._room(prompts[i]) for i in asked]
+            greedy = self._reserve(max(len(prompts[i]) + room for i, room in zip(asked, rooms, strict=True)))
+            began = time.perf_counter()
+            found = greedy.answer([prompts[i] for i in asked], rooms)
+            seconds = (time.perf_counter() - began) / len(asked)
+            for i, answer in zip(asked, found, strict=True):
+                if answer.error:
+                    answers[i] = Completion([], "error", seconds, error=answer.error)
+                else:
+                    reason = "stop" if answer.stopped else "length"
+                    answers[i] = Completion(answer.ids, reason, seconds, logprobs=answer.logprobs)
         return [answers[i] for i in range(len(prompts))]
 
     def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The model's next-token distributions along given continuations.
 
         Returns:
-            For each pair a float32 array (tokens of the continuation, vocabulary): natural logarithms of the probabilities of the whole
-            vocabulary, before any sampling, row t given the prompt and the first t tokens of the continuation.
+            For each pair a float32 array (tokens of the continuation, vocabulary): natural logarithms of the
+            probabilities of the whole vocabulary, row t given the prompt and the first t tokens of the continuation.
 
         Raises:
             ModelError: an empty prompt, a token outside the vocabulary, or more tokens than the context.
         """
-        results = []
-        self._load(max((len(p) + len(c) + 1 for p, c in zip(prompts, continuations, strict=True)), default=0))
-        for prompt, continuation in zip(prompts, continuations, strict=True):
-            rows = np.full((len(continuation), self.model["vocabulary"]), -np.inf, np.float32)
-            for t in range(len(continuation)):
-                ids = [*prompt, *continuation[:t]]
-                if problem := self._problem(ids):
-                    raise ModelError(problem, "leave the question out", file=self.path)
-                self._next_token(ids, rows[t])
-            results.append(rows)
-        return results
+        pairs = [[*p, *c[:-1]] for p, c in zip(prompts, continuations, strict=True)]
+        for ids in pairs:
+            if problem := self._problem(ids):
+                raise ModelError(problem, "leave the question out", file=self.path)
+        if not pairs:
+            return []
+        self._reserve(max(map(len, pairs)))
+        assert self.context is not None and self.greedy is not None
+        self.greedy.forget()
+        found = []
+        for prompt, ids, continuation in zip(prompts, pairs, continuations, strict=True):
+            self.context.clear(0)
+            first = len(prompt) - 1
+            rows = [(token, at, 0, at >= first) for at, token in enumerate(ids)]
+            try:
+                parts = [log_softmax(self.context.decode(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+            except DecodeError as error:
+                raise ModelError(str(error), "lower predict.fidelity_questions", file=self.path) from None
+            found.append(np.concatenate(parts)[: len(continuation)])
+        self.context.clear(0)
+        return found
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text` as llama.cpp splits it: BOS as the file says, and text that looks like a special token is one."""
-        return self._post({"content": text, "add_special": True, "parse_special": True}, "/tokenize")[1]["tokens"]
+        self._check_open()
+        return self.model.tokenize(text)
 
     def close(self) -> None:
         """Frees the model."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self.context is not None:
+            self.context.close()
+        self.model.close()
+        self.context = self.greedy = None
+
+    def _check_open(self) -> None:
+        if not self.model.pointer:
+            raise ModelError("the model is closed", "load it again", file=self.path)
 
     def _problem(self, prompt: Sequence[int]) -> str | None:
         if not prompt:
             return "the prompt is empty"
-        if not 0 <= min(prompt) <= max(prompt) < self.model["vocabulary"]:
-            return f"the prompt has token ids outside the vocabulary of {self.model['vocabulary']}"
+        if not 0 <= min(prompt) <= max(prompt) < self.found["vocabulary"]:
+            return f"the prompt has token ids outside the vocabulary of {self.found['vocabulary']}"
         if self._room(prompt) < 1:
             return f"the prompt has {len(prompt)} tokens and the context {self.facts.context}"
         return None
@@ -129,166 +140,47 @@ class LlamaCppBackend:
     def _room(self, prompt: Sequence[int]) -> int:
         return min(self.generation.max_new_tokens, self.facts.context - len(prompt))
 
-    def _load(self, tokens: int) -> None:
-        """Makes sure that a slot holds so many tokens of prompt and answer."""
-        if self._server is not None and tokens < self._slot_context:
-            return
-        self.close()
-        # llama.cpp rounds up to 256 itself, but only the total.
-        self._slot_context = -(-(tokens + 1) // 256) * 256
-        self._server = _Server(self.path, self._slot_context, self.execution.slots, self.threads, self.execution.device)
-        self.facts.execution["slot_context"] = self._slot_context
+    def _unit(self) -> int:
+        if self.device != "cpu":
+            return 1
+        return UNIT_K if any("_K" in kind or kind.startswith("IQ") for kind in self.found["types"]) else UNIT
 
-    def _post(self, body: dict[str, Any], route: str = "/completion") -> tuple[int, Any]:
-        if self._server is None:
-            raise ModelError("the model is closed", "load it again", file=self.path)
-        return self._server.post(route, body)
-
-    def _ask(self, prompts: list[list[int]], room: int) -> list[Completion]:
-        sent = request(self.generation, room)
-        began = time.perf_counter()
-        status, answers = self._post({"prompt": prompts, "return_tokens": True, **sent})
-        seconds = (time.perf_counter() - began) / len(prompts)
-        if status != 200:
-            if len(prompts) > 1:
-                return [completion for prompt in prompts for completion in self._ask([prompt], room)]
-            return [Completion([], "error", seconds, error=str(answers.get("error", {}).get("message", answers)))]
-        answers = sorted(answers if isinstance(answers, list) else [answers], key=lambda answer: answer["index"])
-        used = answers[0]["generation_settings"]
-        if ignored := [key for key, value in sent.items() if key in used and not _same(used[key], value)]:
-            raise ModelError(
-                f"llama.cpp used {ignored[0]}={used[ignored[0]]!r}, not {sent[ignored[0]]!r}",
-                "install the pinned xllamacpp",
-                file=self.path,
-            )
-        return [self._completion(answer, seconds) for answer in answers]
-
-    def _completion(self, answer: dict[str, Any], seconds: float) -> Completion:
-        """Cuts at the first end token: llama.cpp's own end tokens stop it, others of `stop_ids` it runs past."""
-        ids: list[int] = answer["tokens"]
-        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
-        if end is None and answer["stop_type"] == "eos":
-            end = len(ids) - 1
-        return Completion(ids, "length", seconds) if end is None else Completion(ids[:end], "stop", seconds)
-
-    def _next_token(self, ids: list[int], row: np.ndarray) -> None:
-        # A chosen token that ends inside a UTF-8 character comes without probabilities, so an end token (no text) is made the choice: the
-        # bias acts on the sampler, while probabilities are reported from the raw logits. The cache saves computing the prompt for each token.
-        settings = {
-            **request(self.generation, 1),
-            "logit_bias": [[min(self.ends, default=0), 1e9]],
-            "n_probs": len(row),
-            "id_slot": 0,
-            "cache_prompt": True,
-        }
-        status, answer = self._post({"prompt": ids, **settings})
-        if status != 200 or not answer.get("completion_probabilities"):
-            raise ModelError(
-                f"llama.cpp gave no log-probabilities ({str(answer)[:200]})",
-                "install the pinned xllamacpp",
-                file=self.path,
-            )
-        for entry in answer["completion_probabilities"][0]["top_logprobs"]:
-            row[entry["id"]] = entry["logprob"]
+    def _reserve(self, tokens: int) -> Greedy:
+        """A context whose sequences hold so many tokens of prompt and answer, made anew if they do not."""
+        self._check_open()
+        if self.greedy is not None and tokens < self._tokens:
+            return self.greedy
+        if self.context is not None:
+            self.context.close()
+        self._tokens = max(-(-(tokens + 1) // STEP) * STEP, min(FIRST_CONTEXT, self.facts.context + 1))
+        unit = self._unit()
+        asked = self.execution
+        self.setting = self.setting or llama_tuning.measure(
+            self.model, threads=asked.threads, sequences=asked.slots, tokens=self._tokens, unit=unit
+        )
+        threads, sequences = self.setting.threads, self.setting.sequences
+        self.facts.execution |= {"slots": sequences, "threads": threads, "slot_context": self._tokens}
+        # One sequence more holds what all prompts begin with.
+        self.context = Context(self.model, sequences=sequences + 1, tokens=self._tokens, threads=threads)
+        batching = Batching(sequences, unit, 1 if self.device == "cpu" else PROMPTS_ON_GPU)
+        self.greedy = Greedy(self.context, batching, self.ends, self.generation.repeat_penalty)
+        return self.greedy
 
 
-def request(generation: Generation, room: int) -> dict[str, Any]:
-    """Every sampling field of llama.cpp's server: those of `generation`, and all others neutral, so that none of its defaults applies."""
-    return {
-        "n_predict": room,
-        "temperature": generation.temperature,
-        "top_k": generation.top_k,
-        "top_p": generation.top_p,
-        "min_p": generation.min_p,
-        "repeat_penalty": generation.repeat_penalty,
-        "repeat_last_n": 64,
-        "seed": generation.seed,
-        "samplers": ["penalties", "top_k", "top_p", "min_p", "temperature"],
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "dry_multiplier": 0.0,
-        "xtc_probability": 0.0,
-        "typical_p": 1.0,
-        "top_n_sigma": -1.0,
-        "dynatemp_range": 0.0,
-        "mirostat": 0,
-        "adaptive_target": -1.0,
-        "ignore_eos": False,
-        "logit_bias": [],
-        "stop": [],
-        "grammar": "",
-        "n_keep": 0,
-        "n_probs": 0,
-        "cache_prompt": False,
-        "stream": False,
-    }
+def _gpu_layers(library: libllama.Library, execution: Execution) -> tuple[int, str]:
+    """(layers on the GPU, -1 for all; `cpu` or `cuda`).
 
-
-def _same(used: Any, sent: Any) -> bool:
-    return abs(used - sent) < 1e-6 if isinstance(sent, float) else used == sent
-
-
-class _Server:
-    """llama.cpp's server around one model, and requests to it."""
-
-    def __init__(self, path: Path, slot_context: int, slots: int, threads: int, device: str):
-        xllamacpp = quantize.extension()
-        self.folder = tempfile.mkdtemp(prefix="harness-")
-        self.key = secrets.token_hex(16)
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx, params.n_parallel = slot_context * slots, slots
-        params.kv_unified = False
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.n_gpu_layers = 0 if device == "cpu" else -1
-        params.fit_params = params.warmup = params.ctx_shift = params.ui = params.endpoint_slots = False
-        params.cache_ram_mib = 0
-        params.verbosity = -1
-        params.api_keys = [self.key]
-        path_of_socket = f"{self.folder}/llama.sock"
-        # The kernel's limit for such a path is 104 to 108 bytes.
-        if hasattr(socket, "AF_UNIX") and len(os.fsencode(path_of_socket)) < 100:
-            params.hostnames = [path_of_socket]
-        try:
-            self.server = xllamacpp.Server(params)
-        except RuntimeError:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise ModelError(
-                "llama.cpp cannot load it",
-                "check that this llama.cpp knows its architecture, and that it fits in memory",
-                file=path,
-            ) from None
-        # A server that is freed before its loop runs never returns (xllamacpp 2026.10): an answered request shows that it does.
-        self.post("/completion", {"prompt": [0], "n_predict": 1})
-
-    def post(self, route: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """(status, parsed body) of a request; ModelError if the server is gone."""
-        connection = _connection(self.server.listening_address)
-        try:
-            connection.request(
-                "POST",
-                route,
-                json.dumps(body),
-                {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
-            )
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException) as error:
-            raise ModelError(f"llama.cpp stopped answering ({error})", "run the command again") from None
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        """Stops the server and frees the model."""
-        del self.server
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _connection(address: str) -> http.client.HTTPConnection:
-    place = urlsplit(address)
-    if place.scheme != "unix":
-        return http.client.HTTPConnection(place.netloc)
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(place.path)
-    return connection
+    Raises:
+        ConfigError: layers are to go to a GPU, and this build of llama.cpp knows none.
+    """
+    asked = execution.gpu_layers
+    if asked is None:
+        asked = 0 if execution.device == "cpu" else -1
+        if asked and not library.llama_supports_gpu_offload():
+            return 0, "cpu"
+    if asked and not library.llama_supports_gpu_offload():
+        raise ConfigError(
+            f"predict.gpu_layers is {asked}, and {library.version} is built without a GPU",
+            "name a llama.cpp that is built for your GPU in predict.libllama, or set predict.gpu_layers to 0",
+        )
+    return asked, "cuda" if asked else "cpu"

@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,22 @@ def _dequantised(model: Any, max_new_tokens: int) -> bool:
     return True
 
 
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with an adapter on it; its vocabulary grows to that of the adapter's own embeddings, if it has any."""
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        rows = [
+            file.get_slice(name).get_shape()[0]
+            for name in file.keys()  # noqa: SIM118
+            if name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        ]
+    if rows and max(rows) != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+    return PeftModel.from_pretrained(model, folder, is_trainable=False)
+
+
 def _load(source: Source, device: str) -> Any:
     if not (source.path / "config.json").is_file():
         # With an adapter alone, transformers would go and fetch whatever base the adapter names.
@@ -208,9 +225,7 @@ def _load(source: Source, device: str) -> Any:
         if lacking := sorted(loaded["missing_keys"]):
             raise ValueError(f"it lacks {len(lacking)} tensors, {lacking[0]!r} among them")
         if source.adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, source.adapter, is_trainable=False)
+            model = _with_adapter(model, source.adapter)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"cannot be loaded: {error}", "check that the folder holds a whole causal language model", file=source.path

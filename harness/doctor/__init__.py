@@ -7,30 +7,15 @@ processes (`harness.doctor.probes`), side by side.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from harness.doctor.finding import Finding, Status
 
 if TYPE_CHECKING:
     from harness.config import Config
 
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    status: Status
-    """`fail`: the config cannot run here; `warn`: it runs, but not as it could."""
-    what: str
-    value: str
-    """What was found."""
-    hint: str = ""
-    """What the user can do about it, as an imperative clause; empty if nothing needs doing."""
-
-    def __str__(self) -> str:
-        line = f"{self.status:4}  {self.what:20}  {self.value}"
-        return f"{line}; {self.hint}" if self.hint else line
+__all__ = ["Finding", "Status", "as_json", "run"]
 
 
 def run(config: Config) -> list[Finding]:

@@ -137,7 +137,13 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if config.device == "cuda":
         hint = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
         return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", hint)
-    return Finding("ok", "device", f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}")
+    value = f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}"
+    if facts["cuda_build"]:
+        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine has no use for"
+        return Finding(
+            "ok", "device", waste, "make setup TORCH_INDEX=URL takes a CPU build from that index (README, Set-up)"
+        )
+    return Finding("ok", "device", value)
 
 
 def _processor() -> str:
@@ -254,11 +260,13 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
+    if config.data.qa is None:
+        return [], Finding("ok", "questions", "none to train on: a test file alone")
     try:
-        rows = dataset.load(config.data.qa)
+        file = dataset.read(config.data.qa or "", config.data)
     except DataError as error:
         return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-    return rows, Finding("ok", "questions", f"{config.data.qa}: {len(rows):,} rows")
+    return file.rows, Finding("ok", "questions", f"{config.data.qa}: {len(file.rows):,} rows")
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:
@@ -282,6 +290,7 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
             ]
         else:
             settings = base_model.check(folder)
+            base_model.check_targets(folder, config.train.lora.target_modules)
             whole = [
                 Finding(
                     "ok",

@@ -10,26 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import variants
 from harness.backends import BATCH_TOKENS, MAX_BATCH
 from harness.config import Config, Train
+from harness.questions.asking import text_of
 from harness.questions.dataset import Row
 from harness.training import plan
 from harness.training.plan import GIB, Plan, Shape
 
-BITS = {
-    "merged_16bit": 16,
-    "gguf_f32": 32,
-    "gguf_f16": 16,
-    "gguf_q8_0": 8.53,
-    "gguf_q6_k": 6.59,
-    "gguf_q5_k_m": 5.73,
-    "gguf_q5_0": 5.65,
-    "gguf_q4_k_m": 4.95,
-    "gguf_q4_0": 4.75,
-}
-"""Bits a weight of each format, the few tensors of more bits included, by `formats.quantize.tensor_type`, rounded up."""
-NF4_BITS = 4.15
-"""Of a linear layer's weight: a byte of scale for 64, and their scales' scale (double quantisation, arXiv 2305.14314, section 3)."""
 TOKEN_BYTES = 200
 """Of tokenizer files or of GGUF's vocabulary, for each token; Llama-3's tokenizer.json takes 133."""
 CHECKPOINTS = 3
@@ -62,9 +50,10 @@ def disk(shape: Shape, config: Config, *, downloaded: bool) -> list[Need]:
     words = TOKEN_BYTES * shape.vocabulary
     needs = [] if downloaded else [Need("base", 2 * parameters(shape) + words)]
     formats = config.export.formats
-    for name in [*formats, *(["merged_16bit"] if formats and "merged_16bit" not in formats else [])]:
-        projections, embeddings = (NF4_BITS, 16) if name == "merged_4bit" else (BITS[name], BITS[name])
-        needs.append(Need(name, int(shape.projections * projections + shape.embeddings * embeddings) // 8 + words))
+    for name in [*formats, *([variants.MERGED] if formats and variants.MERGED not in formats else [])]:
+        variant = variants.VARIANTS[name]
+        bits = shape.projections * variant.bits + shape.embeddings * (variant.embedding_bits or variant.bits)
+        needs.append(Need(name, int(bits) // 8 + words))
     trainable = shape.lora(config.train.lora)
     states = 2 if "8bit" in config.train.optimizer else 8
     needs.append(
@@ -121,7 +110,7 @@ def row_lengths(rows: Iterable[Row], config: Config, tokenizer: Path) -> list[in
     """Tokens of the longest training rows: prompt, answer, BOS and EOS, cut at `train.max_length`."""
     from tokenizers import Tokenizer
 
-    texts = sorted((config.prompt.template.replace("{question}", row.question) + row.answer for row in rows), key=len)[
+    texts = sorted((config.prompt.template.replace("{question}", text_of(row)) + row.answer for row in rows), key=len)[
         -LONGEST_ROWS:
     ]
     encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(texts, add_special_tokens=False)
@@ -129,7 +118,7 @@ def row_lengths(rows: Iterable[Row], config: Config, tokenizer: Path) -> list[in
 
 
 def _has_16bit(config: Config) -> bool:
-    return any(variant in ("base", "merged_16bit") for variant in config.predict.variants)
+    return any(variant in (variants.BASE, variants.MERGED) for variant in config.predict.variants)
 
 
 def _cache(shape: Shape, config: Config, lengths: Sequence[int], *, bytes_each: int) -> int:

@@ -8,6 +8,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from harness import variants
 from harness.config import PROJECT, Config
 from harness.doctor import Finding
 
@@ -31,7 +32,7 @@ def findings(config: Config) -> list[Finding]:
 
 def uses_gguf(config: Config) -> bool:
     """Whether llama.cpp writes or answers anything here."""
-    return any(f.startswith("gguf_") for f in config.export.formats) or any(
+    return any(map(variants.is_gguf, config.export.formats)) or any(
         v.backend == "llamacpp" for v in config.predict.extra.values()
     )
 

@@ -1,7 +1,7 @@
 """What is exported: one writer per format, found by name without importing the others.
 
-A writer takes the sources, a path that does not exist yet, and its own name; it writes the artifact there, opens it again, and tells what it found.
-A new format is one function and one line here.
+A writer takes the sources, a path that does not exist yet, and its own name; it writes the artifact there, opens it again, and returns what it
+found. A new format is one function and one entry of `harness.variants.VARIANTS`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from harness.config import GGUF_TYPES
+from harness import variants
 from harness.errors import ConfigError
-
-FORMATS: dict[str, str] = {
-    "merged_16bit": "harness.formats.merged:export_16bit",
-    "merged_4bit": "harness.formats.merged:export_4bit",
-    **{f"gguf_{type}": "harness.formats.gguf:export" for type in GGUF_TYPES},
-}
-"""Format name -> `module:function` of its writer."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ Writer = Callable[[Sources, Path, str], Checked]
 
 def find(name: str) -> Writer:
     """The writer of that format, imported only now; ConfigError if there is none."""
-    if name not in FORMATS:
-        raise ConfigError(f"no format {name!r}", f"use one of {', '.join(FORMATS)}")
-    module, _, attribute = FORMATS[name].partition(":")
+    if name not in variants.exported():
+        raise ConfigError(f"no format {name!r}", f"use one of {', '.join(variants.exported())}")
+    module, _, attribute = variants.VARIANTS[name].writer.partition(":")
     return getattr(import_module(module), attribute)

@@ -1,6 +1,6 @@
-"""GGUF files for llama.cpp, from a Hugging Face folder of the Llama architecture, with PyPI packages alone.
+"""GGUF files for llama.cpp, from a Hugging Face folder of a known family (`families`), with PyPI packages alone.
 
-What llama.cpp's converter (conversion/llama.py) and quantiser (src/llama-quant.cpp) do for this architecture, as a stream of row chunks:
+What llama.cpp's converter (conversion/) and quantiser (src/llama-quant.cpp) do for it, as a stream of row chunks:
 memory does not grow with the model. Other architectures go through a llama.cpp checkout, if the config names one.
 """
 
@@ -20,7 +20,17 @@ from gguf import GGUFReader, GGUFWriter, ReaderTensor
 from gguf.quants import dequantize
 
 from harness.errors import ArtifactError, ConfigError, ModelError
-from harness.formats import Checked, Sources, llama, llama_cpp_checkout, quantize, safetensors_reader, vocabulary
+from harness.formats import (
+    Checked,
+    Sources,
+    families,
+    llama,
+    llama_cpp_checkout,
+    quantize,
+    safetensors_reader,
+    vocabulary,
+)
+from harness.formats.modelfile import read_chat_template
 from harness.storage import atomic_path, need_space
 
 METADATA = 1 << 24
@@ -86,7 +96,7 @@ def write(
     planned = llama.plan(model_folder, config, type)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
-        _write(temporary, config, words, planned, type, threads, progress)
+        _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads, progress)
         facts = check(temporary)
         if facts["tensors"] != len(planned):
             raise ArtifactError(f"holds {facts['tensors']} tensors of {len(planned)}", "run the export again", file=out)
@@ -115,14 +125,17 @@ def _write(
     path: Path,
     config: dict[str, Any],
     words: vocabulary.Vocabulary,
+    chat_template: str,
     planned: list[llama.Planned],
     type: str,
     threads: int,
     progress: Callable[[str], None],
 ) -> None:
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, families.find(config, path).name)
     llama.add_settings(writer, config, type)
     words.add_to(writer)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     for tensor in planned:
         writer.add_tensor_info(
             tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=tensor.kind
@@ -203,6 +216,8 @@ def _convert(tensor: llama.Planned, first: int, count: int) -> np.ndarray:
         # Hugging Face rotates the two halves of a head, llama.cpp neighbouring pairs (conversion/llama.py, `permute`).
         half = rows // tensor.heads // 2
         values = values.reshape(-1, 2, half, columns).swapaxes(1, 2).reshape(count, columns)
+    if tensor.offset:
+        values = values + np.float32(tensor.offset)
     return quantize.quantize(values, tensor.kind, tensor.name)
 
 

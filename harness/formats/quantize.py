@@ -65,9 +65,9 @@ def tensor_type(
         kind = T.Q8_0 if main == T.Q8_0 or shape[-1] % GGML_QUANT_SIZES[main][0] else T.Q6_K
     elif is_mixed and name.startswith("blk."):
         _, layer, part = name.split(".", 2)
-        if part in ("attn_v.weight", "ffn_down.weight") and use_more_bits(int(layer), layers):
+        if part in ("attn_v.weight", "attn_qkv.weight", "ffn_down.weight") and use_more_bits(int(layer), layers):
             kind = T.Q6_K
-        elif part == "attn_v.weight" and is_70b and kind == T.Q4_K:
+        elif part in ("attn_v.weight", "attn_qkv.weight") and is_70b and kind == T.Q4_K:
             kind = T.Q5_K
     return _fitting(kind, shape[-1])
 

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as llama.cpp's vocabulary: byte-level BPE only, and only with a pre-tokenizer that llama.cpp has too.
+"""A Hugging Face tokenizer as llama.cpp's vocabulary: byte-level BPE with a pre-tokenizer that llama.cpp has too, or SentencePiece's kind.
 
 A wrong `tokenizer.ggml.pre` cannot be seen in a file that loads and answers: it shows only where text is split otherwise. So a tokenizer is
 taken only if its pre-tokenizer is one of PRE_TOKENIZERS, rule by rule; anything else is an error.
@@ -13,6 +13,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from harness.errors import ModelError
+from harness.formats import sentencepiece_vocabulary as sentencepiece
 from harness.formats.safetensors_reader import read_json
 
 # Keys of the special tokens, in the order in which llama.cpp ends generation on them.
@@ -47,14 +48,22 @@ class Vocabulary:
     """`bos`, `eos`, `eot`, `eom`, `unk`, `pad` -> token id."""
     add_bos: bool
     add_eos: bool
+    scores: list[float] | None = None
+    """Of a SentencePiece vocabulary."""
+    space_in_front: bool = False
+    """Of a SentencePiece vocabulary: a text gets one."""
 
     def add_to(self, writer: GGUFWriter) -> None:
         """Writes the keys `tokenizer.ggml.*`."""
-        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_model("gpt2" if self.scores is None else "llama")
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
         writer.add_token_types(self.types)
-        writer.add_token_merges(self.merges)
+        if self.scores is None:
+            writer.add_token_merges(self.merges)
+        else:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(self.space_in_front)
         for name, token in self.special.items():
             getattr(writer, f"add_{name}_token_id")(token)
         writer.add_add_bos_token(self.add_bos)
@@ -65,7 +74,7 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
     """The vocabulary of a model folder, padded to the model's `vocab_size`.
 
     Raises:
-        UnsupportedTokenizer: not a byte-level BPE tokenizer that llama.cpp splits in the same way.
+        UnsupportedTokenizer: not a BPE tokenizer that llama.cpp splits in the same way.
         ModelError: no tokenizer, no end token, or more tokens than the model has embeddings.
     """
     file = folder / "tokenizer.json"
@@ -74,7 +83,9 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
     tokenizer = read_json(file, "tokenizer")
     try:
         model, added = tokenizer["model"], tokenizer["added_tokens"]
-        pre = _pre(tokenizer, file)
+        pieces = sentencepiece.is_sentencepiece(tokenizer)
+        in_front = _space_in_front(tokenizer, file) if pieces else False
+        pre = "default" if pieces else _pre(tokenizer, file)
         ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     except (KeyError, TypeError, AttributeError):
@@ -86,7 +97,8 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         raise UnsupportedTokenizer(
             f"its token {odd!r} swallows spaces or stands only alone, which llama.cpp does not know", file=file
         )
-    if stray := _not_bytes(model["vocab"], {token["content"] for token in added}):
+    everything = {token["content"] for token in added}
+    if not pieces and (stray := _not_bytes(model["vocab"], everything)):
         raise UnsupportedTokenizer(f"its token {stray!r} is not made of byte characters", file=file)
     rows = config["vocab_size"]
     highest = max(ids.values())
@@ -98,23 +110,35 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         )
     tokens, types = [f"[PAD{i}]" for i in range(rows)], [int(TokenType.UNUSED)] * rows
     control = {token["content"] for token in added if token.get("special")}
-    user = {token["content"] for token in added} - control
     for text, i in ids.items():
         tokens[i] = text
-        types[i] = int(
-            TokenType.CONTROL if text in control else TokenType.USER_DEFINED if text in user else TokenType.NORMAL
-        )
+        types[i] = sentencepiece.token_type(text, control, everything, model.get("unk_token") if pieces else None)
     if len(set(tokens)) < rows:
         raise ModelError(
-            "its tokenizer has two tokens of one id, or one named like padding ([PAD0])",
-            "save the tokenizer again",
-            file=file,
+            "its tokenizer has two tokens of one id, or one named [PAD0]", "save the tokenizer again", file=file
         )
     special = _special(folder, config, ids)
     first, last = _template(tokenizer.get("post_processor"))
     return Vocabulary(
-        pre, tokens, types, merges, special, _is(first, "bos", special, ids), _is(last, "eos", special, ids)
+        pre,
+        tokens,
+        types,
+        merges,
+        special,
+        _is(first, "bos", special, ids),
+        _is(last, "eos", special, ids),
+        sentencepiece.scores(tokens, merges) if pieces else None,
+        in_front,
     )
+
+
+def _space_in_front(tokenizer: dict[str, Any], file: Path) -> bool:
+    found = sentencepiece.space_in_front(tokenizer)
+    if found is None:
+        raise UnsupportedTokenizer(
+            "its SentencePiece tokenizer treats spaces in a way that is not known here", file=file
+        )
+    return found
 
 
 def _pre(tokenizer: dict[str, Any], file: Path) -> str:
@@ -128,8 +152,10 @@ def _pre(tokenizer: dict[str, Any], file: Path) -> str:
     ):
         kind = "BPE with byte fallback (SentencePiece)" if model.get("byte_fallback") else model.get("type", "BPE")
         raise UnsupportedTokenizer(f"its tokenizer is {kind}, not byte-level BPE", file=file)
-    # llama.cpp normalises nothing; NFC leaves nearly all text as it is, but "nearly" is not the same ids.
-    if tokenizer.get("normalizer") is not None:
+    # llama.cpp normalises nothing. Qwen's NFC leaves text as it is that is NFC already, which all but old files are; the harness itself passes
+    # token ids.
+    normalizer = tokenizer.get("normalizer")
+    if normalizer is not None and normalizer != {"type": "NFC"}:
         raise UnsupportedTokenizer(
             f"its tokenizer normalises text ({tokenizer['normalizer'].get('type')}), which llama.cpp does not",
             file=file,
@@ -166,31 +192,42 @@ def _not_bytes(vocab: dict[str, int], added: set[str]) -> str | None:
     return next((token for token in vocab if token not in added and not alphabet.issuperset(token)), None)
 
 
+def named_tokens(folder: Path, config: dict[str, Any], ids: dict[str, int], name: str) -> list[int]:
+    """Ids of the special tokens of that name (`eos`, `bos`, ...): the tokenizer's, then those of generation_config.json and config.json."""
+    files = [folder / "tokenizer_config.json", folder / "generation_config.json"]
+    settings, generation = (read_json(file, file.stem) if file.is_file() else {} for file in files)
+    entry = settings.get(f"{name}_token")
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    found = [ids[text]] if text in ids else []
+    for source in (generation, config):
+        value = source.get(f"{name}_token_id")
+        found += [
+            i
+            for i in (value if isinstance(value, list) else [value])
+            if isinstance(i, int) and 0 <= i < config["vocab_size"]
+        ]
+    return list(dict.fromkeys(found))
+
+
+def end_texts(folder: Path) -> tuple[str, ...]:
+    """The texts of all tokens that end an answer, for a server's list of stops; GGUF itself has room for three of them."""
+    tokenizer, config = read_json(folder / "tokenizer.json", "tokenizer"), read_json(folder / "config.json", "config")
+    try:
+        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+        ids = {**tokenizer["model"]["vocab"], **added}
+        texts = {i: text for text, i in ids.items()}
+        return tuple(texts[i] for i in named_tokens(folder, config, ids, "eos") if i in texts)
+    except (KeyError, TypeError, AttributeError):
+        raise ModelError(
+            "is not a tokenizer file", "save the tokenizer again", file=folder / "tokenizer.json"
+        ) from None
+
+
 def _special(folder: Path, config: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
     """Special tokens: those of the tokenizer, then those of generation_config.json and config.json."""
-    settings = (
-        read_json(folder / "tokenizer_config.json", "tokenizer_config")
-        if (folder / "tokenizer_config.json").is_file()
-        else {}
-    )
-    generation = (
-        read_json(folder / "generation_config.json", "generation_config")
-        if (folder / "generation_config.json").is_file()
-        else {}
-    )
 
     def named(name: str) -> list[int]:
-        entry = settings.get(f"{name}_token")
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        found = [ids[text]] if text in ids else []
-        for source in (generation, config):
-            value = source.get(f"{name}_token_id")
-            found += [
-                i
-                for i in (value if isinstance(value, list) else [value])
-                if isinstance(i, int) and 0 <= i < config["vocab_size"]
-            ]
-        return list(dict.fromkeys(found))
+        return named_tokens(folder, config, ids, name)
 
     ends = named("eos")
     if not ends:

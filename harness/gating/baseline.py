@@ -20,6 +20,7 @@ from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Interval, Question, Score
 from harness.report.headline import percent, points
 from harness.storage import RunFolder
+from harness.variants import BASE
 
 DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4
@@ -170,7 +171,7 @@ def save(path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[s
             f"gate.variants: {missing[0]!r} was not answered in run {new.run}",
             "add it to predict.variants, or leave it out",
         )
-    new = of_variants(new, config.gate.variants or [variant for variant in new.variants if variant != "base"])
+    new = of_variants(new, config.gate.variants or [variant for variant in new.variants if variant != BASE])
     if not new.variants:
         raise ArtifactError(f"run {new.run} has no variant to gate", "let predict.variants name one besides base")
     unscored = [

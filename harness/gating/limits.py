@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from harness.analysis.fidelity import REFERENCE
 from harness.config import Gate
 from harness.records import Comparison, GateCheck, GateKind, GateVerdict, VariantResult
+from harness.variants import BASE, MERGED
 
 COUNTED = {"runaway": "length", "unscored": "error"}
 """Alarms that compare raises from a limit of its own only: their finish reasons are counted here."""
 WHAT = {
     "size": "size relative to base",
     "speed": "tokens per second relative to base",
-    "divergence": f"mean divergence from {REFERENCE}",
+    "divergence": f"mean divergence from {MERGED}",
 }
 UNITS = {"divergence": (1, " nats"), "size": (1, ""), "speed": (1, "")}
 """Kind -> (factor, unit) in words; all others are shares."""
@@ -33,7 +33,7 @@ def checks(comparison: Comparison, gated: Collection[str], gate: Gate) -> Iterat
                 at_least=True,
                 unknown="regression",
             )
-    base = variants.get("base")
+    base = variants.get(BASE)
     for variant, limit in gate.size_ratio.items():
         if variant in variants:
             yield check("size", variant, None, ratio(variants[variant], base, "size_bytes"), limit)
@@ -58,7 +58,7 @@ def checks(comparison: Comparison, gated: Collection[str], gate: Gate) -> Iterat
 
 def divergence(comparison: Comparison, variant: str) -> float | None:
     """Mean divergence between a format and the 16-bit model, in nats, from whichever was made first; None if it was not measured."""
-    rows = [row for row in comparison.fidelity if {row["left"], row["right"]} == {variant, REFERENCE}]
+    rows = [row for row in comparison.fidelity if {row["left"], row["right"]} == {variant, MERGED}]
     return rows[0].get("mean_kl") if rows else None
 
 

@@ -5,7 +5,7 @@
     as_evaluate("token_f1")                                                 # the same as an `evaluate.Metric`
     find("semantic_similarity", model="path/to/model")                      # what its class takes
 
-A new metric is one class and one line of `METRICS`. Importing this package imports no metric and none of their libraries.
+A new metric is one class here and one entry of `harness.registry.METRICS`. Importing this package imports no metric and none of their libraries.
 """
 
 from __future__ import annotations
@@ -16,21 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 from harness.metrics.base import Metric
+from harness.registry import METRICS
 
 if TYPE_CHECKING:
     import evaluate
-
-METRICS = {
-    "exact_match": "harness.metrics.match:ExactMatch",
-    "exact_match_normalized": "harness.metrics.match:ExactMatchNormalized",
-    "token_f1": "harness.metrics.match:TokenF1",
-    "rouge1": "harness.metrics.rouge:Rouge1",
-    "rouge2": "harness.metrics.rouge:Rouge2",
-    "rougeL": "harness.metrics.rouge:RougeL",
-    "rougeLsum": "harness.metrics.rouge:RougeLsum",
-    "citation_f1": "harness.metrics.citations:CitationF1",
-    "semantic_similarity": "harness.metrics.semantic:SemanticSimilarity",
-}
 
 __all__ = ["METRICS", "Metric", "as_evaluate", "find"]
 
@@ -40,7 +29,7 @@ def find(name: str, **options: Any) -> Metric:
     """The metric of that name, imported only now, made with its class's own options; ConfigError if there is none."""
     if name not in METRICS:
         raise ConfigError(f"no metric {name!r}", f"use one of {', '.join(METRICS)}")
-    module, _, attribute = METRICS[name].partition(":")
+    module, _, attribute = METRICS[name].implementation.partition(":")
     return getattr(import_module(module), attribute)(**options)
 
 

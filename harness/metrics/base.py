@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from harness.registry import METRICS
+
 
 class Metric(ABC):
     """Scores an answer against its references.
@@ -22,8 +24,11 @@ class Metric(ABC):
     tokenizer: ClassVar[str] = "none"
     stemmer: str = "none"
     library: str = "harness"
-    binary: ClassVar[bool] = False
-    """Every score is 0 or 1: the mean is a rate."""
+
+    @property
+    def binary(self) -> bool:
+        """Every score is 0 or 1: the mean is a rate (`harness.registry` has the facts about a metric)."""
+        return METRICS[self.name].binary
 
     @property
     def signature(self) -> str:

@@ -12,7 +12,6 @@ class ExactMatch(Metric):
     name = "exact_match"
     description = "Share of answers identical to a reference, but for whitespace around them."
     normaliser = "strip"
-    binary = True
 
     def score_pair(self, prediction: str, reference: str) -> float:
         """1 or 0."""
@@ -28,7 +27,6 @@ class ExactMatchNormalized(Metric):
     )
     normaliser = LEGAL
     tokenizer = LEGAL
-    binary = True
 
     def score_pair(self, prediction: str, reference: str) -> float:
         """1 or 0."""

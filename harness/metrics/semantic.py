@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import storage
-from harness.config import SEMANTIC
 from harness.errors import ConfigError, ModelError
 from harness.metrics.base import Metric
 from harness.models import base_model
@@ -39,7 +38,7 @@ class SemanticSimilarity(Metric):
         ConfigError: sentence-transformers is not installed; ModelError: the model is not there or cannot be loaded.
     """
 
-    name = SEMANTIC
+    name = "semantic_similarity"
     description = "Cosine of sentence embeddings: likeness of meaning, blind to a wrong number."
     normaliser = "strip"
     tokenizer = "model"

@@ -5,30 +5,43 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from harness.config import Model
+from harness.config_loading import HUB, HUB_NAME
 from harness.errors import DeviceError, ModelError
 from harness.formats import safetensors_reader
-from harness.storage import sha256_file, sha256_tree
+from harness.storage import sha256_large, sha256_tree
 
 
 def resolve(model: Model) -> Path:
     """The local folder of a model given by folder or hub name, checked; a hub model is downloaded to the hub's cache.
 
-    A download that broke off is gone on with; without a network, a model that was downloaded before is taken from the cache.
+    A download that broke off is resumed; without a network, a model that was downloaded before is taken from the cache.
 
     Raises:
         ModelError: no such folder, not reachable, gated, no such revision, or one of `check`'s findings.
     """
     folder = Path(model.path)
     if not folder.is_dir():
-        _hub_name(model)
-        folder = _download(model)
+        folder = _download(model, hub_name(model))
     check(folder)
     return folder
+
+
+def resolve_tokenizer(name: str, revision: str | None) -> Path:
+    """The folder, in the hub's cache, of a hub model's tokenizer without its weights; ModelError as `resolve`."""
+    model = Model(path=name, revision=revision)
+    name = hub_name(model)
+    quiet_libraries()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "tokenizer.model", "*.jinja"]))
+    except Exception as error:  # as in `_download`
+        raise _hub_error(model, error) from None
 
 
 def cached(model: Model) -> Path | None:
@@ -40,26 +53,33 @@ def cached(model: Model) -> Path | None:
     folder = Path(model.path)
     if folder.is_dir():
         return folder
-    _hub_name(model)
+    name = hub_name(model)
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    file = try_to_load_from_cache(name, "config.json", revision=model.revision)
     return Path(file).parent if isinstance(file, str) else None
 
 
-def _hub_name(model: Model) -> None:
-    """Raises ModelError if the path cannot be a hub name."""
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model.path, re.ASCII):
-        raise ModelError(
-            "is no folder",
-            "give a folder with config.json, weights and tokenizer, or a hub name like owner/model",
-            file=model.path,
-        )
+def hub_name(model: Model) -> str:
+    """The name of a model on the hub: `owner/name`, unless a folder `owner` is here, or anything after `hub:`.
+
+    Raises:
+        ModelError: the path is not a hub name, so it is a folder that does not exist.
+    """
+    name = model.path.removeprefix(HUB)
+    if HUB_NAME.fullmatch(name) and (name != model.path or not Path(name).parent.exists()):
+        return name
+    near = f"; the folder {Path(name).parent} exists and has no {Path(name).name!r}" if HUB_NAME.fullmatch(name) else ""
+    raise ModelError(
+        f"there is no such folder{near}",
+        "give a folder with config.json, weights and tokenizer, or a hub name like owner/model (hub:owner/model if a folder owner is here)",
+        file=model.path,
+    )
 
 
-def _download(model: Model) -> Path:
+def _download(model: Model, name: str) -> Path:
     """The folder of a hub model in the hub's cache, after downloading what is not there yet."""
     quiet_libraries()
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -68,14 +88,14 @@ def _download(model: Model) -> Path:
     refused = None
     try:
         # Asked first, because the download's own first question waits for an answer for ever.
-        HfApi().model_info(model.path, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        HfApi().model_info(name, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # offline machines, proxies and mirrors fail in many ways
         refused = error
 
     def fetch(patterns: str | list[str]) -> Path:
         return Path(
             snapshot_download(
-                model.path, revision=model.revision, allow_patterns=patterns, local_files_only=refused is not None
+                name, revision=model.revision, allow_patterns=patterns, local_files_only=refused is not None
             )
         )
 
@@ -93,6 +113,49 @@ def _download(model: Model) -> Path:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's trouble, not the hub's
+        raise _hub_error(model, refused or error) from None
+
+
+def download_adapter(name: str, revision: str | None) -> Path:
+    """The folder, in the hub's cache, of a hub adapter without its pickle files; without a network that of an earlier download.
+
+    Raises:
+        ModelError: not a hub name, not reachable, gated, no such revision, or pickle files alone.
+    """
+    model = Model(path=name, revision=revision)
+    name = hub_name(model)
+    quiet_libraries()
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    refused = None
+    try:
+        found = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        files = {sibling.rfilename for sibling in found.siblings or []}
+        if "adapter_model.bin" in files and "adapter_model.safetensors" not in files:
+            raise ModelError(
+                "holds adapter_model.bin alone, a pickle file, which can run any code when it is opened",
+                "ask its author for adapter_model.safetensors",
+                file=name,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # as in `_download`
+        refused = error
+    patterns = [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "tokenizer*",
+        "*token*.json",
+        "*.jinja",
+    ]
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=refused is not None)
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise
         raise _hub_error(model, refused or error) from None
 
 
@@ -154,6 +217,26 @@ def check(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_targets(folder: Path, targets: list[str]) -> None:
+    """Checks that each of `train.lora.target_modules` names a matrix of the model, by the names in its weight files.
+
+    Raises:
+        ModelError: one does not; ArtifactError: a damaged weight file.
+    """
+    tensors = safetensors_reader.index(folder)
+    linear = {
+        name.removesuffix(".weight") for name, t in tensors.items() if name.endswith(".weight") and len(t.shape) == 2
+    }
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head", "embed_tokens"})
+            raise ModelError(
+                f"has no module {target!r} to train",
+                f"use of train.lora.target_modules: {', '.join(known)}",
+                file=folder,
+            )
+
+
 def _check_links(folder: Path) -> None:
     """Raises ModelError for a link that leads out of the folder, but for weights and for the hub's cache, which is made of links.
 
@@ -202,9 +285,14 @@ def weights_sha256(folder: Path) -> str:
     return sha256_tree(folder, lambda p: p.suffix == ".safetensors" or p.name in names)
 
 
+def tokenizer_files_sha256(folder: Path) -> str:
+    """Hash of the files that a tokenizer is loaded from: equal hashes, equal tokenizers, without loading any library."""
+    return sha256_tree(folder, lambda p: p.suffix in (".json", ".model", ".jinja", ".txt"))
+
+
 def artifact_sha256(path: Path) -> str:
     """The hash of an exported format: of a GGUF file, or of all files of a model folder, the tokenizer of which later formats are made from."""
-    return sha256_file(path) if path.is_file() else sha256_tree(path)
+    return sha256_large(path) if path.is_file() else sha256_tree(path)
 
 
 def weights_size(folder: Path) -> int:
@@ -214,7 +302,8 @@ def weights_size(folder: Path) -> int:
 
 def device_of(device: str) -> str:
     """`cpu` or `cuda` for a config's `device`; DeviceError if CUDA is asked for and not there."""
-    if device == "cpu":
+    # Where the kernel shows no GPU torch need not be loaded to find none.
+    if device == "cpu" or (device == "auto" and "torch" not in sys.modules and not _may_have_gpu()):
         return "cpu"
     import torch
 
@@ -229,11 +318,16 @@ def device_of(device: str) -> str:
 
 
 def expected_device(device: str) -> str:
-    """What `device_of` will say, told without loading torch: `auto` is CUDA where the kernel shows an NVIDIA device that is not hidden."""
+    """What `device_of` will probably say, without loading torch."""
     if device != "auto":
         return device
+    return "cuda" if _may_have_gpu() else "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether the kernel shows a GPU device that is not hidden: NVIDIA's, WSL's or AMD's. Without one torch finds none either."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    return "cuda" if not hidden and any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    return not hidden and any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg", "kfd"))
 
 
 def quiet_libraries() -> None:

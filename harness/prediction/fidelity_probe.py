@@ -14,15 +14,14 @@ import numpy as np
 from harness import backends, storage
 from harness.analysis import fidelity
 from harness.backends import Completion
-from harness.config import Config
-from harness.errors import ArtifactError
+from harness.config import Config, Prompt
+from harness.prediction import answers
 from harness.prediction.jobs import Job
 from harness.prediction.runners import InProcessRunner, WorkerPool
-from harness.prompt import IGNORED, Prompter, load_tokenizer, tokenizer_sha256
+from harness.prompt import Prompter
 from harness.records import Prediction, PredictionManifest, Question
+from harness.registry import BACKENDS
 
-MEASURED = ("transformers", "llamacpp")
-"""Backends that give log-probabilities."""
 REFERENCE_TOKENS = 16
 """Of a reference answer, at most, on which the distributions are measured: llama.cpp takes a request for each."""
 
@@ -35,12 +34,14 @@ class FidelityProbe:
     """Of the questions."""
     references: list[str]
     """Their reference answers."""
-    template: str
+    prompt: Prompt
 
     def key(self, job: Job) -> str:
         """Equal keys, equal questions and reference tokens: of one model, the same measurement."""
         asked = [job.questions[i] for i in self.positions]
-        return storage.sha256_json([asked, self.references, self.template, job.tokenizer_sha256, REFERENCE_TOKENS])
+        return storage.sha256_json(
+            [asked, self.references, self.prompt.model_dump(), job.tokenizer_sha256, REFERENCE_TOKENS]
+        )
 
     def is_measured(self, job: Job, manifest: PredictionManifest) -> bool:
         """Whether an earlier answer has all that is asked to be measured, undamaged."""
@@ -55,7 +56,7 @@ class FidelityProbe:
 def probe(config: Config, questions: list[Question]) -> FidelityProbe | None:
     """What the config asks to be measured, if anything."""
     chosen = fidelity.subset([q.id for q in questions], config.predict.fidelity_questions)
-    return FidelityProbe(chosen, [questions[i].answer for i in chosen], config.prompt.template) if chosen else None
+    return FidelityProbe(chosen, [questions[i].answer for i in chosen], config.prompt) if chosen else None
 
 
 def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) -> dict[str, Any]:
@@ -63,23 +64,12 @@ def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) 
 
     Questions that the context has no room for, or that failed, are left out.
     """
-    tokenizer = load_tokenizer(job.tokenizer)
-    if tokenizer_sha256(tokenizer) != job.tokenizer_sha256:
-        raise ArtifactError(
-            "changed while its questions were answered", "run harness predict --force", file=job.tokenizer
-        )
-    prompter = Prompter(tokenizer, probe.template)
+    tokenizer = job.open_tokenizer()
+    prompter = Prompter(tokenizer, probe.prompt)
     answered = storage.read_records(job.lines, Prediction)
     room = team.facts.context - max(job.generation.max_new_tokens, REFERENCE_TOKENS)
     chosen = [
-        (
-            answered[i],
-            [
-                label
-                for label in prompter.example("", reference, train_on="answer", max_length=2**31).labels
-                if label != IGNORED
-            ],
-        )
+        (answered[i], prompter.answer_ids(reference))
         for i, reference in zip(probe.positions, probe.references, strict=True)
         if len(job.prompts[i]) <= room and answered[i].finish_reason != "error"
     ]
@@ -107,9 +97,11 @@ def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before:
     """Answers these questions again, cut up otherwise, and counts the texts that changed."""
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
-    if job.backend == "llamacpp":
-        other = replace(usual, slots=1 if usual.slots > 1 else 4)
-        how = f"slots: {other.slots} against {usual.slots}"
+    if BACKENDS[job.backend].varied == "slots":
+        # Of a variant that was only measured, the setting may be another than the one that answered.
+        used = team.facts.execution.get("slots", usual.slots)
+        other = replace(usual, slots=4 if used == 1 else 1)
+        how = f"slots: {other.slots} against {used}"
         # Two copies of a large model need not fit.
         again = team.reload(other)
         try:
@@ -125,7 +117,7 @@ def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before:
             for i, completion in zip(cut[k], found, strict=True):
                 completions[i] = completion
     pairs = [
-        (p.text, tokenizer.decode(c.answer_ids, skip_special_tokens=True).strip())
+        (p.text, answers.read(tokenizer, p.prompt_ids, c.answer_ids, c.text or "").text)
         for p, c in zip(before, completions, strict=True)
         if c.finish_reason != "error"
     ]

@@ -1,22 +1,28 @@
-"""Who is asked what: one job per variant, with everything that decides its answers."""
+"""Builds one prediction job for each variant, with everything that decides its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 from harness import storage
-from harness.backends import Execution, Generation, Source, resolve_batch_size
-from harness.config import Config
-from harness.errors import ArtifactError, DeviceError, ModelError
+from harness.backends import Execution, Generation, Prompt, Source, resolve_batch_size
+from harness.config import Config, Price
+from harness.config import Prompt as PromptSettings
+from harness.errors import ArtifactError, DeviceError
 from harness.models import base_model
-from harness.prompt import Prompter, load_tokenizer, prompt_hash, stop_ids, tokenizer_sha256
-from harness.records import ExportManifest, Question, TrainManifest
+from harness.prediction import extras
+from harness.prediction.asking import Asker
+from harness.prediction.extras import Weights
+from harness.prompt import load_tokenizer, prompt_hash
+from harness.questions import few_shot
+from harness.records import ExportManifest, PromptForm, Question, TrainManifest
+from harness.registry import BACKENDS
 from harness.storage import RunFolder
-
-SOURCES = ("backends", "backends/decoding", "prediction", "prompt.py", "stages/predict.py")
+from harness.variants import ADAPTER, BASE, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,44 @@ class Job:
     size_bytes: int
     questions: list[str]
     """Their ids, in the order of the split."""
-    prompts: list[list[int]]
-    tokenizer: Path
+    prompts: list[Prompt]
+    tokenizer: Path | None
+    """None: the model takes text."""
     tokenizer_sha256: str
     split_id: str
     lines: Path
     manifest: Path
     processes: int = 1
     """That share the questions."""
+    loaded: Any = field(default=None, compare=False, repr=False)
+    """The tokenizer, loaded once for all jobs; it stays in the process that made the job."""
+
+    prompt: PromptForm | None = None
+    """How the questions were put."""
+    asked: Literal["run", "own"] = "run"
+    """As in PredictionManifest."""
+    price: Price | None = None
+    foreign_adapter: bool = False
+    """It was trained elsewhere, and is checked before it is asked."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt; 0 where they are not known."""
+        return [len(self.ids_of(p)) for p in self.prompts]
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt; none where the model takes text."""
+        found: Any = prompt
+        return found if self.tokenizer is not None else []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "loaded": None}
+
+    def open_tokenizer(self) -> Any:
+        """The tokenizer that made the prompts, which also decodes the answers; None: the model takes text."""
+        if self.tokenizer is None:
+            return None
+        return self.loaded if self.loaded is not None else load_tokenizer(self.tokenizer)
 
     @property
     def prompts_sha256(self) -> str:
@@ -56,91 +92,135 @@ class Job:
             self.backend,
             version,
             self.source.load_in_4bit,
+            *([True] if self.source.chat else []),
         ]
         cut = [self.execution.device, self.execution.batch_tokens, self.execution.max_batch, self.execution.slots]
-        return storage.sha256_json([*asked, *cut, storage.source_sha256(*SOURCES)])
+        cut += [self.execution.libllama, self.execution.gpu_layers]
+        return storage.sha256_json([*asked, *cut, storage.code_sha256("harness.stages.predict")])
+
+
+def find_weights(
+    run: RunFolder,
+    config: Config,
+    folder: Path | None,
+    variants: list[str],
+    objects: Mapping[str, Any] | None = None,
+) -> dict[str, Weights]:
+    """Where each variant's weights are, hashed and checked against what wrote them; the base is hashed once.
+
+    Args:
+        folder: of the base model; None: no variant needs it.
+        objects: variant of the backend `python` -> the function or loaded model that answers.
+
+    Raises:
+        ArtifactError: an artifact is missing, or is not what train or export wrote.
+    """
+    base_sha256 = base_model.weights_sha256(folder) if folder and {BASE, ADAPTER} & set(variants) else ""
+    found = {}
+    for variant in variants:
+        if (extra := config.predict.extra.get(variant)) is not None:
+            found[variant] = extras.weights(config, variant, extra, folder, (objects or {}).get(variant))
+        else:
+            assert folder is not None
+            found[variant] = _weights(run, config, folder, base_sha256, variant)
+    return found
+
+
+def base_folder(config: Config, variants: list[str]) -> Path | None:
+    """The folder of the run's model, checked; None if none of the variants is made from it or asked by its tokenizer."""
+    by_extra = [config.predict.extra.get(variant) for variant in variants]
+    return base_model.resolve(config.model) if any(e is None or extras.needs_run(e) for e in by_extra) else None
 
 
 def jobs(
-    run: RunFolder, config: Config, split_id: str, questions: list[Question], variants: list[str]
+    run: RunFolder,
+    config: Config,
+    split_id: str,
+    questions: list[Question],
+    variants: list[str],
+    found: dict[str, Weights] | None = None,
 ) -> Iterator[Job]:
-    """A job for each variant, made one by one: hashing an artifact takes a while.
+    """A job for each variant.
+
+    Args:
+        found: the variants' weights; looked for if not given.
 
     Raises:
-        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: the base cannot be used.
+        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.
     """
     base_model.quiet_libraries()
     device = base_model.device_of(config.device)
-    folder = base_model.resolve(config.model)
-    tokenizer = load_tokenizer(folder, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt.template)
-    settings = config.predict
-    ends = stop_ids(tokenizer, _generation_eos(folder))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    generation = Generation(settings.max_new_tokens, ends, pad)
-    execution = Execution(device, settings.batch_tokens, settings.max_batch, settings.slots, settings.threads)
-    if device == "cpu":
-        execution = resolve_batch_size(execution, 0, len(questions), 1)
-    prompts = [prompter.ids(q.question) for q in questions]
+    folder = base_folder(config, variants)
+    found = found or find_weights(run, config, folder, variants)
+    asker = Asker(config, questions, folder, lambda prompt: few_shots(run, prompt, questions))
+    execution = _execution(config, device, len(questions))
     for variant in variants:
-        backend, source, weights, size = _source(run, config, folder, variant)
+        weights, extra = found[variant], config.predict.extra.get(variant)
+        asking = asker.by_run if extra is None else extras.asking(extra, weights, asker)
+        cut = execution
+        if BACKENDS[weights.backend].address == "url":
+            parallel = extra.parallel if extra and extra.parallel else config.predict.slots
+            cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
         lines, manifest = run.prediction(variant)
         yield Job(
-            variant,
-            backend,
-            source,
-            generation,
-            execution,
-            weights,
-            size,
-            [q.id for q in questions],
-            prompts,
-            folder,
-            tokenizer_sha256(tokenizer),
-            split_id,
-            lines,
-            manifest,
-            _processes(config, device, backend),
+            variant=variant,
+            backend=weights.backend,
+            source=weights.source,
+            generation=asking.generation,
+            execution=cut,
+            weights_sha256=weights.sha256,
+            size_bytes=weights.size_bytes,
+            questions=[q.id for q in questions],
+            prompts=asking.prompts,
+            tokenizer=asking.tokenizer,
+            tokenizer_sha256=asking.tokenizer_sha256,
+            split_id=split_id,
+            lines=lines,
+            manifest=manifest,
+            processes=_processes(config, device, weights.backend),
+            loaded=asking.loaded,
+            prompt=asking.form,
+            asked=asking.by,
+            price=extra.price if extra else None,
+            foreign_adapter=extra is not None and weights.source.adapter is not None,
         )
 
 
-def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple[str, Source, str, int]:
-    """(backend, source, hash of the weights, their bytes) of a variant."""
+def _execution(config: Config, device: str, questions: int) -> Execution:
+    """How the work is cut up; on the CPU its automatic sizes are known before a model is loaded."""
+    settings = config.predict
+    execution = Execution(
+        device,
+        settings.batch_tokens,
+        settings.max_batch,
+        settings.slots,
+        settings.threads,
+        settings.libllama,
+        settings.gpu_layers,
+    )
+    return resolve_batch_size(execution, 0, questions, 1) if device == "cpu" else execution
+
+
+def few_shots(run: RunFolder, prompt: PromptSettings, questions: list[Question]) -> list[list[tuple[str, str]]]:
+    """`prompt.few_shot` training questions with their answers for each question."""
+    train = storage.read_records(run.train_jsonl, Question) if prompt.few_shot else []
+    return few_shot.nearest(questions, train, prompt.few_shot)
+
+
+def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, variant: str) -> Weights:
     model = config.model
-    if (extra := config.predict.extra.get(variant)) is not None:
-        path = Path(extra.path)
-        if extra.backend == "endpoint":
-            return (
-                "endpoint",
-                Source(path, url=extra.path, model=extra.model),
-                storage.sha256_json([extra.path, extra.model]),
-                0,
-            )
-        if not path.exists():
-            raise ArtifactError("does not exist", f"correct predict.extra.{variant}.path", file=path)
-        size = path.stat().st_size if path.is_file() else base_model.weights_size(path)
-        return (
-            extra.backend,
-            Source(path, load_in_4bit=extra.load_in_4bit, trust_remote_code=model.trust_remote_code),
-            storage.sha256_file(path) if path.is_file() else base_model.weights_sha256(path),
-            size,
-        )
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
-    base_sha256 = base_model.weights_sha256(folder)
-    if variant == "base":
-        return "transformers", whole, base_sha256, base_model.weights_size(folder)
-    if variant == "adapter":
+    backend = VARIANTS[variant].backend
+    if variant == BASE:
+        return Weights(backend, whole, base_sha256, base_model.weights_size(folder))
+    if variant == ADAPTER:
         trained = storage.read_record(run.train_json, TrainManifest)
-        found = base_model.weights_sha256(run.adapter)
-        if found != trained.adapter_sha256:
+        sha256 = base_model.weights_sha256(run.adapter)
+        if sha256 != trained.adapter_sha256:
             raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
         source = replace(whole, adapter=run.adapter, load_in_4bit=config.train.load_in_4bit)
-        return (
-            "transformers",
-            source,
-            storage.sha256_json([base_sha256, found]),
-            base_model.weights_size(folder) + base_model.weights_size(run.adapter),
-        )
+        size = base_model.weights_size(folder) + base_model.weights_size(run.adapter)
+        return Weights(backend, source, storage.sha256_json([base_sha256, sha256]), size)
     exported = storage.read_record(run.export_json, ExportManifest).artifacts.get(variant)
     path = run.artifact(variant)
     if exported is None or not path.exists():
@@ -149,7 +229,7 @@ def _source(run: RunFolder, config: Config, folder: Path, variant: str) -> tuple
         raise ArtifactError(
             "is damaged or was changed: it is not what export wrote", "run harness export again", file=path
         )
-    return "llamacpp" if path.is_file() else "transformers", Source(path), exported.sha256, exported.size_bytes
+    return Weights(backend, Source(path), exported.sha256, exported.size_bytes)
 
 
 def _processes(config: Config, device: str, backend: str) -> int:
@@ -159,7 +239,7 @@ def _processes(config: Config, device: str, backend: str) -> int:
         DeviceError: more than there are GPUs.
     """
     asked = config.predict.processes
-    if backend != "transformers":
+    if not BACKENDS[backend].uses_gpu:
         return 1
     if device == "cpu":
         return asked or 1
@@ -173,22 +253,10 @@ def _processes(config: Config, device: str, backend: str) -> int:
     return asked or found
 
 
-def _generation_eos(folder: Path) -> int | list[int] | None:
-    file = folder / "generation_config.json"
-    settings = storage.read_json(file) if file.exists() else {}
-    found = settings.get("eos_token_id") if isinstance(settings, dict) else settings
-    if not all(type(i) is int and i >= 0 for i in (found if isinstance(found, list) else [found or 0])):
-        raise ModelError(f"its eos_token_id is {str(found)[:40]!r}, not token ids", "fetch the model again", file=file)
-    return found
-
-
 def installed(backend: str) -> dict[str, str]:
     """Versions of the packages that decide a backend's numbers."""
-    names = {"transformers": ["torch", "transformers", "peft", "bitsandbytes"], "llamacpp": ["xllamacpp"]}.get(
-        backend, []
-    )
     found = {}
-    for name in names:
+    for name in BACKENDS[backend].packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

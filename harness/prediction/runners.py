@@ -21,12 +21,13 @@ from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
 from harness import backends
-from harness.backends import Completion, Execution, Facts
+from harness.backends import Completion, Execution, Facts, Prompt
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
 from harness.prediction.jobs import Job
+from harness.registry import BACKENDS
 
-Prompts = Sequence[Sequence[int]]
+Prompts = Sequence[Prompt]
 SECONDS_TO_END = 60
 LONGEST_FOLDER = 70
 """Bytes of a folder's name in which multiprocessing can make a folder with a socket."""
@@ -48,7 +49,10 @@ class InProcessRunner:
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
         """Answers batches; yields each one's position and answers, as they come."""
-        yield from ((i, self.backend.answer(batch)) for i, batch in enumerate(batches))
+        if hasattr(self.backend, "answer_batches"):
+            yield from self.backend.answer_batches(batches)
+        else:
+            yield from ((i, self.backend.answer(batch)) for i, batch in enumerate(batches))
 
     def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
         """See the backends."""
@@ -56,7 +60,7 @@ class InProcessRunner:
 
     def peak_memory_bytes(self) -> int:
         """Of the process, or of its GPU, until now."""
-        if self.job.execution.device == "cuda" and self.job.backend == "transformers":
+        if self.job.execution.device == "cuda" and BACKENDS[self.job.backend].uses_gpu:
             import torch
 
             return int(torch.cuda.max_memory_allocated())

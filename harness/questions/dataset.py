@@ -1,68 +1,63 @@
-"""QA files in, checked.
+"""QA files in, checked: the front door of `harness.questions.readers`.
 
-JSON (a list of objects), JSON Lines, and CSV with the same columns: `question` and `answer`, optionally `id`, `article`, `part`, `kind`,
-`group` and `references` (a list; separated by `|` in CSV). Everything else is kept in `extra`. UTF-8 or, by its byte order mark, UTF-16
-or UTF-32. Whatever cannot be used is refused with the file, the row and the hint; nothing is dropped or repaired in silence.
-
-A file is untrusted: it is read row by row, and every limit below is there so that no file takes memory or time without end.
+A file is recognised by its content: its container (gzip, parquet, xlsx, text), where its rows are (a list, JSON Lines, a wrapper, a table)
+and what their columns mean (question and answer, alpaca, prompt and completion, messages, ShareGPT, SQuAD). One line says what was
+recognised and what was left out; whatever cannot be used is refused with the file, the row and the fix. Nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from harness.config import Data
 from harness.errors import DataError
-from harness.storage import sha256_json, strict_json
+from harness.questions.readers import containers, json_documents, shapes, table
+from harness.questions.readers.chat import LeftOut
+from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
+from harness.questions.readers.shapes import Shape
+from harness.questions.rows import BLANK, Checker, Row, kind_of, with_ids
 
-MAX_BYTES = 100_000_000
-MAX_ROWS = 1_000_000
-MAX_ROW_CHARACTERS = 1_000_000
-MAX_COLUMNS = 1_000
-MAX_CHARACTERS = 32_000
-"""Of one text: far more than a model's context holds, and little enough for metrics that are quadratic in the length."""
-MAX_DEPTH = 32
-"""Of lists and objects within a row: what every JSON writer down the line can still write."""
-LABELS = ("article", "part", "kind", "group")
-FIELDS = ("id", "question", "answer", "references", *LABELS)
-ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    # UTF-32's little-endian mark begins with UTF-16's, so it is looked for first.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-BLANK = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
-SPACE = re.compile(r"[ \t\n\r]*")
-STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+__all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read"]
+
+BLANK_ROWS = "blank"
+ENTITY = re.compile(r"&(?:[a-zA-Z]{2,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
+PYTHON_ANSWER = re.compile(r"\{\s*'text'\s*:")
+"""SQuAD's answers as pandas writes them into CSV."""
+UNREADABLE = "give JSON, JSON Lines, CSV, parquet or xlsx with a question and an answer in each row"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a QA file; texts are stripped of surrounding white space."""
+@dataclass(frozen=True)
+class QaFile:
+    """What was read."""
 
-    id: str
-    """The row's own, or `q` and a hash of question and answer: the same wherever the row stands and whatever is added."""
-    row: int
-    """Position in the file, counted from 1; the line of a JSON Lines file."""
-    question: str
-    answer: str
-    references: tuple[str, ...] = ()
-    group: str | None = None
-    article: str | None = None
-    part: str | None = None
-    kind: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    source: str
+    """The path, as given."""
+    rows: list[Row]
+    shape: str
+    """Of its rows: `alpaca`, `question and answer`, `messages`, ..."""
+    container: str
+    """Of its bytes: `JSON Lines`, `CSV separated by commas`, `parquet`, ..."""
+    mapping: str
+    """The shape, and which column is what, in words."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Why -> rows."""
+
+    @property
+    def summary(self) -> str:
+        """The one line that says what was recognised."""
+        unanswerable = sum(not row.answerable for row in self.rows)
+        entities = sum(bool(ENTITY.search(row.question) or ENTITY.search(row.answer)) for row in self.rows)
+        parts = [f"{self.mapping} ({self.container})", "1 row" if len(self.rows) == 1 else f"{len(self.rows):,} rows"]
+        parts += [f"{count:,} {why} left out" for why, count in self.left_out.items()]
+        parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
+        parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
+        return "; ".join(parts)
 
 
 def locate(path: Path | str) -> Path:
@@ -91,285 +86,99 @@ def locate(path: Path | str) -> Path:
 
 
 def load(path: Path | str) -> list[Row]:
+    """The rows of a QA file, recognised by itself; `read` with the defaults."""
+    return read(path, Data()).rows
+
+
+def read(source: Path | str, data: Data) -> QaFile:
     """Reads a QA file, in file order.
 
-    The format is that of the ending (`.jsonl`, `.ndjson`, `.csv`); any other is read as JSON.
+    Args:
+        data: `columns`, `turns` and `unanswerable` of it decide where the file leaves something open.
 
     Raises:
-        DataError: naming the file, the row and the hint, at the first thing that cannot be used.
+        DataError: naming the file, the row or columns, and the fix, at the first thing that cannot be used.
     """
-    path = locate(path)
-    text = _decode(path)
-    read = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".csv": _read_csv}.get(path.suffix.lower(), _read_json)
-    rows: list[Row] = []
-    for number, values in read(text, path):
-        if len(rows) == MAX_ROWS:
-            raise DataError(f"has more than {MAX_ROWS:,} rows", "sample it, or split it into files", file=path)
-        rows.append(_check(values, number, path))
-    if not rows:
-        raise DataError("has no rows", "give it rows with a question and an answer", file=path)
-    return _with_ids(rows, path)
-
-
-# ------------------------------------------------------------------------------------------------------------ formats
-
-
-def _decode(path: Path) -> str:
+    source = str(source)
+    path = locate(source)
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read: {error}", "check the file and its permissions", file=path) from None
-    encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"is not {encoding.upper()} (byte {data[error.start]:#04x} on line {line})", "save it as UTF-8", file=path
-        ) from None
-    if encoding == "utf-8" and "\0" in text[:4]:
-        raise DataError("looks like UTF-16 without a byte order mark", "save it as UTF-8", file=path)
-    if BLANK.fullmatch(text):
-        raise DataError("is blank", "give it rows with a question and an answer", file=path)
-    return text
+    rows, container, cells = _open(content, path)
+    return _read_rows(rows, container, source, data, cells=cells)
 
 
-def _read_json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """The elements of a list one by one: the first that cannot be used ends it, whatever comes after."""
-    at = _skip(text, 0)
-    if text[at] != "[":
-        is_object = text[at] == "{"
-        value = {} if is_object else _parse(text, path, 1, at)[0]
-        hint = ", or name it .jsonl if it holds one object a line" if is_object else ""
-        raise DataError(
-            f"is {_name(value)}, not a list of objects",
-            f"put the rows into one list: [{{...}}, {{...}}]{hint}",
-            file=path,
-        )
-    at = _skip(text, at + 1)
-    number, more = 0, not text.startswith("]", at)
-    while more:
-        number += 1
-        _check_extent(text, at, path, number)
-        value, end = _parse(text, path, number, at)
-        yield number, value
-        end = _skip(text, end)
-        more = text.startswith(",", end)
-        if not more and not text.startswith("]", end):
-            _not_json(json.JSONDecodeError("Expecting ',' delimiter", text, end), path)
-        at = _skip(text, end + 1) if more else end
-    if (rest := _skip(text, at + 1)) < len(text):
-        _not_json(json.JSONDecodeError("Extra data", text, rest), path)
+def _open(content: bytes, path: Path) -> tuple[Iterator[tuple[int, Any]], str, bool]:
+    """The rows as (number, values), the container, and whether the values are cells of a table."""
+    packed = ""
+    if content.startswith(containers.GZIP):
+        content, packed = containers.gunzip(content, path), ", gzip"
+    containers.refuse_others(content, path)
+    if content.startswith(containers.PARQUET):
+        return containers.read_parquet(content, path), f"parquet{packed}", False
+    if content.startswith(containers.ZIP):
+        sheet, note = containers.read_xlsx(content, path)
+        return table.read_rows(sheet, path), f"xlsx, {note}{packed}", True
+    text = containers.decode(content, path)
+    if text.lstrip()[:1] in ("[", "{") or _suffix(path) in (".json", *json_documents.JSON_LINES):
+        rows, how = json_documents.read(text, path)
+        return rows, f"{how}{packed}", False
+    rows, how = table.read_csv(text, path)
+    return rows, f"CSV {how}{packed}", True
 
 
-def _skip(text: str, at: int) -> int:
-    space = SPACE.match(text, at)
-    return space.end() if space else at
+def _suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".gzip") else path).suffix.lower()
 
 
-def _check_extent(text: str, at: int, path: Path, number: int) -> None:
-    """Refuses a row that is too long or nested too deeply before it is parsed."""
-    depth = 0
-    for found in STRING_OR_BRACKET.finditer(text, at, at + MAX_ROW_CHARACTERS):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-        if depth > MAX_DEPTH:
+def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, data: Data, *, cells: bool) -> QaFile:
+    rows: list[Row] = []
+    left_out: Counter[str] = Counter()
+    shape: Shape | None = None
+    checker = Checker(source, {}, cells=cells)
+    for number, values in found:
+        if len(rows) + left_out.total() == MAX_ROWS:
+            raise DataError(f"has more than {MAX_ROWS:,} rows", "sample it, or split it into files", file=source)
+        if cells and not values:
+            left_out[BLANK_ROWS] += 1
+            continue
+        if not isinstance(values, dict):
             raise DataError(
-                f"has more than {MAX_DEPTH} levels of nesting",
-                "a row holds texts, and little else",
-                file=path,
+                f"is {kind_of(values)}, not an object",
+                'write it as {"question": ..., "answer": ...}',
+                file=source,
                 row=number,
             )
-        if depth <= 0:
-            return
-    if len(text) - at > MAX_ROW_CHARACTERS:
+        if shape is None:
+            shape = shapes.detect(values, data.columns, source, number)
+            checker = Checker(source, shape.columns, cells=cells)
+        try:
+            converted = shape.convert(values, data.unanswerable, last_turn=data.turns == "last")
+        except LeftOut as why:
+            left_out[str(why)] += 1
+            continue
+        except KeyError as column:
+            shapes.lacks(values, column.args[0], shape, source, number)
+        if cells:
+            converted = _cells(converted, checker, number)
+        rows.append(checker.check(converted, number))
+    if not rows:
+        told = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
         raise DataError(
-            f"has more than {MAX_ROW_CHARACTERS:,} characters",
-            "check the quotes and brackets, or shorten it",
-            file=path,
-            row=number,
+            f"has no usable rows ({told} left out)" if left_out else "has no rows",
+            "set data.turns=last to take the last turn" if shape and "turns" in shape.columns else UNREADABLE,
+            file=source,
         )
+    mapping = shape.summary if shape else ""
+    return QaFile(source, with_ids(rows, source), shape.name if shape else "", container, mapping, dict(left_out))
 
 
-def _read_jsonl(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_lines(text), 1):
-        if line.strip():
-            _check_extent(line, 0, path, number)
-            yield number, _parse(line, path, number, line=number)[0]
-
-
-def _lines(text: str) -> Iterator[str]:
-    # str.splitlines would also cut at U+2028 and its like, which may stand inside a JSON string.
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        yield text[start:end]
-        start = end + 1
-
-
-def _read_csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
-    reader = csv.DictReader(_csv_lines(text, path), strict=True)
-    try:
-        if len(reader.fieldnames or []) > MAX_COLUMNS:
-            raise DataError(f"has {len(reader.fieldnames or []):,} columns", f"keep {MAX_COLUMNS:,} at most", file=path)
-        columns = [name.strip() for name in reader.fieldnames or []]
-        for name in ("question", "answer"):
-            if name not in columns:
-                separated = (
-                    " (is it separated by semicolons or tabs?)"
-                    if len(columns) == 1 and re.search(r"[;\t]", columns[0])
-                    else ""
-                )
-                raise DataError(
-                    f"has no column {name!r}{separated}",
-                    "name the columns in the first line, separated by commas",
-                    file=path,
-                )
-        if len(set(columns)) < len(columns):
-            raise DataError("has two columns of one name", "name each column once", file=path)
-        reader.fieldnames = columns
-        for number, values in enumerate(reader, 1):
-            if None in values:
-                raise DataError(
-                    "has more fields than there are columns",
-                    "put a field that contains commas into quotes",
-                    file=path,
-                    row=number,
-                )
-            # An empty cell is an absent value, but for the two texts, where it is a mistake to be told.
-            yield number, {key: value for key, value in values.items() if key in ("question", "answer") or value}
-    except csv.Error as error:
-        raise DataError(
-            f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path
-        ) from None
-
-
-def _csv_lines(text: str, path: Path) -> Iterator[str]:
-    for number, line in enumerate(io.StringIO(text, newline=""), 1):
-        if len(line) > MAX_ROW_CHARACTERS:
-            raise DataError(
-                f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path
-            )
-        yield line
-
-
-def _parse(text: str, path: Path, number: int, at: int = 0, *, line: int | None = None) -> tuple[Any, int]:
-    """(value, where it ends) of the JSON at a position; of all the text, if it is a `line` of a file."""
-    try:
-        return (
-            strict_json.DECODER.raw_decode(text, at) if line is None else (strict_json.DECODER.decode(text), len(text))
-        )
-    except json.JSONDecodeError as error:
-        _not_json(error, path, line)
-    except ValueError as error:
-        raise DataError(f"is not usable JSON: {error}", "correct that", file=path, row=number) from None
-
-
-def _not_json(error: json.JSONDecodeError, path: Path, line: int | None = None) -> NoReturn:
-    where = f"line {line or error.lineno}, column {error.colno}"
-    raise DataError(f"is not JSON: {error.msg.lower()} ({where})", "correct it there", file=path) from None
-
-
-# --------------------------------------------------------------------------------------------------------------- rows
-
-
-def _check(values: Any, number: int, path: Path) -> Row:
-    """One row without a derived id (`id` is empty if the row has none)."""
-
-    def fail(problem: str, hint: str) -> NoReturn:
-        raise DataError(problem, hint, file=path, row=number)
-
-    if not isinstance(values, dict):
-        fail(f"is {_name(values)}, not an object", 'write it as {"question": ..., "answer": ...}')
-    try:
-        strict_json.check(values, max_depth=MAX_DEPTH)
-    except ValueError as error:
-        fail(f"has {error}", "a row holds texts, and little else")
-
-    def text(key: str) -> str:
-        if key not in values:
-            near = next((k for k in values if k.strip().casefold() == key), None)
-            fail(f"has no {key!r}" + (f" (but {near!r})" if near else ""), f"add {key!r}, or remove the row")
-        value = values[key]
-        if not isinstance(value, str):
-            fail(f"{key} is {_name(value)}, not a text", f"write the {key} as a string")
-        if BLANK.fullmatch(value):
-            fail(f"{key} is {'blank' if value else 'empty'}", f"fill in the {key}, or remove the row")
-        return checked(key, value)
-
-    def checked(key: str, value: str) -> str:
-        if len(value) > MAX_CHARACTERS:
-            fail(f"{key} has {len(value):,} characters", f"keep it under {MAX_CHARACTERS:,}")
-        if "\0" in value:
-            fail(f"{key} contains a NUL character", "remove it: text has none")
-        return value.strip()
-
-    def label(key: str) -> str | None:
-        value = values.get(key)
-        # Numbered articles often come as numbers, and as 14.0 from a table with gaps.
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            fail(f"{key} is {_name(value)}, not a text", f"write the {key} as a string, or leave it out")
-        return checked(key, value) or None
-
-    def references() -> tuple[str, ...]:
-        value = values.get("references")
-        if isinstance(value, str):
-            value = value.split("|") if path.suffix.lower() == ".csv" else [value]
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            fail("references is not a list of texts", 'write them as ["...", "..."]')
-        return tuple(checked("references", v) for v in value if not BLANK.fullmatch(v))
-
-    return Row(
-        id=label("id") or "",
-        row=number,
-        question=text("question"),
-        answer=text("answer"),
-        references=references(),
-        **{key: label(key) for key in LABELS},
-        extra={key: value for key, value in values.items() if key not in FIELDS},
-    )
-
-
-def _with_ids(rows: list[Row], path: Path) -> list[Row]:
-    taken: dict[str, int] = {}
-    for row in rows:
-        if row.id and row.id in taken:
-            raise DataError(
-                f"id {row.id[:80]!r} is also that of row {taken[row.id]}",
-                "give each row its own id, or none",
-                file=path,
-                row=row.row,
-            )
-        if row.id:
-            taken[row.id] = row.row
-    named, copies = [], Counter[str]()
-    for row in rows:
-        name = row.id
-        if not name:
-            # Question and answer twice over: the second is told from the first by their order.
-            stem = "q" + sha256_json([row.question, row.answer])[:16]
-            copies[stem] += 1
-            while (name := stem if copies[stem] == 1 else f"{stem}-{copies[stem]}") in taken:
-                copies[stem] += 1
-            taken[name] = row.row
-        named.append(replace(row, id=name))
-    return named
-
-
-def _name(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    return {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}.get(
-        type(value), type(value).__name__
-    )
+def _cells(values: dict[str, Any], checker: Checker, number: int) -> dict[str, Any]:
+    """The values of a table's row: an empty cell is absent, but for question and answer, where it is a mistake to be reported."""
+    answer = values.get("answer")
+    if isinstance(answer, str) and PYTHON_ANSWER.match(answer):
+        checker.number = number
+        checker.fail(f"{checker.name('answer')} is a Python dict written as text", "save the file as parquet or JSON")
+    kept = {key: value for key, value in values.items() if value not in (None, "")}
+    return {"question": values.get("question") or "", "answer": "" if answer is None else answer} | kept

@@ -11,17 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from harness.metrics import find
 from harness.questions.dataset import Row
+from harness.registry import default_metrics
 
-METRICS = (
-    "exact_match",
-    "exact_match_normalized",
-    "token_f1",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "citation_f1",
-)
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 
@@ -65,7 +56,7 @@ def sample(heldout: Sequence[int]) -> list[int]:
 
 def _score(predictions: Sequence[str], asked: Sequence[Row]) -> dict[str, float]:
     means = {}
-    for name in METRICS:
+    for name in default_metrics():
         metric = find(name)
         scores = [
             metric.score_one(prediction, [row.answer, *row.references])

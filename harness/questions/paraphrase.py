@@ -1,137 +1,282 @@
 """Whether two questions that look alike ask the same thing.
 
-Templates make questions that differ in a number or a name only ("What does Article 14 deal with?", "... Article 15 ...") and ask different
-things; paraphrases differ in many words and ask the same. What a question names, and what its answer says, tells them apart.
+Templates make questions that differ in one word or number and ask different things; paraphrases differ in many words and ask the same. Neither
+capitals nor a list of words tells them apart in every language, so the file itself does: a word that varies among the rows that look like
+this one fills a slot of their template, whatever its script. Where few rows look alike, each word counts that is not common in the file.
+
+Two questions that look alike ask the same thing unless
+
+- each has numbers, bracketed labels or numerals that the other has not ("Article 14", "Article 15"), or each answer has;
+- each has slot words that the other has not ("egypt", "spain"), and the answers do not say the same thing; in a template of `TEMPLATE` rows and
+  more an equal answer says little ("yes"), unless the two share another slot word or the whole neighbourhood has that one answer;
+- one has a number, name or slot word more, and the answers do not agree.
+
+What an answer says are its words that are in neither question and that few other answers have.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-import unicodedata
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 
-from harness.questions.dataset import Row
+import numpy as np
+from scipy import sparse
 
+from harness.questions.meaning import Matrix, Meanings
+
+TEMPLATE = 8
+"""Rows that look alike, from which what varies among them is known from them, not from the file."""
+FEW_ROWS, COMMON_WORD = 20, 0.05
+"""A word of more rows than both of these (a count, a share of the file) is common: it is no slot word where few rows look alike."""
+SLOT = 0.2
+"""Share of the rows that look alike, up to which a word is one that varies."""
 ANSWERS_AGREE = 0.5
 """Share of the shorter answer's words that the other must have for the two to agree."""
-
-STEM = 5
-"""Characters of a word that count: "appoint", "appoints" and "appointing" are one."""
-FUNCTION_WORDS = """
-    a according an and any are as at be been being by can could did do does for from give had has have how i if in into is it its may might
-    must name not of on or shall should such tell than that the their then there these this those to under was we were what when where
-    which who whom whose why will with would you
-"""
-STOP_WORDS = frozenset(FUNCTION_WORDS.split())
-# What a template is filled with: numbers (21, 21A, 21-A, 3rd), letters and numerals in brackets, and capitalised words.
-ROMAN = re.compile(r"[IVXLC]+")
-KEY = re.compile(r"(?P<number>\d+(?:[-–]?[A-Za-z]{1,3}\b)?)|\((?P<bracket>[A-Za-z]{1,4})\)|\b(?P<name>[^\W\d_]\w*)")
-
-
-class _Spaces(dict[int, str]):
-    """str.translate table that turns whatever is no letter, mark or digit of any script into a space, filled as characters are met."""
-
-    def __missing__(self, code: int) -> str:
-        self[code] = chr(code) if unicodedata.category(chr(code))[0] in "LMN" else " "
-        return self[code]
+ONE_ANSWER = 0.8
+"""Share of look-alikes with one answer, from which they may be phrasings of one question."""
+ONE_FRAME = 0.5
+"""Share of look-alikes that differ in one and the same place, from which they are a template all the same."""
+COMMON_IN_ANSWERS = 0.2
+"""A word of more answers than this share is common: that two answers have it says nothing."""
+TYPO_LETTERS = 6
+"""Letters from which two words that differ in one are one word, mistyped."""
+STOCK_ROWS = 5
+"""Rows with one long answer from which it may be a stock answer."""
+COMMON_IN_TEMPLATE, COMMON = (3, 0.01), (8, 0.05)
+"""An answer of more rows than both of these (a count, a share of the file) is commonplace: that two rows have it says nothing."""
+CHUNK = 200_000
+"""Pairs looked at together."""
 
 
-_SPACES = _Spaces()
+def ask_the_same(meanings: Meanings, pairs: np.ndarray, alike: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
+    """For each pair of rows whether they ask the same thing.
+
+    Args:
+        meanings: of all rows.
+        pairs: the pairs in question, shape (pairs, 2).
+        alike: pairs of rows that look alike, shape (n, 2); they make the neighbourhoods.
+        labels: the rows' `group`s.
+
+    Returns:
+        A boolean array, shape (pairs,).
+    """
+    if not len(pairs):
+        return np.zeros(0, dtype=bool)
+    return _Decision(meanings, pairs, alike, labels).decide()
 
 
-def normalise(text: str) -> str:
-    """Case, punctuation, white space and Unicode's compatibility forms removed; a text of punctuation only stays as it is."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_SPACES).split()) or " ".join(folded.split())
+class _Decision:
+    def __init__(self, meanings: Meanings, pairs: np.ndarray, alike: np.ndarray, labels: Sequence[str | None]):
+        self.meanings, self.pairs, self.looks, self.labels = meanings, pairs, alike, labels
+        count = len(meanings.sequences)
+        self.left, self.right = pairs.T
+        left, right = alike.T
+        links = sparse.coo_matrix((np.ones(len(left), dtype=np.float32), (left, right)), shape=(count, count)).tocsr()
+        self.alike = (links + links.T + sparse.identity(count, format="csr")).tocsr()
+        self.n_alike = np.diff(self.alike.indptr)
+        self.rare = self._rare(meanings.question)
+        self.rare_answer = self._rare(meanings.answer)
+        self.uncommon_answer = meanings.answer_content.copy()
+        everywhere = np.bincount(meanings.answer.indices, minlength=meanings.answer.shape[1])
+        uncommon = everywhere <= max(COMMON[0], COMMON_IN_ANSWERS * count)
+        self.uncommon_answer.data *= uncommon[self.uncommon_answer.indices]
+        self.uncommon_answer.eliminate_zeros()
 
+    def _rare(self, words: Matrix) -> Matrix:
+        """The words of each row that vary among its look-alikes; where these are few, all but the common words of the file."""
+        count = words.shape[0]
+        everywhere = np.bincount(words.indices, minlength=words.shape[1])
+        everywhere_rare = (everywhere <= max(FEW_ROWS, COMMON_WORD * count)) & ~self.meanings.is_function
+        rare = words.copy()
+        rare.data = everywhere_rare[words.indices].astype(np.float32)
+        crowded = np.flatnonzero(self.n_alike >= TEMPLATE)
+        for start in range(0, len(crowded), 2_000):
+            rows = crowded[start : start + 2_000]
+            mine = words[rows]
+            # One more than the count, so that multiplying drops no word.
+            here = (self.alike[rows] @ words).multiply(mine).tocsr()
+            here.sort_indices()
+            limit = np.maximum(2, SLOT * self.n_alike[rows])
+            varies = here.data <= np.repeat(limit, np.diff(here.indptr))
+            at = np.concatenate([np.arange(words.indptr[row], words.indptr[row + 1]) for row in rows])
+            rare.data[at] = varies & ~self.meanings.is_function[words.indices[at]]
+        rare.eliminate_zeros()
+        return rare
 
-def is_long(text: str, words: int) -> bool:
-    """Whether a text has at least so many words, punctuation standing alone counted as in `str.split`."""
-    return max(len(text.split()), len(normalise(text).split())) >= words
+    def decide(self) -> np.ndarray:
+        """See `ask_the_same`."""
+        m = self.meanings
+        differ = self._rivals(m.keys, m.known) | self._rivals(m.answer_numbers, m.answer_numbers)
+        own_left, own_right = self._own(self.rare, m.question)
+        typo = self._typos(own_left, own_right) & ~differ
+        both = (own_left > 0) & (own_right > 0) & ~typo
+        crowded = np.maximum(self.n_alike[self.left], self.n_alike[self.right]) >= TEMPLATE
+        shares_slot = self._common(self.rare, self.rare) >= np.maximum(1, np.minimum(own_left, own_right))
+        one_answer = self._one_answer(both)
+        differ |= both & crowded & ~shares_slot & ~one_answer
+        names = self._rivals(m.names, m.known) & ~typo
+        differ |= names & ~one_answer
+        key_left, key_right = self._own(m.keys, m.known)
+        name_left, name_right = self._own(m.names, m.known)
+        named = (key_left > 0) | (key_right > 0) | (((name_left > 0) | (name_right > 0)) & ~typo)
+        content = self._common(m.content, m.content)
+        sizes = np.diff(m.content.indptr)
+        mostly = 3 * content >= sizes[self.left] + sizes[self.right]
+        same = np.zeros(len(self.pairs), dtype=bool)
+        for at in np.flatnonzero(~differ):
+            left, right = self.left[at], self.right[at]
+            if both[at]:
+                apart = self.labels[left] is not None and self.labels[right] is not None
+                apart &= self.labels[left] != self.labels[right]
+                informed = one_answer[at] or self._answers(left, right, crowded[at]) > 0
+                same[at] = mostly[at] and not apart and informed
+            elif crowded[at] and (own_left[at] or own_right[at]):
+                same[at] = self._answers(left, right, True) > 0
+            elif named[at]:
+                answers = self._answers(left, right, crowded[at])
+                same[at] = answers > 0 or (answers == 0 and m.answer_id[left] == m.answer_id[right])
+            elif own_left[at] or own_right[at]:
+                same[at] = self._answers(left, right, False) >= 0
+            else:
+                same[at] = True
+        return same
 
+    # ------------------------------------------------------------------------------------------ sums over pairs
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What `ask_the_same` looks at in a row: sets of case-folded words, stems and keys."""
+    def _common(self, a: Matrix, b: Matrix, at: np.ndarray | None = None, *, reverse: bool = False) -> np.ndarray:
+        """Sum of a's entries of the left row in the words that b has of the right row, for all pairs or those `at`; or the `reverse`."""
+        left, right = (self.right, self.left) if reverse else (self.left, self.right)
+        left, right = (left, right) if at is None else (left[at], right[at])
+        result = np.empty(len(left))
+        for start in range(0, len(left), CHUNK):
+            part = slice(start, start + CHUNK)
+            result[part] = np.asarray(a[left[part]].multiply(b[right[part]]).sum(axis=1)).ravel()
+        return result
 
-    keys: frozenset[str]
-    """Of the question: numbers, letters after numbers or in brackets, capitalised names."""
-    words: frozenset[str]
-    """Of the question, its keys among them."""
-    content: frozenset[str]
-    """Of the question: words other than function words, cut to `STEM` characters."""
-    answer: str
-    """Normalised."""
-    answer_words: frozenset[str]
-    answer_numbers: frozenset[str]
-    """Numbers, Roman numerals, letters in brackets."""
-    label: str | None
-    """The row's `group`."""
-
-    @classmethod
-    def of(cls, row: Row) -> Meaning:
-        """Reads a row."""
-        question, answer = _words(row.question), _words(row.answer)
-        keys = _keys(row.question)
-        return cls(
-            keys=keys,
-            words=question | keys | {_singular(word) for word in question},
-            content=frozenset(word[:STEM] for word in question - STOP_WORDS),
-            answer=normalise(row.answer),
-            answer_words=answer - STOP_WORDS,
-            answer_numbers=_numbers(row.answer),
-            label=row.group,
+    def _own(self, words: Matrix, others: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """How many of the left row's `words` are not among the right one's `others`, and the reverse."""
+        sizes = np.diff(words.indptr)
+        return sizes[self.left] - self._common(words, others), sizes[self.right] - self._common(
+            words, others, reverse=True
         )
 
+    def _rivals(self, words: Matrix, others: Matrix) -> np.ndarray:
+        left, right = self._own(words, others)
+        return (left > 0) & (right > 0)
 
-def ask_the_same(a: Meaning, b: Meaning) -> bool:
-    """Whether two questions that look alike ask the same thing; question and answer decide together.
+    def _typos(self, own_left: np.ndarray, own_right: np.ndarray) -> np.ndarray:
+        """Whether the only slot word of each side is the other's, mistyped."""
+        typo = np.zeros(len(self.pairs), dtype=bool)
+        at = np.flatnonzero((own_left == 1) & (own_right == 1))
+        if not len(at):
+            return typo
+        left, right = self.left[at], self.right[at]
+        numbered = self.rare.copy()
+        # With one word of its own, a side's sum of word numbers less that of the shared words is that word's number.
+        numbered.data = numbered.indices.astype(np.float64)
+        shared_left = self._common(numbered, self.meanings.question, at)
+        shared_right = self._common(numbered, self.meanings.question, at, reverse=True)
+        sums = np.asarray(numbered.sum(axis=1)).ravel()
+        words = np.stack([sums[left] - shared_left, sums[right] - shared_right], axis=1).round().astype(np.int64)
+        vocabulary = self.meanings.vocabulary
+        typo[at] = [is_typo(vocabulary[a], vocabulary[b]) for a, b in words.tolist()]
+        return typo
 
-    Different things are asked
+    # ------------------------------------------------------------------------------------------------- answers
 
-    - if each question has keys that the other has not ("Article 14", "Article 15"; "Bihar", "Goa");
-    - if each answer has numbers that the other has not: "Article 17" and "Article 18" answer two questions, however alike these are;
-    - if only one question has such keys, unless the answers agree;
-    - if each question has other words of its own, unless these are the fewer ("who appoints", "who may choose"; but not "the Part that
-      contains the abolition of titles", "... the annual budget") and the answers agree and the file does not give the two different groups.
-    """
-    own_a, own_b = a.keys - b.words, b.keys - a.words
-    if (own_a and own_b) or (a.answer_numbers - b.answer_numbers and b.answer_numbers - a.answer_numbers):
+    def _answers(self, left: int, right: int, strict: bool) -> int:
+        """1: the answers agree in something that few answers say; -1: each says something that the other does not; 0: cannot tell.
+
+        Where it is `strict` they do not agree if each has such words that the other has not.
+        """
+        m = self.meanings
+        if m.answer_id[left] == m.answer_id[right]:
+            rows, share = COMMON_IN_TEMPLATE if strict else COMMON
+            return int(m.answer_count[left] <= max(rows, share * len(m.sequences)))
+        asked = _words(m.question, left) | _words(m.question, right)
+        said = self.rare_answer if strict else self.uncommon_answer
+        a, b = _words(said, left), _words(said, right)
+        rivals = not a <= _words(m.answer, right) and not b <= _words(m.answer, left)
+        new = a - asked, b - asked
+        if not strict:
+            new = new[0] or a, new[1] or b
+        shorter = min(map(len, new))
+        common = min(len(new[0] & _words(m.answer, right)), len(new[1] & _words(m.answer, left)))
+        if shorter and common >= ANSWERS_AGREE * shorter and not (strict and rivals):
+            return 1
+        return -1 if rivals else 0
+
+    def _one_answer(self, both: np.ndarray) -> np.ndarray:
+        """Whether a pair is of a neighbourhood with one answer, whose questions do not all differ in one place: phrasings of one question."""
+        m, count = self.meanings, len(self.meanings.sequences)
+        equal = m.answer_id[self.left] == m.answer_id[self.right]
+        one = np.bincount(
+            self.looks[m.answer_id[self.looks[:, 0]] == m.answer_id[self.looks[:, 1]]].ravel(), minlength=count
+        )
+        one = one >= ONE_ANSWER * (self.n_alike - 1)
+        result = both & equal & one[self.left] & one[self.right]
+        pairs_of = np.bincount(self.pairs[result].ravel(), minlength=count)
+        frames: dict[int, Counter[tuple[int, ...]]] = {}
+        for left, right in self.pairs[result].tolist():
+            frame = _frame(m.sequences[left], m.sequences[right])
+            for row in (left, right):
+                frames.setdefault(row, Counter())[frame] += 1
+        for row, found in frames.items():
+            found.pop((), None)
+            one[row] = max(found.values(), default=0) < ONE_FRAME * pairs_of[row]
+        return result & one[self.left] & one[self.right]
+
+
+def _words(matrix: Matrix, row: int) -> set[int]:
+    return set(matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]].tolist())
+
+
+def _frame(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
+    """The words around the place where two questions differ; () if they have neither beginning nor end in common."""
+    shorter = min(len(left), len(right))
+    start = next((i for i in range(shorter) if left[i] != right[i]), shorter)
+    end = next((i for i in range(shorter - start) if left[-1 - i] != right[-1 - i]), shorter - start)
+    return (*left[:start], -1, *left[len(left) - end :]) if start or end else ()
+
+
+@cache
+def is_typo(left: str, right: str) -> bool:
+    """Whether two words of `TYPO_LETTERS` letters and more differ in one letter, changed, missing or too many, or in two exchanged."""
+    if (
+        abs(len(left) - len(right)) > 1
+        or min(len(left), len(right)) < TYPO_LETTERS - 1
+        or max(len(left), len(right)) < TYPO_LETTERS
+    ):
         return False
-    if a.content <= b.content or b.content <= a.content:
-        return answers_agree(a, b) if own_a or own_b else True
-    labelled_apart = a.label is not None and b.label is not None and a.label != b.label
-    mostly_shared = len(a.content & b.content) > len(a.content ^ b.content)
-    return mostly_shared and not labelled_apart and answers_agree(a, b)
+    if not (left.isalpha() and right.isalpha()):
+        return False
+    shorter = min(len(left), len(right))
+    start = next((i for i in range(shorter) if left[i] != right[i]), shorter)
+    if (
+        left[start + 1 :] == right[start + 1 :]
+        or left[start:] == right[start + 1 :]
+        or left[start + 1 :] == right[start:]
+    ):
+        return True
+    return left[start : start + 2] == right[start : start + 2][::-1] and left[start + 2 :] == right[start + 2 :]
 
 
-def answers_agree(a: Meaning, b: Meaning) -> bool:
-    """Whether one answer says what the other does: equal, or at least half the words of the shorter in the longer."""
-    shorter = min(len(a.answer_words), len(b.answer_words))
-    return a.answer == b.answer or (shorter > 0 and len(a.answer_words & b.answer_words) / shorter >= ANSWERS_AGREE)
+def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
+    """For each row whether its answer is one that the file gives to many different questions ("Imprisonment for 7 years and fine.").
 
-
-def _singular(word: str) -> str:
-    return word.removesuffix("s") if len(word) > 3 else word
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(map(sys.intern, normalise(text).split()))
-
-
-def _numbers(text: str) -> frozenset[str]:
-    numerals = {word for word in text.replace(".", " ").split() if ROMAN.fullmatch(word)}
-    return frozenset(key for key in _keys(text) if not key[0].isalpha()) | numerals
-
-
-def _keys(text: str) -> frozenset[str]:
-    keys = set()
-    for match in KEY.finditer(unicodedata.normalize("NFKC", text)):
-        if number := match["number"]:
-            keys.add(number.replace("-", "").replace("–", "").casefold())
-        elif bracket := match["bracket"]:
-            keys.add(f"({bracket.casefold()})")
-        elif (name := match["name"])[0].isupper() and (name.casefold() not in STOP_WORDS or ROMAN.fullmatch(name)):
-            keys.add(_singular(name.casefold()))
-    return frozenset(keys)
+    It is not if its questions have a word in common, at least half of them, that the questions with other answers have hardly: then they ask
+    about one thing.
+    """
+    stock = np.zeros(len(long), dtype=bool)
+    everywhere = np.bincount(meanings.content.indices, minlength=meanings.content.shape[1])
+    wanted = np.asarray(long) & (meanings.answer_count > STOCK_ROWS)
+    order = np.flatnonzero(wanted)
+    order = order[np.argsort(meanings.answer_id[order], kind="stable")]
+    for rows in np.split(order, np.flatnonzero(np.diff(meanings.answer_id[order])) + 1):
+        if not len(rows):
+            continue
+        found, counts = np.unique(meanings.content[rows].indices, return_counts=True)
+        own = (counts >= len(rows) / 2) & (counts >= everywhere[found] / 2)
+        stock[rows] = not own.any()
+    return stock

@@ -1,92 +1,65 @@
-"""Near-duplicates and groups: which rows of a QA file must stay on one side of a split.
-
-Rows are tied by (1) one `group` label, (2) one question, (3) near-duplicate questions, (4) one long answer; a group is what is connected.
+"""Which questions look alike: character n-grams, near-duplicate candidates, and the nearest question of the other side.
 
 Near-duplicates are found among character n-grams: MinHash and locality-sensitive hashing (Broder 1997; Indyk and Motwani 1998; Leskovec,
-Rajaraman and Ullman, Mining of Massive Datasets, chapter 3) propose pairs, the exact Jaccard similarity decides which look alike, and
-`harness.questions.paraphrase` which of these ask the same. Every decision depends on the two rows only, so rows that are added change nothing between
-those that were there.
+Rajaraman and Ullman, Mining of Massive Datasets, chapter 3) propose pairs, and the exact Jaccard similarity decides which look alike. All of it
+is linear in the number of rows, but for `Shingles.nearest` on small files, which compares every pair.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
-from harness.questions.dataset import Row
-from harness.questions.paraphrase import Meaning, ask_the_same, is_long, normalise
+from harness.metrics.normalize import normalize_question
 
+Matrix = Any
+"""A `scipy.sparse.csr_matrix`, whose types are incomplete."""
 PERMUTATIONS = 128
 SEED = 1
 RECALL_WEIGHTS = (0.02, 0.98)
 """Cost of a false and of a missed candidate: false ones are thrown out by the exact similarity, missed ones leak."""
-WINDOW = 50
+WINDOW = 20
 """Look-alikes before it, in each bucket, that a row is compared with: keeps a file made from one template from taking quadratic time."""
 CHUNK = 200_000
 """Pairs whose similarity is computed at once."""
+TEXTS = 20_000
+"""Texts that are cut into n-grams at once."""
 QUERIES = 64
 """Questions whose nearest neighbours are looked for at once."""
-EXAMPLES = 5
 MAX_PENDING = 20_000_000
 """Candidate pairs that are kept before repeated ones are thrown out: 160 MB."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """Two rows that stay together (positions in the list of rows), and why."""
-
-    reason: str
-    """`group`, `duplicate_question`, `near_duplicate` or `long_answer`."""
-    left: int
-    right: int
-    similarity: float | None
-    """Of the questions; None if they were not compared."""
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The result of `group_rows`."""
-
-    of: list[int]
-    """For each row the position of its group's first row."""
-    links: list[Link]
-    kept_apart: list[Link]
-    """A few of the near-duplicate questions that ask different things."""
-    n_kept_apart: int
-    pairs_compared: int
-    rows_in_full_buckets: int
-    """Rows with more look-alikes than `WINDOW`, which were not compared with all of them."""
-
-
-# -------------------------------------------------------------------------------------------------- n-gram similarity
+EXACT_PAIRS = 20_000_000
+"""Pairs up to which `nearest` compares all: some three seconds."""
+PROBES = 16
+"""n-grams of a question by which `nearest` looks for others in a larger file: half the rarest, half spread over the rest."""
+POSTINGS = 200
+"""Questions looked at for each of these n-grams."""
+COLUMNS = 2**31 - 1
 
 
 class Shingles:
-    """The sets of character n-grams of normalised texts, as a 0/1 matrix (texts x n-grams)."""
+    """The sets of character n-grams of normalised texts, as a 0/1 matrix (texts x hashes of n-grams).
+
+    Scripts that say more with a character have shorter n-grams: two characters of Han and kana, three of Hangul.
+    """
 
     def __init__(self, texts: Sequence[str], n: int):
-        vocabulary: dict[str, int] = {}
-        indices: list[int] = []
-        starts = [0]
-        for text in map(normalise, texts):
-            # A text shorter than n is its own and only n-gram.
-            grams = {text[i : i + n] for i in range(max(1, len(text) - n + 1))}
-            indices.extend(vocabulary.setdefault(gram, len(vocabulary)) for gram in grams)
-            starts.append(len(indices))
-        values = np.ones(len(indices), dtype=np.float32)
-        self.matrix = sparse.csr_matrix((values, indices, starts), shape=(len(texts), len(vocabulary)))
-        self.matrix.sort_indices()
-        self.sizes = np.diff(self.matrix.indptr)
-        # Hashes of the n-grams themselves: their order in the vocabulary depends on the other rows.
-        self.hashes = np.fromiter(
-            (zlib.crc32(gram.encode()) for gram in vocabulary), dtype=np.uint64, count=len(vocabulary)
-        )
+        indices: list[np.ndarray] = []
+        sizes: list[np.ndarray] = []
+        for start in range(0, len(texts), TEXTS):
+            found, counts = _ngrams([normalize_question(text) for text in texts[start : start + TEXTS]], n)
+            indices.append(found)
+            sizes.append(counts)
+        self.sizes = np.concatenate(sizes) if sizes else np.zeros(0, dtype=np.int64)
+        columns = np.concatenate(indices) if indices else np.zeros(0, dtype=np.int32)
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        ones = np.ones(len(columns), dtype=np.float32)
+        self.matrix: Matrix = sparse.csr_matrix((ones, columns, starts), shape=(len(texts), COLUMNS))
+        self.matrix.has_sorted_indices = True
+        self.matrix.has_canonical_format = True
 
     def jaccard(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """|A ∩ B| / |A ∪ B| of the pairs (left[i], right[i]); shape (pairs,), 0..1."""
@@ -98,52 +71,180 @@ class Shingles:
         return result
 
     def nearest(self, queries: Sequence[int], corpus: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """For each query row the most similar corpus row (the first of equals) and that Jaccard similarity; two arrays (queries,)."""
+        """For each query row the most similar corpus row (the first of equals) and that Jaccard similarity; two arrays (queries,).
+
+        Exact up to `EXACT_PAIRS` pairs; beyond, the best of the rows that share one of `PROBES` n-grams, up to `POSTINGS` rows for each, which
+        may miss a nearer one (`nearest_method` says which).
+        """
         rows, others = np.asarray(queries, dtype=np.int64), np.asarray(corpus, dtype=np.int64)
-        corpus_matrix = self.matrix[others]
+        if is_exact(len(rows), len(others)):
+            return self._nearest_of_all(rows, others)
+        return self._nearest_of_candidates(rows, others)
+
+    def _nearest_of_all(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        corpus, asked = self.matrix[others], self.matrix[rows]
+        used = np.unique(corpus.indices)
+        corpus, asked = _compact(corpus, used), _compact(asked, used)
         best, similarity = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         for start in range(0, len(rows), QUERIES):
             part = slice(start, start + QUERIES)
             # Frequent n-grams make the product dense anyway.
-            common = corpus_matrix @ self.matrix[rows[part]].T.toarray()
+            common = corpus @ asked[part].T.toarray()
             scores = common / (self.sizes[others, None] + self.sizes[None, rows[part]] - common)
             at = scores.argmax(axis=0)
             best[part], similarity[part] = others[at], scores[at, np.arange(len(at))]
         return best, similarity
 
+    def _nearest_of_candidates(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        corpus = self.matrix[others]
+        grams, counts = np.unique(corpus.indices, return_counts=True)
+        postings = _postings(corpus, grams, counts)
+        best, similarity = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+        for start in range(0, len(rows), 2_000):
+            part = rows[start : start + 2_000]
+            probes = _probes(_compact(self.matrix[part], grams), counts)
+            shared: Matrix = (probes @ postings).tocsr()
+            # A question that shares nothing is compared with the first.
+            empty = np.flatnonzero(np.diff(shared.indptr) == 0)
+            left = np.concatenate([np.repeat(np.arange(len(part)), np.diff(shared.indptr)), empty])
+            right = np.concatenate([shared.indices, np.zeros(len(empty), dtype=np.int64)]).astype(np.int64)
+            weight = np.concatenate([shared.data, np.zeros(len(empty), dtype=shared.data.dtype)])
+            # The 20 that share most of the probes are compared in full.
+            order = np.lexsort((right, -weight, left))
+            left, right = left[order], right[order]
+            rank = np.arange(len(left)) - np.searchsorted(left, left)
+            left, right = left[rank < 20], right[rank < 20]
+            scores = self.jaccard(part[left], others[right])
+            order = np.lexsort((right, -scores, left))
+            first = order[np.searchsorted(left[order], np.arange(len(part)))]
+            best[start : start + len(part)], similarity[start : start + len(part)] = others[right[first]], scores[first]
+        return best, similarity
 
-def candidates(shingles: Shingles, threshold: float, topics: Sequence[int]) -> tuple[np.ndarray, int]:
+
+def is_exact(queries: int, corpus: int) -> bool:
+    """Whether `Shingles.nearest` compares all pairs."""
+    return queries * corpus <= EXACT_PAIRS
+
+
+def nearest_method(queries: int, corpus: int) -> str:
+    """How `Shingles.nearest` finds the nearest question, for the record."""
+    if is_exact(queries, corpus):
+        return "exact: all pairs"
+    return f"approximate: the best of the rows that share one of {PROBES} n-grams, at most {POSTINGS} rows for each"
+
+
+def _compact(matrix: Matrix, used: np.ndarray) -> Matrix:
+    """The matrix with only the sorted columns `used`, numbered from 0."""
+    at = np.searchsorted(used, matrix.indices)
+    at[at == len(used)] = 0
+    kept = used[at] == matrix.indices if len(used) else np.zeros(len(at), dtype=bool)
+    starts = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sparse.csr_matrix(
+        (np.ones(int(kept.sum()), dtype=np.float32), at[kept], starts), shape=(matrix.shape[0], max(1, len(used)))
+    )
+
+
+def _postings(corpus: Matrix, grams: np.ndarray, counts: np.ndarray) -> Matrix:
+    """n-grams x corpus rows; of a frequent n-gram only `POSTINGS` rows, evenly spaced."""
+    order = np.argsort(corpus.indices, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    rank = np.arange(len(order)) - np.repeat(starts[:-1], counts)
+    step = np.repeat(np.maximum(1, counts // POSTINGS), counts)
+    kept = (rank % step == 0) & (rank // step < POSTINGS)
+    rows = np.repeat(np.arange(corpus.shape[0], dtype=np.int32), np.diff(corpus.indptr))[order[kept]]
+    columns = np.repeat(np.arange(len(grams), dtype=np.int32), counts)[kept]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=len(grams)))])
+    return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(grams), corpus.shape[0]))
+
+
+def _probes(asked: Matrix, counts: np.ndarray) -> Matrix:
+    """Of each row its `PROBES` n-grams to look others up by."""
+    row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
+    order = np.lexsort((asked.indices, counts[asked.indices], row))
+    rank = np.arange(len(order)) - asked.indptr[row]
+    rest = np.diff(asked.indptr)[row] - PROBES // 2
+    step = np.maximum(1, rest // (PROBES // 2))
+    spread = rank - PROBES // 2
+    kept = (rank < PROBES // 2) | ((spread % step == 0) & (spread // step < PROBES // 2))
+    chosen = order[kept]
+    return sparse.csr_matrix(
+        (np.ones(len(chosen), dtype=np.float32), (row[kept], asked.indices[chosen])), shape=asked.shape
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ n-grams
+
+
+def _ngrams(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted hashes (below `COLUMNS`) of each text's n-grams, one text after the other, and how many each has."""
+    joined = "".join(texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    text_of = np.repeat(np.arange(len(texts)), lengths)
+    left_over = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(codes))
+    size = np.full(len(codes), n)
+    size[_between(codes, 0xAC00, 0xD7A3)] = min(n, 3)
+    size[_between(codes, 0x3040, 0x30FF) | _between(codes, 0x3400, 0x9FFF) | _between(codes, 0x20000, 0x3FFFF)] = min(
+        n, 2
+    )
+    whole = left_over >= size
+    # A text shorter than n is its own and only n-gram.
+    bare = np.bincount(text_of[whole], minlength=len(texts)) == 0
+    whole[(np.cumsum(lengths) - lengths)[bare & (lengths > 0)]] = True
+    # Its end counts as a character, or "ab" would be an n-gram of "abc".
+    at = np.flatnonzero(whole)
+    hashes = np.full(len(at), 14695981039346656037, dtype=np.uint64)
+    for k in range(n):
+        inside = (k < size[at]) & (k < left_over[at])
+        code = np.where(inside, codes[np.minimum(at + k, len(codes) - 1)] + np.uint64(1), np.uint64(0))
+        hashes = (hashes ^ code) * np.uint64(1099511628211)
+        hashes ^= hashes >> np.uint64(29)
+    hashes = (hashes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
+    hashes[hashes == COLUMNS] = 0
+    keyed = np.unique(text_of[at].astype(np.uint64) << np.uint64(32) | hashes)
+    empty = np.flatnonzero(lengths == 0).astype(np.uint64)
+    if len(empty):
+        keyed = np.sort(np.concatenate([keyed, empty << np.uint64(32)]))
+    counts = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(texts))
+    return (keyed & np.uint64(0xFFFFFFFF)).astype(np.int32), counts
+
+
+def _between(codes: np.ndarray, first: int, last: int) -> np.ndarray:
+    return (codes >= first) & (codes <= last)
+
+
+# --------------------------------------------------------------------------------------------------------- candidates
+
+
+def candidates(shingles: Shingles, threshold: float, topics: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
     """Pairs of texts that share a MinHash band, and how many texts stood in buckets too full to compare all.
 
     Args:
         shingles: the texts.
         threshold: the Jaccard similarity from which a pair should be found (at least 96% of pairs at the threshold are, more above it).
-        topics: a hash of what each text is about; within a full bucket equal ones are compared first.
+        topics: hashes of what each text is about, each of shape (texts,); within a full bucket equal ones are compared first.
 
     Returns:
         Pairs, shape (pairs, 2), left before right, each once.
     """
+    from datasketch import MinHashLSH  # brings scipy along, which an unchanged split need not wait for
+
     lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=RECALL_WEIGHTS)
-    count, matrix = len(shingles.sizes), shingles.matrix
-    sets = (
-        shingles.hashes[matrix.indices[a:b]].tolist()
-        for a, b in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
-    )
-    hashed = MinHash.generator(sets, num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
-    signatures = np.stack([minhash.hashvalues for minhash in hashed]).astype(np.uint32)
-    topic = np.asarray(topics, dtype=np.uint64)
+    count = len(shingles.sizes)
+    signatures = _signatures(shingles)
     found, crowded = [np.empty(0, dtype=np.int64)], np.zeros(count, dtype=bool)
     for band in range(lsh.b):
-        key = _mix(signatures[:, band * lsh.r : (band + 1) * lsh.r])
-        pairs, full = _pairs_within(key)
+        key = mix(signatures[:, band * lsh.r : (band + 1) * lsh.r])
+        pairs, full = pairs_within(key)
         found += pairs
         if full.any():
             crowded |= full
-            found += _pairs_within(_mix(np.stack([key, topic], axis=1)))[0]
+            for topic in topics:
+                found += pairs_within(mix(np.stack([key, topic], axis=1)))[0]
         # Most pairs are met in many bands; making them unique now and then keeps memory small without sorting in every band.
         if sum(map(len, found)) > max(MAX_PENDING, 2 * len(found[0])):
-            found = [_unique(found)]
-    pairs = np.stack(np.divmod(_unique(found), count), axis=1)
+            found = [unique(found)]
+    pairs = np.stack(np.divmod(unique(found), max(1, count)), axis=1)
     # The share of equal minima estimates the similarity with this standard error, so what is far below cannot be near.
     least = threshold - 5 * (threshold * (1 - threshold) / PERMUTATIONS) ** 0.5
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
@@ -151,13 +252,32 @@ def candidates(shingles: Shingles, threshold: float, topics: Sequence[int]) -> t
     return pairs[np.concatenate(close)] if chunks else pairs, int(crowded.sum())
 
 
-def _unique(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _signatures(shingles: Shingles) -> np.ndarray:
+    """MinHash signatures, shape (texts, PERMUTATIONS): the least of each text's hashes under random linear maps modulo 2^64, upper half."""
+    rng = np.random.default_rng(SEED)
+    factors = rng.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    shifts = rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
+    count, starts = len(shingles.sizes), shingles.matrix.indptr
+    signatures = np.empty((count, PERMUTATIONS), dtype=np.uint32)
+    for first in range(0, count, 5_000):
+        last = min(first + 5_000, count)
+        hashes = shingles.matrix.indices[starts[first] : starts[last]].astype(np.uint64)
+        hashes = (hashes + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(31)
+        for i in range(PERMUTATIONS):
+            values = ((hashes * factors[i] + shifts[i]) >> np.uint64(32)).astype(np.uint32)
+            signatures[first:last, i] = np.minimum.reduceat(values, starts[first:last] - starts[first])
+    return signatures
+
+
+def unique(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The different values, sorted."""
     # np.unique hashes, which is several times slower than sorting here.
     values = np.sort(np.concatenate(parts))
     return values[np.flatnonzero(np.diff(values, prepend=-1))]
 
 
-def _mix(columns: np.ndarray) -> np.ndarray:
+def mix(columns: np.ndarray) -> np.ndarray:
     """One 64-bit hash of each row; multiplication wraps, as in FNV."""
     key = np.full(len(columns), 14695981039346656037, dtype=np.uint64)
     for column in columns.T:
@@ -166,7 +286,7 @@ def _mix(columns: np.ndarray) -> np.ndarray:
     return key
 
 
-def _pairs_within(key: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def pairs_within(key: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Pairs of positions with equal keys at most `WINDOW` apart in their bucket, as left * count + right; and who had more than that."""
     order = np.argsort(key, kind="stable")
     key, count = key[order], len(key)
@@ -180,74 +300,3 @@ def _pairs_within(key: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         pairs.append(order[at] * count + order[at + apart])
     full[order[at + WINDOW]] = True
     return pairs, full
-
-
-# ------------------------------------------------------------------------------------------------------------- groups
-
-
-def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, long_answer_words: int) -> Groups:
-    """Ties rows that must stay on one side; `shingles` are those of the questions, in the order of `rows`."""
-    meanings = [Meaning.of(row) for row in rows]
-    links: list[Link] = []
-    for reason, keys in (
-        ("group", [row.group for row in rows]),
-        ("duplicate_question", [normalise(row.question) for row in rows]),
-        (
-            "long_answer",
-            [
-                m.answer if is_long(row.answer, long_answer_words) else None
-                for row, m in zip(rows, meanings, strict=True)
-            ],
-        ),
-    ):
-        first: dict[str, int] = {}
-        for at, key in enumerate(keys):
-            if key is not None and first.setdefault(key, at) != at:
-                links.append(Link(reason, first[key], at, 1.0 if reason == "duplicate_question" else None))
-
-    topics = [zlib.crc32("\0".join(sorted(m.keys)).encode()) for m in meanings]
-    pairs, crowded = candidates(shingles, threshold, topics)
-    similarity = shingles.jaccard(pairs[:, 0], pairs[:, 1])
-    near, values = pairs[similarity >= threshold], similarity[similarity >= threshold]
-    # Templates make most of these pairs, and Python is too slow for them: what surely differs is sorted out at once.
-    same = ~_surely_rival_keys(meanings, near)
-    for at in np.flatnonzero(same):
-        same[at] = ask_the_same(meanings[near[at, 0]], meanings[near[at, 1]])
-    links += _near_duplicates(near[same], values[same])
-    kept_apart = _near_duplicates(near[~same][:EXAMPLES], values[~same][:EXAMPLES])
-    return Groups(_connect(len(rows), links), links, kept_apart, int((~same).sum()), len(pairs), crowded)
-
-
-def _near_duplicates(pairs: np.ndarray, similarity: np.ndarray) -> list[Link]:
-    return [
-        Link("near_duplicate", left, right, value)
-        for (left, right), value in zip(pairs.tolist(), similarity.tolist(), strict=True)
-    ]
-
-
-def _surely_rival_keys(meanings: Sequence[Meaning], pairs: np.ndarray) -> np.ndarray:
-    """For each pair whether each question is known to have keys that the other has not: bits of Bloom filters, so some are missed."""
-    keys, words = _bits([m.keys for m in meanings]), _bits([m.words for m in meanings])
-    rival = np.empty(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), CHUNK):
-        left, right = pairs[start : start + CHUNK].T
-        rival[start : start + CHUNK] = np.any(keys[left] & ~words[right], axis=1) & np.any(
-            keys[right] & ~words[left], axis=1
-        )
-    return rival
-
-
-def _bits(sets: Sequence[frozenset[str]]) -> np.ndarray:
-    bits = np.zeros((len(sets), 256), dtype=bool)
-    for at, words in enumerate(sets):
-        bits[at, [zlib.crc32(word.encode()) & 255 for word in words]] = True
-    return np.packbits(bits, axis=1).view(np.uint64)
-
-
-def _connect(count: int, links: Sequence[Link]) -> list[int]:
-    """Connected components; each named by its first row."""
-    left, right = [link.left for link in links], [link.right for link in links]
-    graph = sparse.coo_matrix((np.ones(len(links), dtype=bool), (left, right)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
-    first: dict[int, int] = {}
-    return [first.setdefault(c, at) for at, c in enumerate(component.tolist())]

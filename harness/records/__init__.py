@@ -6,6 +6,7 @@ Imports neither torch nor numpy.
 
 from harness.records.base import (
     SCHEMA_VERSION,
+    Contract,
     FinishReason,
     Fraction,
     Interval,
@@ -27,7 +28,8 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
-from harness.records.prediction import Cost, Prediction, PredictionManifest, PredictionSet
+from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
+from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
@@ -41,9 +43,11 @@ __all__ = [
     "BaselineVariant",
     "Breakdown",
     "Comparison",
+    "Contract",
     "Cost",
     "Example",
     "ExportManifest",
+    "Finding",
     "FinishReason",
     "Fraction",
     "GateCheck",
@@ -61,6 +65,7 @@ __all__ = [
     "Prediction",
     "PredictionManifest",
     "PredictionSet",
+    "PromptForm",
     "Question",
     "Record",
     "SchemaVersion",
@@ -68,6 +73,7 @@ __all__ = [
     "ScoreManifest",
     "ScoreSet",
     "SplitManifest",
+    "Thinking",
     "TokenId",
     "TrainManifest",
     "VariantResult",

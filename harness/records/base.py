@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Interval = tuple[float, float]
 FinishReason = Literal["stop", "length", "error"]
 Verdict = Literal["better", "worse", "tied", "identical", "undecided"]
+Contract = Literal["same ids", "same question"]
+"""What two compared variants share. `same ids`: one tokenizer, and prompts equal token by token. `same question`: each was asked by its own tokenizer
+and prompt; equal are the questions, their references, the metrics and the limits of generation."""
 
 SCHEMA_VERSION = 1
 SchemaVersion = Literal[1]

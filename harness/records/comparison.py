@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from harness.records.base import SCHEMA_VERSION, Interval, Manifest, Name, Record, SchemaVersion, Verdict
+from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
 from harness.records.prediction import Cost
 from harness.records.scoring import MetricValue
 
@@ -28,6 +28,7 @@ class Pair(Record):
     verdict: Verdict
     n: int
     """Questions scored by both."""
+    contract: Contract = "same ids"
     margin: float
     """Differences within plus or minus this are equivalent."""
     noise_floor: float = 0.0
@@ -64,7 +65,8 @@ class Alarm(Record):
     """Something that makes the numbers doubtful, told next to the verdict."""
 
     code: str
-    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`."""
+    """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`,
+    `leakage_unknown`, and those of `Finding`."""
     variant: str | None
     message: str
     value: float | None = None
@@ -100,6 +102,8 @@ class Comparison(Manifest):
     model_config = ConfigDict(populate_by_name=True)
 
     schema_: SchemaVersion = Field(default=SCHEMA_VERSION, alias="schema")
+    fingerprint: str = ""
+    """Of what compare read: scores, predictions, split, settings and code."""
     run: str
     split_id: str
     n: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, FinishReason, Manifest, Name, Record, SchemaVersion, TokenId
+from harness.records.prompting import PromptForm
 
 
 class Prediction(Record):
@@ -17,6 +18,12 @@ class Prediction(Record):
     answer_ids: list[TokenId]
     """Generated token ids, without the end token."""
     text: str
+    """What is scored: the answer, without the reasoning in front of it."""
+    thinking: str = ""
+    """What a reasoning model wrote before its closing think tag."""
+    thinking_tokens: int = 0
+    unclosed: bool = False
+    """The reasoning was never closed: `text` is empty, the question unanswered."""
     finish_reason: FinishReason
     prompt_cut: bool = False
     """The prompt was longer than the context and was not asked in full."""
@@ -24,6 +31,10 @@ class Prediction(Record):
     """Wall time of the batch or request divided by its questions."""
     error: str | None = None
     """Set when `finish_reason` is `error`: the answer is unscored, never 0."""
+    tokens: int | None = None
+    """Generated tokens by a server's own count; None: count `answer_ids`."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt by a server's own count; None: count `prompt_ids`."""
 
 
 class Cost(Record):
@@ -39,6 +50,29 @@ class Cost(Record):
     """Peak resident memory of the answering process on the CPU; peak allocated device memory on a GPU."""
     size_bytes: int
     """Weights on disk that this variant needs."""
+    prompt_tokens: int | None = None
+    """Tokens of all prompts, where the backend counts them."""
+    money: float | None = None
+    """What the answers cost, in the currency of the variant's `price`; None: no price was given."""
+
+
+class Finding(Record):
+    """Something doubtful about a model that was found before it was asked; compare raises an alarm for it."""
+
+    code: str
+    """`adapter_without_effect`, `adapter_partly_zero`, `adapter_other_revision`, `adapter_other_base`."""
+    message: str
+
+
+class Thinking(Record):
+    """The reasoning in front of a variant's answers."""
+
+    answers: int
+    """Answers with reasoning."""
+    mean_tokens: float
+    longest_tokens: int
+    unclosed: int
+    """Answers whose reasoning did not end: unanswered, scored as empty."""
 
 
 class PredictionManifest(Manifest):
@@ -64,10 +98,17 @@ class PredictionManifest(Manifest):
     """Every parameter of generation that was sent, defaults included."""
     execution: dict[str, Any] = {}
     """What may differ without changing what is asked: batch size, slots, threads, device."""
+    asked: Literal["run", "own"] = "run"
+    """`run`: by the run's tokenizer and prompt, so that prompts must be equal token by token; `own`: by the model's own."""
+    findings: list[Finding] = []
     n: int
     finish: dict[str, int]
     """Count of each finish reason."""
     prompts_cut: int
+    prompt: PromptForm | None = None
+    """How the questions were put; None: made elsewhere."""
+    thinking: Thinking | None = None
+    """None: no answer had reasoning in front of it."""
     cost: Cost
     warnings: list[str] = []
     measured: str = ""
@@ -83,5 +124,5 @@ class PredictionSet(Manifest):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     fingerprint: str
-    """Over the variants' keys."""
+    """Of everything that decides the answers; empty after a call that asked some of the variants only."""
     variants: list[Name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from harness.records.base import SCHEMA_VERSION, Manifest, Name, Record, RelativePath, SchemaVersion
+from harness.records.prompting import PromptForm
 
 
 class HistoryPoint(Record):
@@ -39,6 +40,8 @@ class TrainManifest(Manifest):
     steps: int
     epochs: float
     rows: int
+    prompt: PromptForm | None = None
+    """How the questions were put."""
     rows_cut: int
     """Rows whose answer was cut at the maximum length."""
     rows_without_labels: int
@@ -75,6 +78,8 @@ class Artifact(Record):
     seconds: float
     checks: list[str]
     """What was verified after writing, in words."""
+    command: str = ""
+    """GGUF: the line that serves it with llama.cpp, from the run folder."""
 
 
 class ExportManifest(Manifest):

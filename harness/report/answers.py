@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records import Pair
-from harness.report.headline import (
-    find_pair,
-    metric_label,
-    percent,
-    points,
-    primary_metric,
-    reference_variant,
-    tuned_variant,
-    variant_label,
-)
+from harness.registry import metric_label
+from harness.report.headline import find_pair, percent, points, primary_metric, reference_variant, tuned_variant
 from harness.report.sections import NONE, Inputs, metrics_of
+from harness.variants import label as variant_label
 
 
 def answers(inputs: Inputs) -> dict[str, Any]:

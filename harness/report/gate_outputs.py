@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from harness.records import GateCheck, GateResult, GateVerdict
-from harness.report.headline import GATE_WORDS, metric_label, percent, points, variant_label
+from harness.registry import metric_label
+from harness.report.headline import GATE_WORDS, percent, points
 from harness.report.page import MAX_MARKDOWN, code, plain
+from harness.variants import label as variant_label
 
 WORST_FIRST: tuple[GateVerdict, ...] = ("incomparable", "regression", "inconclusive", "improvement", "pass")
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

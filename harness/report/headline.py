@@ -8,21 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness import registry, variants
 from harness.records import Comparison, MetricValue, Pair, Verdict
+from harness.variants import ADAPTER, BASE
+from harness.variants import label as variant_label
 
-METRIC_LABELS = {
-    "exact_match": "Exact match, raw",
-    "exact_match_normalized": "Exact match",
-    "token_f1": "Token F1",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "citation_f1": "Citation F1",
-}
-VARIANT_LABELS = {"base": "Base", "adapter": "Adapter", "merged_16bit": "Merged 16-bit", "merged_4bit": "Merged 4-bit"}
-BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
-PRIMARY = ("exact_match_normalized", "exact_match", "token_f1", "rougeL")
 GATE_WORDS = {
     "pass": "Passed",
     "improvement": "Improved",
@@ -48,29 +38,9 @@ class Statement:
     """Of the tested pair behind it; None: a plain fact."""
 
 
-def metric_label(metric: str) -> str:
-    """A metric's name as people write it."""
-    return METRIC_LABELS.get(metric, metric)
-
-
-def variant_label(variant: str) -> str:
-    """A variant's name as people write it: `gguf_q4_k_m` is `GGUF Q4_K_M`."""
-    return VARIANT_LABELS.get(variant, f"GGUF {variant[5:].upper()}" if variant.startswith("gguf_") else variant)
-
-
 def variant_order(comparison: Comparison) -> list[str]:
     """The variants in the order of the pipeline: base, as trained, merged, GGUF from the largest to the smallest, then all others by name."""
-    pipeline = {"base": 0, "adapter": 1, "merged_16bit": 2, "merged_4bit": 3}
-
-    def place(variant: str) -> tuple[int, int, str]:
-        gguf = variant.startswith("gguf_")
-        return (
-            pipeline.get(variant, 4 if gguf else 5),
-            -comparison.variants[variant].cost.size_bytes if gguf else 0,
-            variant,
-        )
-
-    return sorted(comparison.variants, key=place)
+    return sorted(comparison.variants, key=variants.order)
 
 
 def percent(value: float | None) -> str:
@@ -103,22 +73,23 @@ def p_value(p: float | None) -> str:
 
 
 def primary_metric(comparison: Comparison) -> str | None:
-    """The metric that decides, as compare chose it; in files of earlier versions the first of `PRIMARY`; None without any metric."""
+    """The metric that decides, as compare chose it; in files of earlier versions the first of `registry.headline_metrics`; None without any metric."""
     measured = [metric for result in comparison.variants.values() for metric in result.metrics]
     if comparison.primary in measured:
         return comparison.primary
-    return next((metric for metric in PRIMARY if metric in measured), measured[0] if measured else None)
+    return next(
+        (metric for metric in registry.headline_metrics() if metric in measured), measured[0] if measured else None
+    )
 
 
 def tuned_variant(comparison: Comparison) -> str | None:
-    """The variant that stands for fine-tuning: as trained where it answered, else the next best preserved."""
-    others = [variant for variant in comparison.variants if variant != "base"]
-    return next((v for v in ("adapter", "merged_16bit", "gguf_f16") if v in others), others[0] if others else None)
+    """The variant that represents fine-tuning: as trained where it answered, else the next best preserved."""
+    return variants.tuned(list(comparison.variants))
 
 
 def reference_variant(comparison: Comparison) -> str | None:
     """The variant that formats are measured against."""
-    return "merged_16bit" if "merged_16bit" in comparison.variants else tuned_variant(comparison)
+    return variants.MERGED if variants.MERGED in comparison.variants else tuned_variant(comparison)
 
 
 def find_pair(pairs: Sequence[Pair], left: str, right: str, metric: str) -> Pair | None:
@@ -146,15 +117,15 @@ def headline(comparison: Comparison) -> Statement:
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     if metric is None or tuned is None:
         return Statement("Nothing to compare: no fine-tuned variant answered the questions.")
-    after, before = _value(comparison, tuned, metric), _value(comparison, "base", metric)
-    name = metric_label(metric).lower() if metric in PRIMARY[:2] else metric_label(metric)
+    after, before = _value(comparison, tuned, metric), _value(comparison, BASE, metric)
+    name = registry.metric_inline(metric)
     if after is None:
         return Statement(f"{variant_label(tuned)} has no scored answer, so there is no result.")
     if before is None:
         return Statement(
             f"{variant_label(tuned)} reaches {percent(after)} {name}; there is no base model to compare it with."
         )
-    pair = find_pair(comparison.pairs, tuned, "base", metric)
+    pair = find_pair(comparison.pairs, tuned, BASE, metric)
     span = f"from {percent(before)} to {percent(after)}"
     if pair is None:
         return Statement(f"{name[0].upper()}{name[1:]} went {span}, a difference that was not tested.")
@@ -172,7 +143,7 @@ def evidence(comparison: Comparison) -> list[Statement]:
     """What the headline rests on: the interval, the test, the questions, and what no model at all would reach."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     found = []
-    pair = find_pair(comparison.pairs, tuned, "base", metric) if tuned and metric else None
+    pair = find_pair(comparison.pairs, tuned, BASE, metric) if tuned and metric else None
     if pair is not None and pair.delta is not None:
         detail = [f"{points(pair.delta)} points"]
         if pair.ci95:
@@ -191,7 +162,7 @@ def evidence(comparison: Comparison) -> list[Statement]:
         best = max(known.values())
         after = _value(comparison, tuned, metric) if tuned else None
         told = "; ".join(
-            f"{BASELINE_LABELS.get(name, name).lower()} {percent(value)}"
+            f"{registry.BASELINE_LABELS.get(name, name).lower()} {percent(value)}"
             for name, value in sorted(known.items(), reverse=True)
         )
         note = f"Without any model: {told}."
@@ -211,7 +182,7 @@ def formats(comparison: Comparison) -> list[Statement]:
     same: list[str] = []
     margin = 0.0
     for variant in comparison.variants:
-        pair = None if variant in ("base", reference) else find_pair(comparison.pairs, variant, reference, metric)
+        pair = None if variant in (BASE, reference) else find_pair(comparison.pairs, variant, reference, metric)
         if pair is None or pair.delta is None:
             continue
         name, against = variant_label(variant), variant_label(reference)
@@ -245,7 +216,7 @@ def formats(comparison: Comparison) -> list[Statement]:
         found.insert(0, Statement(text, "identical"))
     if tied := [*same, *tied]:
         # The adapter is small on disk, but needs its base beside it.
-        sizes = {v: comparison.variants[v].cost.size_bytes for v in tied if v != "adapter"}
+        sizes = {v: comparison.variants[v].cost.size_bytes for v in tied if v != ADAPTER}
         smallest = min(sizes, key=lambda v: sizes[v], default=None)
         whole = comparison.variants[reference].cost.size_bytes
         if smallest and whole and sizes[smallest] < whole:

@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness import registry, variants
 from harness.records import Comparison, Pair
 from harness.report import answers, headline, provenance_section, sections
 from harness.report.charts import comparison as comparison_charts
@@ -135,8 +136,9 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
         "evidence": headline.evidence(comparison),
         "formats": headline.formats(comparison),
         "metric": metric,
-        "metric_label": headline.metric_label(metric) if metric else "",
+        "metric_label": registry.metric_label(metric) if metric else "",
         "board": sections.leaderboard(comparison),
+        "contracts": sections.contract_note(comparison),
         "gate": _gate(inputs),
     }
 
@@ -204,7 +206,7 @@ def _environment(*, escape: bool) -> Environment:
         "percent": headline.percent,
         "points": headline.points,
         "megabytes": headline.megabytes,
-        "label": headline.variant_label,
+        "label": variants.label,
     }
     environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
     return environment

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.records import Comparison, SplitManifest
-from harness.report.headline import BASELINE_LABELS, METRIC_LABELS, metric_label, percent
+from harness.registry import BASELINE_LABELS, metric_label, metric_order
+from harness.report.headline import percent
 from harness.report.sections import NONE, metrics_of
 
 
@@ -42,7 +43,7 @@ def grouping(split: SplitManifest) -> dict[str, Any]:
         key=lambda pair: list(BASELINE_LABELS).index(pair[0]) if pair[0] in BASELINE_LABELS else len(BASELINE_LABELS)
     )
     found = {metric for side in split.baselines.values() for values in side.values() for metric in values}
-    metrics = [metric for metric in METRIC_LABELS if metric in found] + sorted(found - METRIC_LABELS.keys())
+    metrics = sorted(found, key=metric_order)
     columns = [
         f"{BASELINE_LABELS.get(name, name)}, {'this split' if side == 'grouped' else 'random split'}"
         for name, side in measured

@@ -21,19 +21,10 @@ from harness.records import (
     SplitManifest,
     TrainManifest,
 )
-from harness.report.headline import (
-    BASELINE_LABELS,
-    METRIC_LABELS,
-    best_and_ties,
-    megabytes,
-    metric_label,
-    p_value,
-    percent,
-    points,
-    primary_metric,
-    tuned_variant,
-    variant_label,
-)
+from harness.registry import BASELINE_LABELS, metric_label, metric_order
+from harness.report.headline import best_and_ties, megabytes, p_value, percent, points, primary_metric, tuned_variant
+from harness.variants import BASE
+from harness.variants import label as variant_label
 
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "size_bytes": ("Size", megabytes),
@@ -97,10 +88,8 @@ class Inputs:
 def metrics_of(comparison: Comparison) -> list[str]:
     """Every metric that any variant was scored with: the primary one first, then in the order of the labels."""
     found = {metric for result in comparison.variants.values() for metric in result.metrics}
-    primary, order = primary_metric(comparison), list(METRIC_LABELS)
-    return sorted(
-        found, key=lambda metric: (metric != primary, order.index(metric) if metric in order else len(order), metric)
-    )
+    primary = primary_metric(comparison)
+    return sorted(found, key=lambda metric: (metric != primary, metric_order(metric)))
 
 
 def leaderboard(comparison: Comparison) -> dict[str, Any]:
@@ -180,7 +169,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
     """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     rows = []
-    for variant, label in ((tuned, "Fine-tuned"), ("base", "Base model")):
+    for variant, label in ((tuned, "Fine-tuned"), (BASE, "Base model")):
         result = comparison.variants.get(variant or "")
         measured = result.metrics.get(metric or "") if result else None
         if measured is not None and measured.value is not None:
@@ -192,7 +181,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "text": percent(measured.value),
-                    "model": variant != "base",
+                    "model": variant != BASE,
                 }
             )
     for name, values in sorted(comparison.baselines.items(), reverse=True):
@@ -229,9 +218,24 @@ def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "record": f"{pair.wins} / {pair.losses} / {pair.ties}",
             "n": pair.n,
             "verdict": pair.verdict,
+            "contract": pair.contract,
         }
         for pair in comparison.pairs
     ]
+
+
+def contract_note(comparison: Comparison) -> str:
+    """What the two sides of each pair share, in a sentence or two; empty without pairs."""
+    found = dict.fromkeys((pair.left, pair.right, pair.contract) for pair in comparison.pairs)
+    loose = [
+        f"{variant_label(a)} against {variant_label(b)}" for a, b, contract in found if contract == "same question"
+    ]
+    if not found:
+        return ""
+    if not loose:
+        return "Every pair was compared under the contract “same ids”: one tokenizer, and prompts equal token by token."
+    others = "" if len(loose) == len(found) else " All other pairs: “same ids”, prompts equal token by token."
+    return f"Compared under the contract “same question”, each model asked by its own tokenizer and prompt: {', '.join(loose)}.{others}"
 
 
 def noise_floor(comparison: Comparison) -> float | None:

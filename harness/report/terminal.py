@@ -11,10 +11,10 @@ from rich.text import Text
 
 from harness.errors import visible
 from harness.records import Comparison, MetricValue, Pair
+from harness.registry import metric_label, summary_metrics
 from harness.report.headline import (
     formats,
     headline,
-    metric_label,
     p_value,
     percent,
     points,
@@ -22,8 +22,6 @@ from harness.report.headline import (
     variant_order,
 )
 
-FURTHER_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f1")
-"""Shown beside the primary metric where there is room, the first ones first; the report has them all."""
 WIDTH = 110
 """Columns where there is no terminal to ask."""
 BORDERS = 3
@@ -62,7 +60,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     columns.append(Column("MB", [*(f"{v.cost.size_bytes / 1e6:,.1f}" for v in variants), *blank], needed=True))
     speeds = [f"{v.cost.tokens_per_second:,.0f}" if v.cost.tokens_per_second else "-" for v in variants]
     columns.append(Column("tokens/s", [*speeds, *blank]))
-    for metric in FURTHER_METRICS:
+    for metric in summary_metrics():
         if metric != primary and any(metric in v.metrics for v in variants):
             means = [_mean(v.metrics.get(metric)) for v in variants]
             columns.append(Column(metric_label(metric), [*means, *_values(without_model, metric)]))

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from harness import provenance, storage
+from harness import provenance, registry, storage
 from harness.analysis import alarms, buckets, fidelity, statistics
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.metrics import find
 from harness.records import (
     Breakdown,
     Comparison,
+    Contract,
     Example,
     Pair,
     PairExamples,
@@ -36,24 +36,14 @@ from harness.records import (
     VariantResult,
 )
 from harness.storage import RunFolder
+from harness.variants import ADAPTER, is_exported, pairs
 
-SOURCES = (
-    "analysis/alarms.py",
-    "analysis/buckets.py",
-    "analysis/families.py",
-    "analysis/fidelity.py",
-    "analysis/primary.py",
-    "analysis/resampling.py",
-    "analysis/statistics.py",
-    "stages/compare.py",
-)
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
-EXPORTED = ("merged_16bit", "merged_4bit")
-BREAKDOWN_METRICS = ("exact_match_normalized", "token_f1", "rougeL", "citation_f1")
-"""Shown in the breakdowns; all of them if the config names none of these."""
-EXAMPLE_METRICS = ("token_f1", "rougeL")
-"""The first that was scored tells the largest wins and losses: graded, so that a near miss is not among them; else the first metric there is."""
+TEXT = "own"
+"""In place of a tokenizer's hash: the model got text or messages."""
+TOKENS = ("stop_ids", "pad_id")
+"""Parameters of generation that are a tokenizer's own."""
 EXAMPLES = 10
 """Wins, and losses, of a pair."""
 
@@ -73,6 +63,9 @@ class Scored:
     """Hash of the answers' texts, question by question: equal where two variants gave the same text everywhere."""
     noise: dict[str, Any] = field(default_factory=dict)
     """As in PredictionManifest."""
+    tokenizer_sha256: str = ""
+    own: bool = False
+    """It was asked by its own tokenizer and prompt, not by the run's."""
 
     @property
     def flip_rate(self) -> float:
@@ -83,7 +76,7 @@ class Scored:
 def run(
     run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
 ) -> Comparison:
-    """Compares the variants of a run: each against `base`, each exported format against `adapter` and `merged_16bit`.
+    """Compares the variants of a run, each with what `harness.variants` says.
 
     Raises:
         ArtifactError: scores are missing, damaged, or of other predictions; IncomparableError: two variants differ in split, prompts, metric
@@ -93,10 +86,8 @@ def run(
     storage.check_written(run.heldout_jsonl, split.heldout_sha256, "split")
     names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
-    if not force and (old := _unchanged(run, fingerprint)):
+    if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
         progress("compare: scores are unchanged")
-        # Written again all the same: make goes by its time.
-        storage.write_json(run.comparison_json, old)
         return old
     variants = {name: _load(run, name, split) for name in names}
     if not variants:
@@ -107,14 +98,22 @@ def run(
         )
     refuse_incomparable(list(variants.values()))
 
-    tested = _pairs(list(variants), config)
+    tested = pairs(list(variants), {*config.predict.extra})
     progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
     questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
     primary, reason = primary_metric(
         first.metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
     )
-    tuned = [name for name in variants if name == "adapter" or _is_exported(name, config)]
+    tuned = [
+        name
+        for name in variants
+        if (
+            extra.adapter is not None
+            if (extra := config.predict.extra.get(name))
+            else name == ADAPTER or is_exported(name)
+        )
+    ]
     comparison = Comparison(
         run=run.name,
         split_id=split.split_id,
@@ -130,7 +129,8 @@ def run(
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
-        provenance=_provenance(run, split, names) | {"fingerprint": fingerprint},
+        fingerprint=fingerprint,
+        provenance=_provenance(run, split, names),
     )
     storage.write_json(run.comparison_json, comparison)
     return comparison
@@ -177,18 +177,35 @@ def refuse_incomparable(variants: Sequence[Scored]) -> None:
             )
 
 
+def contract_of(a: Scored, b: Scored) -> Contract:
+    """What two variants share: `same ids` where tokenizer, prompts and end tokens are equal, else `same question`."""
+    same = [
+        (side.tokenizer_sha256, side.manifest.prompts_sha256, side.manifest.generation.get("stop_ids"))
+        for side in (a, b)
+    ]
+    tokenised = a.tokenizer_sha256 != TEXT
+    return "same ids" if tokenised and same[0] == same[1] else "same question"
+
+
 def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
-    """(what, how it differs or "", hint) of everything that must be equal."""
+    """(what, how it differs or "", hint) of everything that must be equal.
+
+    Two variants that were asked as the run asks must have the same prompts, token by token; a model that was asked by its own tokenizer, or one of
+    another run with another tokenizer, shares the questions.
+    """
     left, right = a.manifest, b.manifest
     again = "run harness predict and score for both with one config"
+    foreign = a.own or b.own or a.tokenizer_sha256 != b.tokenizer_sha256
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
-    yield "generation parameters", _unequal_keys(left.generation, right.generation), again
+    limits = [{k: v for k, v in m.generation.items() if not (foreign and k in TOKENS)} for m in (left, right)]
+    yield "generation parameters", _unequal_keys(*limits), again
     if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
-        yield (
-            "prompts",
-            _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
-            f"use one template and tokenizer; {again}",
-        )
+        if not foreign:
+            yield (
+                "prompts",
+                _unequal(left.prompts_sha256[:12], right.prompts_sha256[:12]),
+                f"use one template and tokenizer; {again}",
+            )
         yield (
             "questions",
             "" if (a.ids, a.groups) == (b.ids, b.groups) else f"{len(a.ids)} against {len(b.ids)}",
@@ -211,19 +228,6 @@ def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- pairs
-
-
-def _pairs(names: list[str], config: Config) -> list[tuple[str, str]]:
-    """(left, right) names: every variant against the base; every exported format against what it was made from."""
-    formats = [name for name in names if _is_exported(name, config)]
-    pairs = [(name, "base") for name in names if name != "base"]
-    pairs += [(name, "adapter") for name in formats]
-    pairs += [(name, "merged_16bit") for name in formats if name != "merged_16bit"]
-    return [(left, right) for left, right in pairs if right in names]
-
-
-def _is_exported(name: str, config: Config) -> bool:
-    return name not in config.predict.extra and (name in EXPORTED or name.startswith("gguf_"))
 
 
 def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary: str) -> list[Pair]:
@@ -264,10 +268,11 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
                 d.value, d.ci95, d.p_adjusted, settings.margin, identical=a.texts_sha256 == b.texts_sha256 != ""
             ),
             n=d.n,
+            contract=contract_of(a, b),
             margin=settings.margin,
             noise_floor=max(a.flip_rate, b.flip_rate),
             mde=d.mde,
-            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if find(metric).binary and d.n else None,
+            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if registry.METRICS[metric].binary and d.n else None,
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
@@ -278,7 +283,7 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
 
 def examples(left: Scored, right: Scored) -> PairExamples | None:
     """The questions on which left gains and loses most against right, `EXAMPLES` of each; of equals the first in the file. None if there are none."""
-    metric = next((name for name in EXAMPLE_METRICS if name in left.metrics), left.metrics[0])
+    metric = next((name for name in registry.graded_metrics() if name in left.metrics), left.metrics[0])
     a, b = (side.values[:, side.metrics.index(metric)] for side in (left, right))
     deltas = np.nan_to_num(a - b)
 
@@ -301,9 +306,8 @@ def examples(left: Scored, right: Scored) -> PairExamples | None:
 
 def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterator[Breakdown]:
     first = variants[0]
-    chosen = [k for k, metric in enumerate(first.metrics) if metric in BREAKDOWN_METRICS] or list(
-        range(len(first.metrics))
-    )
+    shown = registry.summary_metrics()
+    chosen = [k for k, metric in enumerate(first.metrics) if metric in shown] or list(range(len(first.metrics)))
     values = np.hstack([scored.values[:, chosen] for scored in variants])
     names = [(scored.name, first.metrics[k]) for scored in variants for k in chosen]
     groups = np.unique(np.asarray(first.groups), return_inverse=True)[1]
@@ -397,7 +401,18 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
         groups.append(row.group)
         values[i] = [np.nan if (score := row.scores[m]) is None else score for m in metrics]
     texts = [[row.id, row.text] for row in storage.iter_records(run.prediction(name)[0], Prediction)]
-    return Scored(shown or name, manifest, metrics, ids, groups, values, storage.sha256_json(texts), asked.noise)
+    return Scored(
+        name=shown or name,
+        manifest=manifest,
+        metrics=metrics,
+        ids=ids,
+        groups=groups,
+        values=values,
+        texts_sha256=storage.sha256_json(texts),
+        noise=asked.noise,
+        tokenizer_sha256=asked.tokenizer_sha256,
+        own=asked.asked == "own",
+    )
 
 
 def _result(manifest: ScoreManifest) -> VariantResult:
@@ -418,18 +433,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     ]
     settings = [config.compare.model_dump(), sorted(config.predict.extra)]
     return storage.sha256_json(
-        [[storage.sha256_file(file) for file in files], settings, names, storage.source_sha256(*SOURCES)]
+        [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
-
-
-def _unchanged(run: RunFolder, fingerprint: str) -> Comparison | None:
-    if not run.comparison_json.exists():
-        return None
-    try:
-        old = storage.read_record(run.comparison_json, Comparison)
-    except ArtifactError:
-        return None  # damaged, or of another version: written again
-    return old if old.provenance.get("fingerprint") == fingerprint else None
 
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
@@ -446,6 +451,8 @@ def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[
         "generation",
         "execution",
         "warnings",
+        "asked",
+        "findings",
     )
     return {
         **recorded,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from harness import backends, storage
 from harness.config import Config
+from harness.prediction import answers
 from harness.prediction.jobs import jobs
-from harness.prompt import load_tokenizer
 from harness.records import Question
 from harness.storage import RunFolder
 
@@ -31,8 +31,8 @@ def run(run: RunFolder, config: Config, asked: list[str]) -> Iterator[tuple[str,
         yield from ((q.question, "reference", q.answer) for q in questions)
     for job in jobs(run, config, "demo", questions, config.predict.variants):
         backend = backends.find(job.backend)(job.source, job.generation, job.execution)
-        tokenizer = load_tokenizer(job.tokenizer)
-        for question, completion in zip(questions, backend.answer(job.prompts), strict=True):
-            text = tokenizer.decode(completion.answer_ids, skip_special_tokens=True).strip()
-            yield question.question, job.variant, completion.error or completion.text or text
+        tokenizer = job.open_tokenizer()
+        for question, prompt, found in zip(questions, job.prompts, backend.answer(job.prompts), strict=True):
+            answer = answers.read(tokenizer, job.ids_of(prompt), found.answer_ids, found.text or "")
+            yield question.question, job.variant, found.error or answer.text
         backend.close()

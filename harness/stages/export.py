@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import formats, storage
+from harness import formats, storage, variants
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, gguf, merged
+from harness.formats import Checked, Sources, gguf, merged, modelfile, vocabulary
 from harness.models import base_model
 from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.storage import RunFolder
 
-SOURCES = ("formats", "stages/export.py")
+SERVED_CONTEXT = 8192
+"""Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
-SHARE_OF_16BIT = {
-    "merged_16bit": 1.05,
-    "merged_4bit": 0.6,
-    "gguf_f32": 2.1,
-    "gguf_f16": 1.05,
-    "gguf_q8_0": 0.6,
-    "gguf_q6_k": 0.5,
-    "gguf_q5_k_m": 0.45,
-    "gguf_q5_0": 0.45,
-    "gguf_q4_k_m": 0.4,
-    "gguf_q4_0": 0.4,
-}
-"""Upper bounds of a format's size, for the check of free space before anything is written."""
 
 
 def run(
@@ -51,41 +38,77 @@ def run(
     if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
     fingerprint = storage.sha256_json(
-        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.source_sha256(*SOURCES)]
+        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.code_sha256("harness.stages.export")]
     )
     wanted = config.export.formats
-    if wanted and "merged_16bit" not in wanted:
-        wanted = ["merged_16bit", *wanted]  # every other format is made from it
-    kept = {} if force else _kept(run, fingerprint)
-    if all(f in kept for f in wanted) and "adapter" in kept:
+    if wanted and variants.MERGED not in wanted:
+        wanted = [variants.MERGED, *wanted]  # every other format is made from it
+    needed = {"adapter", *wanted}
+    old = storage.up_to_date(run.export_json, ExportManifest, fingerprint, lambda m: needed <= _whole(run, m).keys())
+    if old and not force:
         progress("nothing changed since the last export")
-        os.utime(run.export_json)
-        return storage.read_record(run.export_json, ExportManifest)
-
-    if config.export.llama_cpp is None and any(f.startswith("gguf_") for f in wanted):
+        served = old.model_copy(update={"artifacts": _write_modelfiles(run, config, old.artifacts)})
+        if served != old:
+            storage.write_json(run.export_json, served)
+        return served
+    kept = {} if force else _kept(run, fingerprint)
+    if config.export.llama_cpp is None and any(map(variants.is_gguf, wanted)):
         gguf.check_supported(folder)
     missing = [f for f in wanted if f not in kept]
-    storage.need_space(
-        run.path, int(base_model.weights_size(folder) * sum(SHARE_OF_16BIT[f] for f in missing)) + 50_000_000
-    )
+    bound = sum(variants.VARIANTS[f].size_bound for f in missing)
+    storage.need_space(run.path, int(base_model.weights_size(folder) * bound) + 50_000_000)
     began, unfinished = time.monotonic(), run.path / UNFINISHED
     if run.export_json.exists():
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
     sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
-    # merged_16bit comes first: the others read it.
-    for name in sorted(wanted, key=lambda f: f != "merged_16bit"):
+    # The 16-bit model comes first: the others read it.
+    for name in sorted(wanted, key=lambda f: f != variants.MERGED):
         if name not in kept:
             kept[name] = _write(run, name, sources)
         artifacts[name] = kept[name]
         storage.write_json(
             unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
         )
+    artifacts = _write_modelfiles(run, config, artifacts)
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
     storage.write_json(run.export_json, manifest)
     unfinished.unlink(missing_ok=True)
     return manifest
+
+
+def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> dict[str, Artifact]:
+    """Writes a Modelfile beside each GGUF file, and puts the command that serves it into its record."""
+    if not any(name.startswith("gguf_") for name in artifacts):
+        return artifacts
+    found = _serving(run, config)
+    served = dict(artifacts)
+    for name, artifact in artifacts.items():
+        if name.startswith("gguf_"):
+            path = run.path / artifact.path
+            with storage.atomic_path(path.with_name(f"Modelfile-{name.removeprefix('gguf_')}")) as temporary:
+                temporary.write_text(modelfile.modelfile(path.name, found), encoding="utf-8")
+            served[name] = artifact.model_copy(update={"command": modelfile.server_command(artifact.path, found)})
+    return served
+
+
+def _serving(run: RunFolder, config: Config) -> modelfile.Serving:
+    """What a server is told: the prompt in the form that is asked here, its end tokens, and a context that holds the longest answer."""
+    folder, prompt = run.merged_16bit, config.prompt
+    chat = modelfile.read_chat_template(folder)
+    form = getattr(prompt, "format", "text")
+    is_chat = form == "chat" or (form == "auto" and bool(chat))
+    settings = storage.read_json(folder / "config.json")
+    context = min(settings.get("max_position_embeddings", SERVED_CONTEXT), SERVED_CONTEXT)
+    return modelfile.Serving(
+        "" if is_chat else prompt.template,
+        context,
+        config.predict.max_new_tokens,
+        chat if is_chat else "",
+        vocabulary.end_texts(folder),
+        getattr(prompt, "system", None) or "",
+    )
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
@@ -120,15 +143,17 @@ def _kept(run: RunFolder, fingerprint: str) -> dict[str, Artifact]:
     file = next((file for file in (run.export_json, run.path / UNFINISHED) if file.exists()), None)
     if file is None:
         return {}
-    old = storage.read_record(file, ExportManifest)
-    if old.fingerprint != fingerprint:
-        for name in old.artifacts:
-            if name in formats.FORMATS:
-                path = run.artifact(name)
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        return {}
+    if old := storage.up_to_date(file, ExportManifest, fingerprint, lambda _: True):
+        return _whole(run, old)
+    for path in map(run.artifact, variants.exported()):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return {}
+
+
+def _whole(run: RunFolder, manifest: ExportManifest) -> dict[str, Artifact]:
+    """The artifacts of a manifest that are still what it says."""
     return {
-        name: a
-        for name, a in old.artifacts.items()
-        if (p := run.path / a.path).exists() and base_model.artifact_sha256(p) == a.sha256
+        name: artifact
+        for name, artifact in manifest.artifacts.items()
+        if (path := run.path / artifact.path).exists() and base_model.artifact_sha256(path) == artifact.sha256
     }

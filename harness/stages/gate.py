@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import storage
-from harness.analysis.fidelity import REFERENCE
 from harness.config import Config, Gate
 from harness.errors import IncomparableError
 from harness.gating import baseline, limits
@@ -30,6 +29,7 @@ from harness.records import (
 from harness.report import gate_outputs
 from harness.report.headline import percent, points, variant_order
 from harness.storage import RunFolder
+from harness.variants import BASE, MERGED
 
 EXAMPLES = 5
 EXIT_CODES: dict[GateVerdict, int] = {
@@ -79,10 +79,10 @@ def run(
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
-        comparison_sha256=storage.sha256_file(run.comparison_json),
+        comparison_sha256=storage.results_sha256(comparison),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
-        hint=_hint(verdict, selection or f"--run {run.name}", baseline_file),
+        hint=_mend(verdict, selection or f"--run {run.name}", baseline_file),
         exit_code=STRICT_EXIT_CODE if strict and verdict == "inconclusive" else EXIT_CODES[verdict],
         strict=strict,
         baseline=baseline_file.as_posix(),
@@ -135,20 +135,16 @@ def _differences(
         for variant in gated
         for metric in gate.metrics
     ]
-    if fidelity and REFERENCE in new.variants:
+    if fidelity and MERGED in new.variants:
         limits = {
-            variant: limit
-            for variant, limit in gate.fidelity.items()
-            if variant in new.variants and variant != REFERENCE
+            variant: limit for variant, limit in gate.fidelity.items() if variant in new.variants and variant != MERGED
         }
         specs.extend(
             ("fidelity", variant, metric, limit) for variant, limit in limits.items() for metric in gate.metrics
         )
     columns = []
     for kind, variant, metric, limit in specs:
-        against = (
-            baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, REFERENCE, metric)
-        )
+        against = baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, MERGED, metric)
         tolerated, seed_spread = (
             (0.0, baseline.seed_spread(old, variant, metric)) if kind == "baseline" else (limit, (0.0, 0.0))
         )
@@ -167,7 +163,7 @@ def _difference(
     verdict = outcome.verdict
     if kind == "fidelity" and verdict == "improvement":
         verdict = "pass"
-    against = "the baseline" if kind == "baseline" else REFERENCE
+    against = "the baseline" if kind == "baseline" else MERGED
     if outcome.delta is None:
         message = f"no question was scored both here and in {against}"
     else:
@@ -225,11 +221,11 @@ def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) 
     notes = [
         f"{variant} is not in the baseline and was not gated"
         for variant in new.variants
-        if variant not in (*gated, "base")
+        if variant not in (*gated, BASE)
     ]
     unheld = [variant for variant in gate.fidelity if variant in new.variants]
-    if unheld and REFERENCE not in new.variants:
-        notes.append(f"{REFERENCE} was not answered, so the fidelity of {', '.join(unheld)} was not checked")
+    if unheld and MERGED not in new.variants:
+        notes.append(f"{MERGED} was not answered, so the fidelity of {', '.join(unheld)} was not checked")
     unmeasured = [
         variant
         for variant in gate.divergence
@@ -247,7 +243,7 @@ def _signed(delta: float) -> str:
     return points(delta).replace("\u2212", "-")
 
 
-def _hint(verdict: GateVerdict, selection: str, path: Path) -> str:
+def _mend(verdict: GateVerdict, selection: str, path: Path) -> str:
     file = "" if path == baseline.DEFAULT else f" --baseline {path.as_posix()}"
     command = f"harness baseline save {selection}{file}"
     if verdict == "incomparable":
@@ -268,9 +264,7 @@ def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateChe
         return []
     worst = min(fell, key=lambda check: (check.verdict != "regression", check.delta))
     variant, metric = worst.variant, worst.metric or ""
-    before = (
-        baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, REFERENCE, metric)
-    )
+    before = baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, MERGED, metric)
     after = baseline.column(new, variant, metric)
     losses = sorted((change, i) for i, change in enumerate((after - before).tolist()) if change < 0)[:EXAMPLES]
     _, questions = storage.read_split(run)

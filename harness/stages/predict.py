@@ -6,21 +6,28 @@ loses the batches in flight at most. The same process then measures fidelity and
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from harness import backends, storage
+from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
-from harness.prediction import fidelity_probe
+from harness.errors import ConfigError
+from harness.models import adapters, base_model
+from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
-from harness.prediction.jobs import Job, installed, jobs
+from harness.prediction.jobs import Job, Weights, base_folder, find_weights, installed, jobs
 from harness.prediction.journal import Journal
 from harness.prediction.runners import InProcessRunner, WorkerPool
-from harness.prompt import load_tokenizer, prompt_hash
-from harness.records import Cost, Prediction, PredictionManifest, PredictionSet
+from harness.prompt import prompt_hash
+from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
+from harness.registry import BACKENDS
 from harness.storage import RunFolder
 
 Progress = Callable[[str], None]
@@ -33,37 +40,92 @@ def run(
     progress: Progress = lambda _: None,
     force: bool = False,
     only: list[str] | None = None,
+    objects: Mapping[str, Any] | None = None,
 ) -> dict[str, PredictionManifest]:
     """Has every variant of `config.predict` answer the held-out questions; variants that answered the same already are kept.
 
     Args:
         only: answer with these variants only; the others' earlier predictions stay.
+        objects: variant of the backend `python` -> the function or loaded model that answers.
     Raises:
-        ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be loaded; StorageError.
+        ConfigError: `only` names a variant that the config has not; ArtifactError: an artifact is missing, or is not what export wrote;
+        ModelError: a model cannot be loaded; StorageError.
     """
     split, questions = storage.read_split(run)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
+    if unknown := [v for v in only or [] if v not in wanted]:
+        raise ConfigError(f"no variant {unknown[0]!r} in this config", f"use one of {', '.join(wanted)}")
+    asked_now = [v for v in wanted if only is None or v in only]
+    folder = base_folder(config, asked_now)
+    weights = find_weights(run, config, folder, asked_now, objects)
+    fingerprint = "" if only else _fingerprint(config, split, folder, weights)
+    if fingerprint and not force and (old := _unchanged(run, fingerprint)):
+        progress(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
+        return old
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
-    for job in jobs(run, config, split.split_id, questions, [v for v in wanted if only is None or v in only]):
-        asked = probe if job.backend in fidelity_probe.MEASURED else None
+    for job in jobs(run, config, split.split_id, questions, asked_now, weights):
+        asked = probe if BACKENDS[job.backend].logprobs else None
         kept = _answered(job, force)
         manifests[job.variant] = (
             kept
             if kept and (asked is None or asked.is_measured(job, kept))
             else _in_own_process(job, progress, asked, kept)
         )
-        cost, finish = manifests[job.variant].cost, manifests[job.variant].finish
-        progress(
-            f"{job.variant}: {len(questions)} questions, {cost.tokens_per_second or 0:,.0f} tokens/s, {finish.get('length', 0)} cut at the limit"
-        )
+        manifests[job.variant] = _priced(job, manifests[job.variant])
+        progress(_summary(manifests[job.variant]))
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
-    keys = [storage.read_record(run.prediction(v)[1], PredictionManifest).key for v in answered]
-    storage.write_json(
-        run.predict_json, PredictionSet(fingerprint=storage.sha256_json([split.split_id, keys]), variants=answered)
-    )
+    storage.write_json(run.predict_json, PredictionSet(fingerprint=fingerprint, variants=answered))
     return manifests
+
+
+def _fingerprint(config: Config, split: SplitManifest, folder: Path | None, weights: dict[str, Weights]) -> str:
+    """Of everything that decides the answers, known without loading a model or a tokenizer."""
+    sources = [found.source for found in weights.values()]
+    tokenizers = [
+        path for s in sources for path in (s.path, s.adapter) if path is not None and path.is_dir() and s.object is None
+    ]
+    return storage.sha256_json(
+        [
+            [split.split_id, split.heldout_sha256],
+            [base_model.tokenizer_files_sha256(path) for path in [*([folder] if folder else []), *tokenizers]],
+            [[name, found.backend, found.sha256] for name, found in weights.items()],
+            [config.prompt.model_dump(), config.predict.model_dump(), config.train.load_in_4bit],
+            [base_model.device_of(config.device), config.model.trust_remote_code],
+            storage.sha256_large(library) if (library := Path(config.predict.libllama or "")).is_file() else None,
+            [installed(backend) for backend in ("transformers", "llamacpp")],
+            storage.code_sha256("harness.stages.predict"),
+        ]
+    )
+
+
+def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest] | None:
+    """The manifests of all variants, if nothing that decides their answers changed and their files are whole."""
+    found: dict[str, PredictionManifest] = {}
+
+    def is_whole(answered: PredictionSet) -> bool:
+        for variant in answered.variants:
+            lines, manifest = run.prediction(variant)
+            found[variant] = storage.read_record(manifest, PredictionManifest)
+            if not storage.is_written(lines, found[variant].lines_sha256):
+                return False
+            logprobs = found[variant].logprobs_sha256
+            if logprobs and not storage.is_written(lines.with_suffix(fidelity.SUFFIX), logprobs):
+                return False
+        return True
+
+    return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
+
+
+def _summary(manifest: PredictionManifest) -> str:
+    rate, cut, thinking = manifest.cost.tokens_per_second or 0, manifest.finish.get("length", 0), manifest.thinking
+    line = f"{manifest.variant}: {manifest.n} questions, {rate:,.0f} tokens/s, {cut} cut at the limit"
+    if thinking is None:
+        return line
+    return (
+        f"{line}; reasoning of {thinking.mean_tokens:.0f} tokens on average, {thinking.unclosed} unclosed (unanswered)"
+    )
 
 
 def _answered(job: Job, force: bool) -> PredictionManifest | None:
@@ -80,15 +142,42 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
 def _in_own_process(
     job: Job, progress: Progress, probe: FidelityProbe | None = None, kept: PredictionManifest | None = None
 ) -> PredictionManifest:
-    """`answer` with the model in processes of its own."""
+    """`answer` with the model in processes of its own, where it has weights."""
+    if BACKENDS[job.backend].in_process:
+        return answer(job, progress, probe, kept)
+    findings = _integrity(job, progress) if job.foreign_adapter and not kept else []
     team = WorkerPool(job, 1 if kept else None)
     try:
-        manifest = _answer(job, team, progress, probe, kept)
+        manifest = _answer(job, team, progress, probe, kept, findings)
     except BaseException:
         team.kill()
         raise
     team.close()
     return manifest
+
+
+def _integrity(job: Job, progress: Progress) -> list[Finding]:
+    """What is doubtful about an adapter that was trained elsewhere; ModelError if it cannot be judged at all."""
+    assert job.source.adapter is not None
+    found = adapters.check(
+        adapters.read(job.source.adapter), job.source.path, lambda line: progress(f"{job.variant}: {line}")
+    )
+    for finding in found:
+        progress(f"{job.variant}: warning: {finding.message}")
+    return found
+
+
+def _priced(job: Job, manifest: PredictionManifest) -> PredictionManifest:
+    """The manifest with what the answers cost by the price that is configured now; written again if that changed."""
+    cost = manifest.cost
+    money = None
+    if job.price is not None and cost.prompt_tokens is not None:
+        money = (cost.prompt_tokens * job.price.input + cost.generated_tokens * job.price.output) / 1e6
+    if money == cost.money:
+        return manifest
+    priced = manifest.model_copy(update={"cost": cost.model_copy(update={"money": money})})
+    storage.write_json(job.manifest, priced)
+    return priced
 
 
 def answer(
@@ -119,8 +208,9 @@ def _answer(
     progress: Progress,
     probe: FidelityProbe | None,
     kept: PredictionManifest | None,
+    findings: Sequence[Finding] = (),
 ) -> PredictionManifest:
-    manifest = kept or _answer_all(job, team, progress)
+    manifest = kept or _answer_all(job, team, progress, findings)
     if probe is not None:
         progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
         used = replace(job.execution, **{name: manifest.execution[name] for name in ("batch_tokens", "max_batch")})
@@ -129,7 +219,9 @@ def _answer(
     return manifest
 
 
-def _answer_all(job: Job, team: InProcessRunner | WorkerPool, progress: Progress) -> PredictionManifest:
+def _answer_all(
+    job: Job, team: InProcessRunner | WorkerPool, progress: Progress, findings: Sequence[Finding] = ()
+) -> PredictionManifest:
     facts = team.facts
     key = job.key(facts.version)
     journal = Journal(job.lines.with_suffix(".partial"), key)
@@ -143,7 +235,7 @@ def _answer_all(job: Job, team: InProcessRunner | WorkerPool, progress: Progress
             progress(f"{job.variant}: memory held {largest} questions at once, not {execution.max_batch}")
         predictions = [journal.answers[i] for i in range(len(job.prompts))]
         _decode_and_write(job, predictions)
-        manifest = _manifest(job, key, team, predictions, share)
+        manifest = _manifest(job, key, team, predictions, share).model_copy(update={"findings": list(findings)})
     storage.write_json(job.manifest, manifest)
     journal.path.unlink(missing_ok=True)
     return manifest
@@ -152,11 +244,12 @@ def _answer_all(job: Job, team: InProcessRunner | WorkerPool, progress: Progress
 def _ask(job: Job, team: InProcessRunner | WorkerPool, journal: Journal, progress: Progress) -> float:
     """Puts every question that the journal has no answer to; returns the wall time as a share of the processes' times."""
     room = team.facts.context - job.generation.max_new_tokens
-    fitting = [i for i, p in enumerate(job.prompts) if len(p) <= room]
-    for i in sorted(set(range(len(job.prompts))) - set(fitting)):
-        reason = f"prompt of {len(job.prompts[i])} tokens; the context leaves {room}"
+    lengths = job.lengths
+    fitting = [i for i, length in enumerate(lengths) if length <= room]
+    for i in sorted(set(range(len(lengths))) - set(fitting)):
+        reason = f"prompt of {lengths[i]} tokens; the context leaves {room}"
         journal.put([(i, _prediction(job, i, Completion([], "error", 0.0, error=reason), cut=True))])
-    cut = backends.batches([len(job.prompts[i]) for i in fitting], job.execution, job.generation.max_new_tokens)
+    cut = backends.batches([lengths[i] for i in fitting], job.execution, job.generation.max_new_tokens)
     positions = [[fitting[j] for j in batch] for batch in cut]
     left = [batch for batch in positions if not all(i in journal.answers for i in batch)]
     began = told = time.monotonic()
@@ -167,40 +260,55 @@ def _ask(job: Job, team: InProcessRunner | WorkerPool, journal: Journal, progres
         if time.monotonic() - told > 10:
             told = time.monotonic()
             progress(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
-    if job.processes == 1:
+    if job.processes == 1 and job.backend != "endpoint":
         return 1.0
     return (time.monotonic() - began) / worked if worked else 1 / job.processes
 
 
 def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:
+    ids = completion.prompt_ids or job.ids_of(job.prompts[i])
     return Prediction(
         id=job.questions[i],
-        prompt_hash=prompt_hash(job.prompts[i]),
-        prompt_ids=job.prompts[i],
+        prompt_hash=prompt_hash(ids or job.prompts[i]),
+        prompt_ids=ids,
         answer_ids=completion.answer_ids,
         text=completion.text or "",
         finish_reason=completion.finish_reason,
         prompt_cut=cut,
         seconds=completion.seconds,
         error=completion.error,
+        tokens=completion.tokens,
+        prompt_tokens=completion.prompt_tokens,
     )
 
 
 def _decode_and_write(job: Job, predictions: list[Prediction]) -> None:
-    """Texts from token ids, by the base's tokenizer for every backend, and the file of all answers."""
-    tokenizer = load_tokenizer(job.tokenizer)
+    """Texts from token ids, by the tokenizer that asked, and the file of all answers; where it is not known, a backend gives text."""
+    tokenizer = job.open_tokenizer()
     for i, p in enumerate(predictions):
-        if p.answer_ids:
-            predictions[i] = p.model_copy(
-                update={"text": tokenizer.decode(p.answer_ids, skip_special_tokens=True).strip()}
-            )
+        if p.finish_reason != "error":
+            found = answers.read(tokenizer, p.prompt_ids, p.answer_ids, p.text)
+            predictions[i] = p.model_copy(update=dataclasses.asdict(found))
     storage.write_jsonl(job.lines, predictions)
+
+
+def _thinking(predictions: list[Prediction]) -> Thinking | None:
+    """How long the answers' reasoning was; None if there was none."""
+    lengths = [p.thinking_tokens for p in predictions if p.thinking_tokens or p.unclosed]
+    if not lengths:
+        return None
+    return Thinking(
+        answers=len(lengths),
+        mean_tokens=sum(lengths) / len(lengths),
+        longest_tokens=max(lengths),
+        unclosed=sum(p.unclosed for p in predictions),
+    )
 
 
 def _manifest(
     job: Job, key: str, team: InProcessRunner | WorkerPool, predictions: list[Prediction], share: float
 ) -> PredictionManifest:
-    tokens = sum(len(p.answer_ids) + (p.finish_reason == "stop") for p in predictions)
+    tokens = sum(_tokens(p) for p in predictions)
     seconds = sum(p.seconds for p in predictions) * share
     facts, used = team.facts, job.execution
     return PredictionManifest(
@@ -212,19 +320,22 @@ def _manifest(
         packages=installed(job.backend),
         weights_sha256=job.weights_sha256,
         tokenizer_sha256=job.tokenizer_sha256,
-        prompts_sha256=job.prompts_sha256,
+        prompts_sha256=storage.sha256_json([p.prompt_hash for p in predictions]),
+        asked=job.asked,
         lines_sha256=storage.sha256_file(job.lines),
         generation=job.generation.__dict__ | {"stop_ids": list(job.generation.stop_ids)},
         execution=facts.execution
         | {
             "batch_tokens": used.batch_tokens,
             "max_batch": used.max_batch,
-            "slots": used.slots,
+            "slots": facts.execution.get("slots", used.slots),
             "processes": job.processes,
         },
         n=len(predictions),
         finish=dict(Counter(p.finish_reason for p in predictions)),
         prompts_cut=sum(p.prompt_cut for p in predictions),
+        prompt=job.prompt,
+        thinking=_thinking(predictions),
         cost=Cost(
             tokens_per_second=tokens / seconds if seconds > 0 else None,
             seconds=seconds,
@@ -232,5 +343,19 @@ def _manifest(
             generated_tokens=tokens,
             peak_memory_bytes=team.peak_memory_bytes(),
             size_bytes=job.size_bytes,
+            prompt_tokens=_prompt_tokens(job, predictions),
         ),
     )
+
+
+def _tokens(p: Prediction) -> int:
+    """Generated tokens of an answer, the end token included: by the server's count, else by the ids."""
+    if p.tokens is not None:
+        return p.tokens
+    return len(p.answer_ids) + (p.finish_reason == "stop" and bool(p.answer_ids or p.prompt_ids))
+
+
+def _prompt_tokens(job: Job, predictions: list[Prediction]) -> int | None:
+    """Tokens of all prompts by a server's own count; None where it does not count."""
+    counts = [p.prompt_tokens for p in predictions if p.finish_reason != "error"]
+    return None if job.backend != "endpoint" or None in counts else sum(count or 0 for count in counts)

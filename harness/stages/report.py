@@ -1,6 +1,6 @@
 """Stage: the report. A pure function of the JSON that the other stages left: same files, same bytes.
 
-Reads everything below `runs/<run>` and `reports/<run>/comparison.json`; writes `report.json`, `report.md` and, last, `report.html`.
+Reads everything below `runs/<run>` and `reports/<run>/comparison.json`; writes `report.md` and, last, `report.html`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from harness.report.sections import Inputs
 from harness.storage import RunFolder
 
 R = TypeVar("R", bound=Record)
-SOURCES = ("stages/report.py", "report", "report/charts", "records")
 
 
 def run(
@@ -70,15 +69,13 @@ def run(
             _code(),
         ]
     )
-    report_json = run.reports / "report.json"
-    if not force and run.report_md.exists() and report_json.exists() and _written(run.report_html) == fingerprint:
+    if not force and run.report_md.exists() and _written(run.report_html) == fingerprint:
         progress(f"report {run.report_html} is up to date")
         return run.report_html
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
     further = [read(other) for other in others]
     rendered = page.html(inputs, further, tested, refused, settings, fingerprint)
-    storage.write_text(report_json, run.comparison_json.read_text(encoding="utf-8"))
     storage.write_text(run.report_md, page.markdown(inputs, further, tested, refused))
     storage.write_text(run.report_html, rendered)
     progress(f"wrote {run.report_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
@@ -87,9 +84,9 @@ def run(
 
 def read(run: RunFolder) -> Inputs:
     """Everything of a run that the report shows; only comparison.json must exist."""
-    comparison = storage.read_record(run.comparison_json, Comparison)
-    comparison = comparison.model_copy(
-        update={"variants": {variant: comparison.variants[variant] for variant in variant_order(comparison)}}
+    written = storage.read_record(run.comparison_json, Comparison)
+    comparison = written.model_copy(
+        update={"variants": {variant: written.variants[variant] for variant in variant_order(written)}}
     )
     split, train = _manifest(run.split_json, SplitManifest), _manifest(run.train_json, TrainManifest)
     if split and split.split_id != comparison.split_id:
@@ -114,7 +111,7 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
-        gate_is_old=gate is not None and gate.comparison_sha256 != storage.sha256_file(run.comparison_json),
+        gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
 
 
@@ -150,11 +147,11 @@ def _contents(run: RunFolder) -> list[list[str]]:
 
 
 def _code() -> list[str]:
-    return [storage.source_sha256(*SOURCES), storage.sha256_tree(page.TEMPLATES)]
+    return [storage.code_sha256("harness.stages.report"), storage.sha256_tree(page.TEMPLATES)]
 
 
 def _written(page: Path) -> str | None:
-    """The fingerprint that a report carries; None if there is none. It stands in the first kilobytes."""
+    """The fingerprint in the first kilobytes of a page, which is its own manifest; None if there is none."""
     if not page.exists():
         return None
     with page.open(encoding="utf-8", errors="replace") as file:

@@ -13,9 +13,9 @@ import numpy as np
 
 from harness import storage
 from harness.analysis import statistics
-from harness.config import SEMANTIC, Config
+from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.metrics import Metric, find
+from harness.metrics import METRICS, Metric, find
 from harness.records import (
     MetricValue,
     Prediction,
@@ -29,7 +29,6 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
-SOURCES = ("metrics", "analysis/resampling.py", "analysis/statistics.py", "stages/score.py")
 PREDICT_AGAIN = "run harness predict again"
 CHUNK = 128
 """Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
@@ -52,7 +51,7 @@ def run(
         storage.sha256_file(run.heldout_jsonl),
         config.score.model_dump(),
         [m.signature for m in metrics],
-        storage.source_sha256(*SOURCES),
+        storage.code_sha256("harness.stages.score"),
     ]
     questions: list[Question] = []
     prints: list[str] = []
@@ -67,27 +66,27 @@ def run(
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
         progress(f"{variant}: {_summary(manifest)}")
     scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)
-    # Written even if nothing changed: make goes by its time.
-    storage.write_json(run.score_json, scored)
+    if not storage.up_to_date(run.score_json, ScoreSet, scored.fingerprint, lambda old: old.variants == answered):
+        storage.write_json(run.score_json, scored)
     return scored
 
 
 def _metrics(config: Config) -> list[Metric]:
     """The metrics of the config, ready to score."""
-    names = [name for name in config.score.metrics if name != SEMANTIC]
-    model = config.score.semantic_model
-    return [*map(find, names), *([find(SEMANTIC, model=model)] if model else [])]
+    further = {
+        name: {argument: getattr(config.score, key) for argument, key in facts.requires.items()}
+        for name, facts in METRICS.items()
+        if facts.requires
+    }
+    plain = [find(name) for name in config.score.metrics if name not in further]
+    return plain + [find(name, **given) for name, given in further.items() if None not in given.values()]
 
 
 def _is_scored(run: RunFolder, variant: str, fingerprint: str) -> bool:
     lines, manifest = run.score(variant)
-    if not (lines.exists() and manifest.exists()):
-        return False
-    try:
-        old = storage.read_record(manifest, ScoreManifest)
-    except ArtifactError:
-        return False  # damaged, or of another version: scored again
-    return old.fingerprint == fingerprint and old.lines_sha256 == storage.sha256_file(lines)
+    return bool(
+        storage.up_to_date(manifest, ScoreManifest, fingerprint, lambda m: storage.is_written(lines, m.lines_sha256))
+    )
 
 
 def _score_variant(

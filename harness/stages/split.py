@@ -11,22 +11,23 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
-
-import datasketch
 
 from harness import storage
 from harness.config import Config, Data
-from harness.errors import ArtifactError, DataError
-from harness.questions import dataset, no_model_baselines
+from harness.errors import DataError
+from harness.metrics.normalize import normalize_question
+from harness.questions import dataset, no_model_baselines, test_side
+from harness.questions.asking import by_passage, kept, text_of
 from harness.questions.dataset import Row
-from harness.questions.paraphrase import is_long, normalise
-from harness.questions.similarity import EXAMPLES, WINDOW, Groups, Link, Shingles, group_rows
+from harness.questions.grouping import EXAMPLES, Groups, Link, group_rows, is_long
+from harness.questions.similarity import WINDOW, Shingles, nearest_method
 from harness.records import Question, SplitManifest
 
 MIN_GROUPS = 10
-LARGE_GROUP = 0.05
-"""Share of the rows from which a group is warned of."""
+LARGE_GROUP = 0.1
+"""Share of its side's rows above which a group of several rows is warned of."""
 SHARE_TOLERANCE = 0.2
 """Relative difference between the share asked for and the share realised from which it is warned of."""
 MAX_CONFLICTS = 200
@@ -41,15 +42,22 @@ def run(
     Raises:
         DataError: a QA file or row that cannot be used, fewer than ten groups, or a side without rows. Nothing is written then.
     """
+    if config.data.test:
+        return test_side.split(run, config, progress, force=force)
     began = time.monotonic()
+    if config.data.qa is None:
+        raise DataError("data.qa is null and there is no data.test", "name one of them")
     source = dataset.locate(config.data.qa)
     source_sha256 = storage.sha256_file(source)
     fingerprint = _fingerprint(source_sha256, config.data)
-    if not force and (old := _unchanged(run, fingerprint)):
+    old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
+    if old and not force:
         progress(f"split: unchanged, {old.n_train} rows to train on and {old.n_heldout} held out")
         return old
 
-    rows = dataset.load(source)
+    file = dataset.read(source, config.data)
+    progress(f"split: {config.data.qa}: {file.summary}")
+    rows = [by_passage(row) for row in file.rows]
     progress(f"split: comparing {len(rows)} questions of {source}")
     shingles = Shingles([row.question for row in rows], config.data.ngram)
     groups = group_rows(
@@ -89,7 +97,7 @@ def run(
         n_groups_heldout=len(held_groups),
         heldout_requested=config.data.heldout,
         seed=config.data.seed,
-        similarity=_method(rows, groups, config.data),
+        similarity=_method(rows, groups, len(heldout), config.data),
         largest_groups=_largest(questions, sizes, held_groups),
         merges={reason: sum(link.reason == reason for link in groups.links) for reason in REASONS},
         merge_examples=[_example(rows, link) for reason in REASONS for link in _some(groups.links, reason)],
@@ -99,7 +107,7 @@ def run(
             "grouped": _baselines(rows, train, dict(zip(heldout, copied.tolist(), strict=True))),
             "random": _random_baselines(rows, shingles, len(heldout), config.data.seed),
         },
-        warnings=_warnings(rows, sizes, len(heldout), len(conflicts), config.data),
+        warnings=_warnings(rows, sizes, held_groups, len(heldout), len(conflicts), config.data),
         seconds=round(time.monotonic() - began, 3),
     )
     # Without its manifest a split does not exist: none may stand beside the files of another while these are replaced.
@@ -120,27 +128,13 @@ def run(
 
 
 def _fingerprint(source_sha256: str, data: Data) -> str:
-    code = storage.source_sha256(
-        "questions/dataset.py",
-        "questions/paraphrase.py",
-        "questions/similarity.py",
-        "questions/no_model_baselines.py",
-        "stages/split.py",
-        "metrics",
-    )
-    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, datasketch.__version__])
+    code = storage.code_sha256("harness.stages.split")
+    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, version("datasketch")])
 
 
-def _unchanged(run: storage.RunFolder, fingerprint: str) -> SplitManifest | None:
-    if not (run.split_json.exists() and run.train_jsonl.exists() and run.heldout_jsonl.exists()):
-        return None
-    try:
-        manifest = storage.read_record(run.split_json, SplitManifest)
-        storage.check_written(run.train_jsonl, manifest.train_sha256, "split")
-        storage.check_written(run.heldout_jsonl, manifest.heldout_sha256, "split")
-    except ArtifactError:
-        return None
-    return manifest if manifest.fingerprint == fingerprint else None
+def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
+    files = ((run.train_jsonl, manifest.train_sha256), (run.heldout_jsonl, manifest.heldout_sha256))
+    return all(storage.is_written(file, sha256) for file, sha256 in files)
 
 
 # -------------------------------------------------------------------------------------------------------------- sides
@@ -161,7 +155,7 @@ def _heldout_groups(rows: Sequence[Row], sizes: Counter[int], data: Data) -> set
 
 def _place(first: Row, seed: int) -> float:
     """Where a group stands between 0 and 1, by its first row: uniform over seeds and groups."""
-    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalise(first.question)}"
+    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalize_question(first.question)}"
     return int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -170,14 +164,14 @@ def _question(rows: Sequence[Row], at: int, group: int, nearest_train: float | N
     return Question(
         id=row.id,
         row=row.row,
-        question=row.question,
+        question=text_of(row),
         answer=row.answer,
         references=list(row.references),
         group=first.group if first.group is not None else f"row-{first.id}",
         article=row.article,
         part=row.part,
         kind=row.kind,
-        extra=row.extra,
+        extra=kept(row),
         nearest_train=None if nearest_train is None else round(nearest_train, 6),
     )
 
@@ -189,16 +183,19 @@ def _content(question: Question) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------ what to report
 
 
-def _method(rows: Sequence[Row], groups: Groups, data: Data) -> dict[str, Any]:
+def _method(rows: Sequence[Row], groups: Groups, n_heldout: int, data: Data) -> dict[str, Any]:
     return {
-        "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; question and answer decide together",
+        "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; what varies among look-alikes and the answers decide",
+        "nearest": nearest_method(n_heldout, len(rows) - n_heldout),
         "ngram": data.ngram,
         "threshold": data.similarity,
         "long_answer_words": data.long_answer_words,
-        "datasketch": datasketch.__version__,
+        "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
         "window": WINDOW,
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
+        "rows_with_stock_answers": groups.rows_with_stock_answers,
+        "chains_cut": groups.chains_cut,
         "kept_apart": groups.n_kept_apart,
         "kept_apart_examples": [_example(rows, link) for link in groups.kept_apart],
     }
@@ -233,12 +230,12 @@ def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
 
 def _conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions whose rows do not accept one another's answers."""
-    asked: dict[str, list[Row]] = defaultdict(list)
+    same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        asked[normalise(row.question)].append(row)
+        same_question[normalize_question(row.question), row.context].append(row)
     conflicts = []
-    for same in asked.values():
-        accepted = [{normalise(text) for text in (row.answer, *row.references)} for row in same]
+    for same in same_question.values():
+        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             conflicts.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})
@@ -268,24 +265,26 @@ def _random_baselines(
 ) -> dict[str, dict[str, float]]:
     heldout = no_model_baselines.random_heldout(rows, n_heldout, seed)
     train = sorted(set(range(len(rows))).difference(heldout))
-    asked = no_model_baselines.sample(heldout)
-    copied, _ = shingles.nearest(asked, train)
-    return no_model_baselines.measure(rows, train, dict(zip(asked, copied.tolist(), strict=True)))
+    sampled = no_model_baselines.sample(heldout)
+    copied, _ = shingles.nearest(sampled, train)
+    return no_model_baselines.measure(rows, train, dict(zip(sampled, copied.tolist(), strict=True)))
 
 
-def _warnings(rows: Sequence[Row], sizes: Counter[int], n_heldout: int, n_conflicts: int, data: Data) -> list[str]:
+def _warnings(
+    rows: Sequence[Row], sizes: Counter[int], held: set[int], n_heldout: int, n_conflicts: int, data: Data
+) -> list[str]:
     warnings = []
     for group, count in sizes.most_common():
-        if count <= LARGE_GROUP * len(rows):
-            break
-        warnings.append(
-            f"{count / len(rows):.0%} of the rows ({count}) form one group, like {rows[group].question[:100]!r}"
-        )
-    asked = data.heldout if data.heldout < 1 else data.heldout / len(rows)
+        side, total = ("held-out", n_heldout) if group in held else ("training", len(rows) - n_heldout)
+        if count > 1 and count > LARGE_GROUP * total:
+            warnings.append(
+                f"{count / total:.0%} of the {side} rows ({count}) form one group, like {rows[group].question[:100]!r}"
+            )
+    requested = data.heldout if data.heldout < 1 else data.heldout / len(rows)
     share = n_heldout / len(rows)
-    if abs(share - asked) > SHARE_TOLERANCE * asked:
+    if abs(share - requested) > SHARE_TOLERANCE * requested:
         warnings.append(
-            f"{share:.1%} of the rows are held out, not {asked:.1%}: whole groups go to one side (try another data.seed)"
+            f"{share:.1%} of the rows are held out, not {requested:.1%}: whole groups go to one side (try another data.seed)"
         )
     if n_conflicts:
         shown = f"; the first {MAX_CONFLICTS} are listed" if n_conflicts > MAX_CONFLICTS else ""

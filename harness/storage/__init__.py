@@ -1,7 +1,8 @@
 """What is kept on disk: the run folder and its lock, atomic writes, hashes, records, strict JSON and YAML."""
 
 from harness.storage.atomic import atomic_path, need_space, storage_errors, write_text
-from harness.storage.hashing import dumps, sha256_bytes, sha256_file, sha256_json, sha256_tree, source_sha256
+from harness.storage.fingerprint import code_sha256, is_written, up_to_date
+from harness.storage.hashing import dumps, sha256_bytes, sha256_file, sha256_json, sha256_large, sha256_tree
 from harness.storage.records_io import (
     check_written,
     iter_records,
@@ -10,6 +11,7 @@ from harness.storage.records_io import (
     read_records,
     read_scored,
     read_split,
+    results_sha256,
     sealed,
     write_json,
     write_jsonl,
@@ -21,7 +23,9 @@ __all__ = [
     "atomic_path",
     "check_name",
     "check_written",
+    "code_sha256",
     "dumps",
+    "is_written",
     "iter_records",
     "need_space",
     "read_json",
@@ -29,13 +33,15 @@ __all__ = [
     "read_records",
     "read_scored",
     "read_split",
+    "results_sha256",
     "sealed",
     "sha256_bytes",
     "sha256_file",
     "sha256_json",
+    "sha256_large",
     "sha256_tree",
-    "source_sha256",
     "storage_errors",
+    "up_to_date",
     "write_json",
     "write_jsonl",
     "write_text",

@@ -25,7 +25,7 @@ from harness.records import (
 from harness.storage import strict_json
 from harness.storage.atomic import atomic_path, write_text
 from harness.storage.hashing import dumps, sha256_file, sha256_json
-from harness.storage.run_folder import RunFolder
+from harness.storage.run_folder import RunFolder, missing
 
 R = TypeVar("R", bound=Record)
 WRITE_AGAIN = "delete it and run the stage that writes it again"
@@ -73,9 +73,7 @@ def read_json(path: Path) -> Any:
             raise ArtifactError(f"has more than {MAX_JSON_BYTES / 1e6:.0f} MB", WRITE_AGAIN, file=path)
         value = strict_json.loads(data.decode("utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(
-            "is missing", "run the stage that writes it first (make shows the order)", file=path
-        ) from None
+        raise missing(path) from None
     except (ValueError, OSError) as error:
         raise ArtifactError(f"cannot be read: {error}", WRITE_AGAIN, file=path) from None
     if isinstance(value, dict) and value.get("checksum") and value["checksum"] != _checksum(value):
@@ -107,9 +105,7 @@ def iter_records(path: Path, kind: type[R]) -> Iterator[R]:
                 except ValidationError as error:
                     raise ArtifactError(_first(error), WRITE_AGAIN, file=path, row=number) from None
     except FileNotFoundError:
-        raise ArtifactError(
-            "is missing", "run the stage that writes it first (make shows the order)", file=path
-        ) from None
+        raise missing(path) from None
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
@@ -158,6 +154,11 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
                 f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json
             )
     return manifest
+
+
+def results_sha256(comparison: Comparison) -> str:
+    """Hash of what a comparison found, whoever computed it, when and by which command."""
+    return sha256_json(comparison.model_dump(mode="json", exclude={"provenance", "fingerprint", "checksum"}))
 
 
 def _first(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import re
 import socket
@@ -11,10 +12,12 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from harness.errors import BusyError, ConfigError
+from harness.errors import ArtifactError, BusyError, ConfigError
 from harness.storage.atomic import clear_scratch, storage_errors
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_NAMED = 12
+"""Runs in a message."""
 
 
 def check_name(name: str, what: str = "run") -> str:
@@ -25,6 +28,31 @@ def check_name(name: str, what: str = "run") -> str:
             "use letters, digits, '.', '_' and '-', and begin with a letter or digit",
         )
     return name
+
+
+WRITERS = {
+    "split.json": "split",
+    "train.jsonl": "split",
+    "heldout.jsonl": "split",
+    "train.json": "train",
+    "history.jsonl": "train",
+    "adapter": "train",
+    "export.json": "export",
+    "comparison.json": "compare",
+    "gate.json": "gate",
+    "baseline.json": "baseline save",
+}
+"""Name of a file -> the verb that writes it; what is in `predictions` and `scores` has a variant's name."""
+
+
+def missing(path: Path) -> ArtifactError:
+    """The error for a file of an earlier stage that is not there: it names the verb that writes it, with its run."""
+    verb = WRITERS.get(path.name) or {"predictions": "predict", "scores": "score"}.get(path.parent.name)
+    if verb is None:
+        return ArtifactError("is missing", "check the path", file=path)
+    parts = path.parts
+    of = [parts[i + 1] for i, part in enumerate(parts[:-2]) if part in ("runs", "reports")]
+    return ArtifactError("is missing", f"run harness {verb}{f' --run {of[-1]}' if of else ''} first", file=path)
 
 
 class RunFolder:
@@ -72,30 +100,38 @@ class RunFolder:
         """The (lines, manifest) paths of one variant's scores."""
         return self.scores / f"{check_name(variant, 'variant')}.jsonl", self.scores / f"{variant}.json"
 
+    def manifest(self, stage: str) -> Path | None:
+        """What a stage writes last; None for a verb that writes nothing that other stages read."""
+        return {
+            "split": self.split_json,
+            "train": self.train_json,
+            "export": self.export_json,
+            "predict": self.predict_json,
+            "score": self.score_json,
+            "compare": self.comparison_json,
+            "report": self.report_html,
+            "gate": self.gate_json,
+        }.get(stage)
+
+    def check_exists(self) -> RunFolder:
+        """Returns this run; ArtifactError, naming the runs that exist, if nothing was written of it yet."""
+        if self.path.is_dir() or self.reports.is_dir():
+            return self
+        names = sorted(p.name for p in self.path.parent.glob("*") if p.is_dir() and NAME.fullmatch(p.name))
+        there = f"there are: {', '.join(names[:MAX_NAMED])}" if names else "there are none yet"
+        raise ArtifactError(f"no run {self.name!r}", f"{there}; harness split --run {self.name} starts one")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run folder for this process; raises BusyError, with the holder's pid, if another has it.
+        """Holds the run folder for this process; BusyError, with the holder's pid, if another has it.
 
-        The lock is the kernel's, on a file that stays: that of a process which died, on whatever machine, is free again at once, and what the
-        file says of the holder is only told, never believed.
+        The lock is the kernel's, on the file `.lock`: it is free again as soon as its holder ended, on whatever machine that was. The pid in the
+        file is for messages only. A folder that is empty in the end is removed.
         """
         file = self.path / ".lock"
-        with storage_errors(file):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = file.open("a+b", buffering=0)
-        with lock:
-            with storage_errors(file):
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise BusyError(
-                        f"run folder {self.path} is in use by {_holder(lock)}",
-                        "wait for it to end, or choose another --run",
-                    ) from None
-                lock.truncate(0)
-                # On a full disk the holder is not named; that is no reason to refuse what may need no space.
-                with suppress(OSError):
-                    lock.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        held = _Lock(file)
+        try:
+            held.take()
             # What a killed process was writing: nobody else writes here while the lock is held.
             for folder in [
                 self.path,
@@ -104,12 +140,64 @@ class RunFolder:
             ]:
                 for abandoned in list(folder.glob(".*.tmp")):
                     clear_scratch(abandoned)
-            try:
-                yield
-            finally:
-                lock.truncate(0)
-                # Closing would do, but for a child that has the file from a fork.
-                fcntl.flock(lock, fcntl.LOCK_UN)
+            yield
+        finally:
+            held.release()
+
+
+class _Lock:
+    """A lock file, taken and released; releasing it twice, or after an interrupt anywhere in `take`, does no harm."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: FileIO | None = None
+        self.is_held = False
+
+    def take(self) -> None:
+        """Locks the file; BusyError if another process has it."""
+        retried = False
+        while not self.is_held:
+            with storage_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file = self.path.open("a+b", buffering=0)
+                try:
+                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if not retried:
+                        # A lock of this process whose release was interrupted is freed with its last reference, which a cycle may hold.
+                        retried = True
+                        self.file.close()
+                        gc.collect()
+                        continue
+                    raise BusyError(
+                        f"run folder {self.path.parent} is in use by {_holder(self.file)}",
+                        "wait for it to end, or choose another --run",
+                    ) from None
+                # Its last holder may have removed the file after it was opened here: that one locks nothing.
+                if self.path.exists() and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                    self.is_held = True
+                    self.file.truncate(0)
+                    # On a full disk the holder is not named; that is no reason to refuse what may need no space.
+                    with suppress(OSError):
+                        self.file.write(f"{os.getpid()} {socket.gethostname()}".encode())
+                else:
+                    self.file.close()
+
+    def release(self) -> None:
+        """Unlocks and closes the file, and removes it with its folder if nothing else is in it."""
+        try:
+            if self.is_held and self.file is not None:
+                self.file.truncate(0)
+                with suppress(OSError):
+                    if os.listdir(self.path.parent) == [self.path.name]:
+                        self.path.unlink()
+                        self.path.parent.rmdir()
+        finally:
+            if self.file is not None:
+                with suppress(OSError, ValueError):
+                    # Closing would do, but for a child that has the file from a fork.
+                    fcntl.flock(self.file, fcntl.LOCK_UN)
+                self.file.close()
 
 
 def _holder(lock: FileIO) -> str:

@@ -1,12 +1,13 @@
-"""Checkpoints that are known to be whole: each is sealed with the hashes of its files once all of them are there.
+"""Checkpoints that are known to be complete: each is sealed with the hashes of its files once all of them are there.
 
-An unsealed checkpoint is one whose writing was interrupted; a sealed one whose files have other hashes was damaged since. Neither is gone on from.
+A checkpoint without a seal was interrupted while it was written; one whose files have other hashes was damaged since. Training resumes from
+neither.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SEAL = "sha256.json"
 UNREAD = "training_args.bin"
 """Written by the trainer and never read."""
 RANDOM_STATES = "rng_state_*.pth"
-"""Each process of several writes its own, perhaps after the first has sealed the rest."""
+"""Each of several processes writes its own, possibly after the first has sealed the rest."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -25,8 +26,20 @@ def seal(checkpoint: Path) -> None:
     storage.write_json(checkpoint / SEAL, {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)})
 
 
+def newest_readable(folder: Path, progress: Callable[[str], None]) -> Path | None:
+    """The newest readable checkpoint in a folder; newer ones that are damaged are removed."""
+    for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        if is_readable(newest):
+            remove_torn_states(newest)
+            progress(f"resuming from {newest.name}")
+            return newest
+        progress(f"skipping {newest.name}, which is damaged")
+        shutil.rmtree(newest)
+    return None
+
+
 def is_readable(checkpoint: Path) -> bool:
-    """Whether a checkpoint is the one that was sealed, and its torch files hold tensors and plain values: no code in them is run."""
+    """Whether a checkpoint is as it was sealed, and its torch files hold tensors and plain values: no code in them is run."""
     try:
         hashes = storage.read_json(checkpoint / SEAL)
         if not hashes or {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
@@ -37,7 +50,7 @@ def is_readable(checkpoint: Path) -> bool:
 
 
 def remove_torn_states(checkpoint: Path) -> None:
-    """Removes the random states that a kill left half written: without its own, a process goes on with the seed's."""
+    """Removes random states that a kill left half written: a process without its own resumes with the seed's."""
     for file in checkpoint.glob(RANDOM_STATES):
         if not _is_loadable(file):
             file.unlink()
@@ -50,14 +63,14 @@ def _is_loadable(file: Path) -> bool:
     try:
         with safe_globals():
             torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # what an unpickler raises on bytes that are no pickle has no end
+    except Exception:  # an unpickler raises any kind of error on bytes that are not a pickle
         return False
     return True
 
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Where a trainer writes checkpoints: an error of the disk becomes a StorageError, and none leaves half a checkpoint."""
+    """While a trainer writes checkpoints to `folder`: a disk error becomes a StorageError, and none leaves half a checkpoint."""
     try:
         with storage.storage_errors(folder):
             yield

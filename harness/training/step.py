@@ -36,7 +36,7 @@ class Stepper:
     Args:
         plan: how to cut them; tightened when the device runs out of memory.
         longest: tokens of the longest row.
-        told: gets a line when the plan changes.
+        progress: gets a line when the plan changes.
         flat: the trainable parameters and their gradients; graphs and several processes need it.
         rank, world: this process and the number of them: each takes every `world`-th row.
         backward: from a loss to gradients; scales the loss first where 16 bits are fp16.
@@ -50,13 +50,20 @@ class Stepper:
         pad_id: int,
         longest: int,
         device: torch.device,
-        told: Callable[[str], None],
+        progress: Callable[[str], None],
         flat: Flat | None = None,
         rank: int = 0,
         world: int = 1,
         backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
     ):
-        self.plan, self.pad_id, self.device, self.told, self.rank, self.world = plan, pad_id, device, told, rank, world
+        self.plan, self.pad_id, self.device, self.progress, self.rank, self.world = (
+            plan,
+            pad_id,
+            device,
+            progress,
+            rank,
+            world,
+        )
         self._backward = backward
         self.last: list[str] = []
         """Names of the rows of the last step."""
@@ -120,7 +127,7 @@ class Stepper:
                 loss = self._forward_backward(compute_loss, model, moved, self._items)
                 if not self._capture(key, compute_loss, model, moved):
                     self.plan = replace(self.plan, graphs=False)
-                    self.told(f"steps cannot be captured as CUDA graphs ({self._problem}): goes on without")
+                    self.progress(f"steps cannot be captured as CUDA graphs ({self._problem}): goes on without")
                 return loss
         found = self._graphs[key]
         for name, tensor in inputs.items():
@@ -180,4 +187,4 @@ class Stepper:
             graphs=False,
             peak_bytes=0,
         )
-        self.told(f"out of memory: goes on from the same step with {self.plan}")
+        self.progress(f"out of memory: goes on from the same step with {self.plan}")

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_fixture import write_run
 
 from harness import storage
 from harness.config import Config
 from harness.stages import report
+from tests.helpers.report_fixture import write_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

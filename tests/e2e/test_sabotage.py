@@ -23,7 +23,7 @@ from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import GateResult, PredictionSet, Question
 from harness.stages import compare, gate, predict, score, split
 from harness.storage import RunFolder
-from tests import scored_run, small_run
+from tests.helpers import scored_run, small_run
 
 PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "data" / "tiny-llama3"

@@ -15,7 +15,7 @@ from harness.backends import Execution, Generation, Source
 from harness.config import PROJECT, TEMPLATE
 from harness.errors import DeviceError
 from harness.prompt import Prompter, load_tokenizer
-from tests import small_run
+from tests.helpers import small_run
 
 pytestmark = pytest.mark.gpu
 

@@ -20,7 +20,7 @@ from harness.config import PROJECT, Config
 from harness.records import HistoryPoint, TrainManifest
 from harness.storage import RunFolder
 from harness.training.checkpoints import SEAL
-from tests import small_run
+from tests.helpers import small_run
 from tests.test_flat import compare
 
 pytestmark = pytest.mark.gpu
@@ -55,7 +55,7 @@ def begun(root: Path, **settings: object) -> tuple[RunFolder, list[str]]:
         {"device": "cuda", "model": {"path": str(EMBEDDED)}, "train": train, "wandb": {"enabled": False}}
     )
     (root / "config.json").write_text(config.model_dump_json())
-    return run, [sys.executable, str(PROJECT / "tests" / "train_once.py"), str(root), run.name]
+    return run, [sys.executable, str(PROJECT / "tests" / "helpers" / "train_once.py"), str(root), run.name]
 
 
 def trained(run: RunFolder, command: list[str]) -> tuple[list[float], TrainManifest]:

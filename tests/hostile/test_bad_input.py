@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
-from tests import scored_run, small_run
-from tests.models import edit_json
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
 TOPICS = (
@@ -157,8 +157,7 @@ ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 CASES: dict[str, Case] = {
     "not JSON": qa("qa.json", '[{"question": "Q?",\n "answer": }]', r"not JSON.*line 2, column 12"),
     "cut short": qa("qa.json", '[{"question": "Q?", "ans', r"not JSON.*line 1"),
-    "JSON Lines named .json": qa("qa.json", json.dumps(GOOD) + "\n" + json.dumps(GOOD), r"\.jsonl"),
-    "an object": qa("qa.json", json.dumps(GOOD), r"an object, not a list"),
+    "an object": qa("qa.json", json.dumps({"name": "x", "size": 3}), r"no column 'question'.*found name, size"),
     "a number": qa("qa.json", "3", r"a number, not a list"),
     "no rows": qa("qa.json", "[]", r"no rows"),
     "blank": qa("qa.json", " \n ", r"is blank"),
@@ -167,13 +166,11 @@ CASES: dict[str, Case] = {
     "row is null": qa("qa.json", rows(None), r"row 2: is null"),
     "no question": qa("qa.json", rows({"answer": "A"}), r"row 2: has no 'question'.*add"),
     "no answer": qa("qa.json", rows({"question": "Q?"}), r"row 2: has no 'answer'"),
-    "answer in another case": qa(
-        "qa.json", rows({"question": "Q?", "Answer": "A"}), r"row 2: has no 'answer' \(but 'Answer'\)"
-    ),
     "empty answer": qa("qa.json", rows({"question": "Q?", "answer": ""}), r"row 2: answer is empty"),
     "blank question": qa("qa.json", rows({"question": " \u3000\u200b\n", "answer": "A"}), r"row 2: question is blank"),
     "null answer": qa("qa.json", rows({"question": "Q?", "answer": None}), r"row 2: answer is null"),
-    "number as answer": qa("qa.json", rows({"question": "Q?", "answer": 14}), r"row 2: answer is a number, not a text"),
+    "object as answer": qa("qa.json", rows({"question": "Q?", "answer": {"a": 1}}), r"row 2: answer is an object"),
+    "two shapes": qa("qa.json", rows({"prompt": "Q?", "completion": "A"}), r"row 2: is of another shape"),
     "boolean answer": qa("qa.json", rows({"question": "Q?", "answer": True}), r"row 2: answer is true or false"),
     "list as question": qa("qa.json", rows({"question": ["Q?"], "answer": "A"}), r"row 2: question is a list"),
     "duplicate ids": qa(
@@ -185,8 +182,8 @@ CASES: dict[str, Case] = {
     "id is a list": qa("qa.json", rows(GOOD | {"id": [1]}), r"row 2: id is a list"),
     "article is true": qa("qa.json", rows(GOOD | {"article": True}), r"row 2: article is true or false"),
     "article 14.5": qa("qa.json", rows(GOOD | {"article": 14.5}), r"row 2: article is a number"),
-    "references of numbers": qa(
-        "qa.json", rows(GOOD | {"references": [1]}), r"row 2: references is not a list of texts"
+    "references of nulls": qa(
+        "qa.json", rows(GOOD | {"references": [None]}), r"row 2: references is not a list of texts"
     ),
     "lone surrogate": qa(
         "qa.json", '[{"question": "Q \\ud800?", "answer": "A"}]', r"row 1: has half of a surrogate pair"
@@ -208,12 +205,14 @@ CASES: dict[str, Case] = {
     ),
     "bad line": qa("qa.jsonl", json.dumps(GOOD) + '\n\n{"question": }', r"not JSON.*line 3, column 14"),
     "bad row in a line": qa("qa.jsonl", json.dumps(GOOD) + '\n{"question": "Q?"}', r"row 2: has no 'answer'"),
-    "list in lines": qa("qa.jsonl", json.dumps([GOOD]), r"row 1: is a list"),
-    "no such column": qa("qa.csv", "question,reply\nQ?,A\n", r"no column 'answer'"),
-    "semicolons": qa("qa.csv", "question;answer\nQ?;A\n", r"separated by semicolons"),
+    "list in lines": qa("qa.jsonl", json.dumps(GOOD) + "\n" + json.dumps([GOOD]), r"row 2: is a list"),
+    "no such column": qa("qa.csv", "question,remark\nQ?,A\n", r"no column 'answer'.*found question, remark"),
+    "several candidates": qa(
+        "qa.csv", "question;output;response\nQ?;A;B\n", r"several columns that could be the answer"
+    ),
     "a column twice": qa("qa.csv", "question,answer,answer\nQ?,A,B\n", r"two columns of one name"),
     "too many fields": qa("qa.csv", "question,answer\nQ?,A\nWho, then?,A\n", r"row 2: has more fields"),
-    "too few fields": qa("qa.csv", "question,answer\nQ?\n", r"row 1: answer is null"),
+    "too few fields": qa("qa.csv", "question,answer\nQ?\n", r"row 1: answer is empty"),
     "blank cell": qa("qa.csv", "question,answer\nQ?,A\nQ?,\n", r"row 2: answer is empty"),
     "open quote": qa("qa.csv", 'question,answer\n"Q?,A\n', r"is not CSV"),
     "header only": qa("qa.csv", "question,answer\n", r"no rows"),  # encodings
@@ -230,8 +229,8 @@ CASES: dict[str, Case] = {
     ),
     "UTF-16 cut short": qa("qa.json", codecs.BOM_UTF16_LE + b"[\x00\x00", r"not UTF-16"),
     "a binary file": qa("qa.json", b"\x00\x01\x02\x03", r"looks like UTF-16|not JSON"),
-    "a zip": qa("qa.csv", b"PK\x03\x04\xff\xfe\x00", r"not UTF-8"),
-    "a zipped CSV": qa("qa.csv.gz", b"\x1f\x8b\x08\x00\x00", r"not UTF-8"),
+    "a zip": qa("qa.csv", b"PK\x03\x04\xff\xfe\x00", r"not a whole xlsx or ZIP file"),
+    "a zipped CSV": qa("qa.csv.gz", b"\x1f\x8b\x08\x00\x00", r"not whole gzip"),
     "a NUL": qa("qa.csv", "question,answer\nQ?,A\0B\n", r"row 1: answer contains a NUL character; remove it"),
     # JSON that Python takes and others do not
     "a key twice": qa(
@@ -264,7 +263,7 @@ CASES: dict[str, Case] = {
         lambda folder: os.mkfifo(folder / "pipe.json"),
     ),
     "a device": Case(["split", "--qa", "/dev/zero"], r"/dev/zero: is not a regular file"),
-    "a NUL in the name": Case(["split", "--qa", "qa\0.json"], r"cannot be opened: embedded null byte; check"),
+    "a NUL in the name": Case(["split", "--qa", "qa\0.json"], r"data.qa: holds a NUL character; remove it"),
     # configs
     "config: no such": Case(["split", "--config", "none"], r"no config 'none'; use one of .*tiny"),
     "config: a list": config("- a", r"is not a mapping of sections; see"),
@@ -424,7 +423,9 @@ CASES: dict[str, Case] = {
     "comparison: cut short": replaced("reports/tiny/comparison.json", "{", r"cannot be read", *REPORT),
     "gate.json: a list": replaced("reports/tiny/gate.json", "[]", r"is damaged", *REPORT),
     # model folders
-    "model: none": Case(["train", "--set", "model.path=./none"], r"\./none: is no folder; give", start="model"),
+    "model: none": Case(
+        ["train", "--set", "model.path=./none"], r"\./none: there is no such folder; give", start="model"
+    ),
     "model: empty": model(r"model: has no config\.json; give", lambda f: [p.unlink() for p in (f / "model").iterdir()]),
     "model: config cut short": model(r"model/config\.json: cannot be read", written("config.json", "{")),
     "model: config is a list": model(r"model/config\.json: is not a JSON object", written("config.json", "[]")),

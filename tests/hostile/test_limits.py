@@ -130,7 +130,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], object], int, str]] = {
     "30 MB of empty lines": (
         "qa",
         "qa.jsonl",
-        lambda p: grown(p, '{"question": 1}', "\n", 30_000_000, "x"),
+        lambda p: grown(p, '{"question": 1, "answer": "A"}', "\n", 30_000_000, "x"),
         GIB // 4,
         "row 1: question is a number",
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.formats import gguf
-from tests import small_run
+from tests.helpers import small_run
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from harness.prediction import jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.records import Comparison, Prediction, Question, SplitManifest
 from harness.stages import compare, predict, score
-from tests import scored_run, small_run
-from tests.models import CORPUS
+from tests.helpers import scored_run, small_run
+from tests.helpers.models import CORPUS
 
 LIMIT = 80
 """Tokens: more than any sentence that the model knows by heart."""

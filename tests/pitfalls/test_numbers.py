@@ -27,7 +27,8 @@ from harness.metrics import match, rouge, text
 from harness.records import Question, ScoreManifest
 from harness.stages import gate, score
 from harness.storage import RunFolder, atomic
-from tests import scored_run, test_metrics
+from tests import test_metrics
+from tests.helpers import scored_run
 from tests.pitfalls.faults import Bench, Step, caught, compared
 
 

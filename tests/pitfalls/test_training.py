@@ -17,8 +17,9 @@ from harness.records import Question, SplitManifest
 from harness.stages import train
 from harness.training import model as model_module
 from harness.training import trainer as trainer_module
-from tests import small_run, test_merged
-from tests.models import CORPUS, EOS_ID
+from tests import test_merged
+from tests.helpers import small_run
+from tests.helpers.models import CORPUS, EOS_ID
 from tests.pitfalls.faults import Bench, caught, compared
 
 

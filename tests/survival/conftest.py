@@ -8,7 +8,7 @@ import pytest
 
 from harness.config import Config
 from harness.storage import RunFolder
-from tests.survival import chain
+from tests.helpers import chain
 
 
 @pytest.fixture(scope="session")

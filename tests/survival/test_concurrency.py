@@ -17,8 +17,7 @@ from harness.config import Config, load
 from harness.errors import BusyError
 from harness.stages import score
 from harness.storage import RunFolder
-from tests import scored_run
-from tests.survival import chain
+from tests.helpers import chain, scored_run
 
 PROJECT = Path(__file__).parents[2]
 QUICK = ["--set", "score.resamples=100"]

@@ -21,7 +21,7 @@ from harness.records import Prediction
 from harness.stages import compare, export, gate, predict, report, score, split, train
 from harness.storage import RunFolder
 from harness.training import checkpoints
-from tests.survival import chain
+from tests.helpers import chain
 
 Whole = tuple[RunFolder, Config]
 Stage = Callable[[RunFolder, Config], object]

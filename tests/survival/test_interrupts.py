@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from harness import cli, storage
+from harness import storage
+from harness.cli.terminal import INTERRUPTED, errors
 from harness.storage import RunFolder
 
 STORAGE = ("storage/atomic.py", "storage/records_io.py", "storage/run_folder.py")
@@ -91,12 +92,12 @@ def test_an_interrupt_at_any_instruction_is_told_as_one(
         (run.path / ".left.tmp").mkdir(exist_ok=True)
         point = Before(n, interrupt, *STORAGE, "/shutil.py", "/tempfile.py", "/contextlib.py")
         try:
-            with cli._errors(), point:
+            with errors(), point:
                 work(run)
             finished = point.left > 0
         except typer.Exit as end:
             told = capsys.readouterr().err
-            assert (end.exit_code, "interrupted" in told) == (cli.INTERRUPTED, True), (n, told)
+            assert (end.exit_code, "interrupted" in told) == (INTERRUPTED, True), (n, told)
         assert whole(run), n
     assert n > 200
     hold(run)

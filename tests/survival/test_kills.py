@@ -22,7 +22,7 @@ from harness import storage
 from harness.config import Config
 from harness.records import TrainManifest
 from harness.storage import RunFolder
-from tests.survival import chain
+from tests.helpers import chain
 
 Whole = tuple[RunFolder, Config]
 LONGEST: dict[str, float] = dict.fromkeys(("train", "export", "predict", "score"), 120.0)

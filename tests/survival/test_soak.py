@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.soak import Held
-from tests.survival import chain
+from tests.helpers import chain
 
 
 def test_nothing_piles_up(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from harness.records import Comparison, Pair
+from harness.registry import metric_label
 from harness.report.charts.label_placement import NARROW, WIDE, place
 from harness.report.charts.plotly_base import Drawing, band, base_layout, figure, rounded, rule, safe
-from harness.report.headline import megabytes, metric_label, points, variant_label
+from harness.report.headline import megabytes, points
+from harness.variants import label as variant_label
 
 MARKS = {
     "better": "triangle-up",

@@ -1,6 +1,6 @@
 """A whole run folder, written from a seed: what the report reads, without a model or a pipeline.
 
-python -m tests.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
+python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
 """
 
 from __future__ import annotations

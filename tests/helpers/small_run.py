@@ -11,8 +11,8 @@ from harness.config import PROJECTIONS, Config
 from harness.models import base_model
 from harness.records import Artifact, ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
-from tests.models import CORPUS
-from tests.scored_run import split_of
+from tests.helpers.models import CORPUS
+from tests.helpers.scored_run import split_of
 
 QUESTIONS = [
     ("What does Article 21 protect?", "life and personal liberty"),

@@ -11,7 +11,7 @@ from harness.config import Config
 from harness.gating import baseline
 from harness.stages import compare, export, predict, report, score, split, train
 from harness.storage import RunFolder
-from tests import small_run
+from tests.helpers import small_run
 
 VARIANTS = ["base", "adapter", "merged_16bit", "gguf_q8_0"]
 TIMES = {

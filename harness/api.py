@@ -1,0 +1,129 @@
+"""The Python door: results as tables, and models of your own program judged like any other.
+
+import harness as qh
+
+run = qh.load("tiny")                                                # a finished run
+run.scores().groupby(["variant", "metric"])["score"].mean()
+qh.evaluate({"mine": (model, tokenizer)}, "test.jsonl")              # a loaded model
+qh.evaluate({"mine": lambda texts: [...]}, "test.jsonl")             # any function list[str] -> list[str]
+qh.evaluate({"mine": "adapter:lora/", "server": "http://host/v1#m"}, "test.jsonl")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import storage
+from harness.errors import ArtifactError
+from harness.records import Comparison
+from harness.report import tables
+from harness.storage import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. Tables are documented, column by column, in `harness.report.tables`."""
+
+    folder: RunFolder
+
+    def questions(self) -> pd.DataFrame:
+        """One row a held-out question."""
+        return tables.questions(self.folder)
+
+    def answers(self) -> pd.DataFrame:
+        """One row a variant and question."""
+        return tables.answers(self.folder)
+
+    def scores(self) -> pd.DataFrame:
+        """One row a variant, question and metric."""
+        return tables.scores(self.folder)
+
+    def pairs(self) -> pd.DataFrame:
+        """One row a compared pair and metric."""
+        return tables.pairs(self.folder)
+
+    def history(self) -> pd.DataFrame:
+        """One row a logged step of the training; empty without one."""
+        return tables.history(self.folder)
+
+    def report(self) -> Path:
+        """The path of report.html."""
+        return self.folder.report_html
+
+    def _repr_html_(self) -> str:
+        from harness.report import headline, sections
+
+        comparison = storage.read_record(self.folder.comparison_json, Comparison)
+        board = sections.leaderboard(comparison)
+        shown = [i for i, column in enumerate(board["columns"]) if column["metric"]][:4]
+        head = "".join(f"<th>{escape(board['columns'][i]['label'])}</th>" for i in shown)
+        rows = "".join(
+            f"<tr><th>{escape(row['label'])}</th>{''.join('<td>' + escape(row['cells'][i]['text']) + '</td>' for i in shown)}</tr>"
+            for row in board["rows"]
+        )
+        alarms = "".join(f"<li>{escape(alarm.message)}</li>" for alarm in comparison.alarms)
+        verdict = escape(headline.headline(comparison).text)
+        return f"<p><b>{verdict}</b></p><table><tr><th></th>{head}</tr>{rows}</table><ul>{alarms}</ul>"
+
+
+def load(run: str, root: Path | str = ".") -> Run:
+    """A run by its name, below `root`; ArtifactError if it was not compared."""
+    folder = RunFolder(run, root)
+    if not folder.comparison_json.exists():
+        raise ArtifactError(
+            "is missing", "run harness compare, or harness evaluate, first", file=folder.comparison_json
+        )
+    return Run(folder)
+
+
+def evaluate(
+    models: Mapping[str, str | Callable[[list[str]], list[str]] | tuple[Any, Any]],
+    test: str | Path,
+    *,
+    trained_on: str | Path | None = None,
+    base: str | None = None,
+    config: str = "evaluate",
+    settings: list[str] | None = None,
+    run: str = "evaluate",
+    root: Path | str = ".",
+    load_in_4bit: bool | None = None,
+    progress: Callable[[str], None] = print,
+) -> Run:
+    """Judges models on a test file and returns the finished run.
+
+    Args:
+        models: name -> WHERE as `harness evaluate` takes it, a function from prompts to answers, or (model, tokenizer), loaded. Functions and loaded
+            models are asked anew each time: nothing tells whether they changed.
+        test: questions with reference answers.
+        trained_on: what the models were trained on.
+        config: a config's name or file, as `--config`; `settings` as `--set`.
+        run: of the run folder below `root`.
+    Raises:
+        HarnessError: what cannot be used, in one line with the fix.
+    """
+    from harness.config import load as load_config
+    from harness.stages import evaluate as stage
+
+    named = [f"{name}={where}" for name, where in models.items() if isinstance(where, str)]
+    objects = {name: found for name, found in models.items() if not isinstance(found, str)}
+    plan = stage.configure(
+        load_config(config, settings),
+        str(test),
+        named,
+        trained_on=str(trained_on) if trained_on else None,
+        base=base,
+        load_in_4bit=load_in_4bit,
+        objects=objects,
+    )
+    folder = RunFolder(run, root)
+    for note in plan.notes:
+        progress(note)
+    stage.run(folder, plan, progress=progress, objects=objects)
+    return Run(folder)

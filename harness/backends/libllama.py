@@ -1,0 +1,359 @@
+"""llama.cpp's C interface (llama.h) through ctypes: the functions that answering needs, and a check that the library is as declared here.
+
+llama.h promises no stable layout: fields of the parameter structures move between releases. So a library is used only if its default
+parameters are the ones below, field by field, and if a model of one layer, written on the spot, gives the logits that NumPy computes for it.
+
+A generated binding was considered: llama-cpp-py-sync 0.11739, the one on PyPI that is kept up with llama.cpp, is bound to its own library,
+which needs glibc 2.38 (Debian 12 has 2.36), and llama-cpp-python has to be compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import ConfigError, ModelError
+from harness.formats import quantize
+
+RESERVE = 256
+"""Bytes behind the known fields of a structure: a later library may have more of them, and returns and takes them by value."""
+
+
+class ModelParams(Structure):
+    """`llama_model_params`."""
+
+    _fields_ = (
+        ("devices", c_void_p),
+        ("tensor_buft_overrides", c_void_p),
+        ("n_gpu_layers", c_int32),
+        ("split_mode", c_int32),
+        ("load_mode", c_int32),
+        ("lazy_mode", c_int32),
+        ("main_gpu", c_int32),
+        ("tensor_split", c_void_p),
+        ("progress_callback", c_void_p),
+        ("progress_callback_user_data", c_void_p),
+        ("kv_overrides", c_void_p),
+        ("vocab_only", c_bool),
+        ("check_tensors", c_bool),
+        ("use_extra_bufts", c_bool),
+        ("no_host", c_bool),
+        ("no_alloc", c_bool),
+        ("load_mtp", c_bool),
+        ("reserve", c_int8 * RESERVE),
+    )
+
+
+class ContextParams(Structure):
+    """`llama_context_params`."""
+
+    _fields_ = (
+        ("n_ctx", c_uint32),
+        ("n_batch", c_uint32),
+        ("n_ubatch", c_uint32),
+        ("n_seq_max", c_uint32),
+        ("n_rs_seq", c_uint32),
+        ("n_outputs_max", c_uint32),
+        ("n_outputs_max_per_seq", c_uint32),
+        ("n_threads", c_int32),
+        ("n_threads_batch", c_int32),
+        ("ctx_type", c_int32),
+        ("rope_scaling_type", c_int32),
+        ("pooling_type", c_int32),
+        ("attention_type", c_int32),
+        ("flash_attn_type", c_int32),
+        ("rope_freq_base", c_float),
+        ("rope_freq_scale", c_float),
+        ("yarn_ext_factor", c_float),
+        ("yarn_attn_factor", c_float),
+        ("yarn_beta_fast", c_float),
+        ("yarn_beta_slow", c_float),
+        ("yarn_orig_ctx", c_uint32),
+        ("defrag_thold", c_float),
+        ("cb_eval", c_void_p),
+        ("cb_eval_user_data", c_void_p),
+        ("type_k", c_int32),
+        ("type_v", c_int32),
+        ("moe_cache_size", c_size_t),
+        ("abort_callback", c_void_p),
+        ("abort_callback_data", c_void_p),
+        ("embeddings", c_bool),
+        ("offload_kqv", c_bool),
+        ("no_perf", c_bool),
+        ("op_offload", c_bool),
+        ("swa_full", c_bool),
+        ("kv_unified", c_bool),
+        ("samplers", c_void_p),
+        ("n_samplers", c_size_t),
+        ("ctx_other", c_void_p),
+        ("reserve", c_int8 * RESERVE),
+    )
+
+
+class Batch(Structure):
+    """`llama_batch`."""
+
+    _fields_ = (
+        ("n_tokens", c_int32),
+        ("token", c_void_p),
+        ("embd", c_void_p),
+        ("pos", c_void_p),
+        ("n_seq_id", c_void_p),
+        ("seq_id", c_void_p),
+        ("logits", c_void_p),
+    )
+
+
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "llama_version": (c_char_p, []),
+    "llama_backend_init": (None, []),
+    "llama_supports_gpu_offload": (c_bool, []),
+    "llama_log_set": (None, [c_void_p, c_void_p]),
+    "llama_model_default_params": (ModelParams, []),
+    "llama_context_default_params": (ContextParams, []),
+    "llama_model_load_from_file": (c_void_p, [c_char_p, ModelParams]),
+    "llama_model_free": (None, [c_void_p]),
+    "llama_model_size": (c_uint64, [c_void_p]),
+    "llama_model_n_layer": (c_int32, [c_void_p]),
+    "llama_model_n_embd": (c_int32, [c_void_p]),
+    "llama_model_n_head": (c_int32, [c_void_p]),
+    "llama_model_n_head_kv": (c_int32, [c_void_p]),
+    "llama_model_get_vocab": (c_void_p, [c_void_p]),
+    "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
+    "llama_free": (None, [c_void_p]),
+    "llama_get_memory": (c_void_p, [c_void_p]),
+    "llama_memory_clear": (None, [c_void_p, c_bool]),
+    "llama_memory_seq_rm": (c_bool, [c_void_p, c_int32, c_int32, c_int32]),
+    "llama_memory_seq_cp": (None, [c_void_p, c_int32, c_int32, c_int32, c_int32]),
+    "llama_decode": (c_int32, [c_void_p, Batch]),
+    "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
+    "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
+    "llama_vocab_n_tokens": (c_int32, [c_void_p]),
+    "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]),
+}
+"""Name -> (result, arguments) of each function of llama.h that is called."""
+
+MODEL_DEFAULTS = {
+    "n_gpu_layers": -1,
+    "split_mode": 1,
+    "main_gpu": 0,
+    "vocab_only": False,
+    "use_extra_bufts": True,
+    "no_alloc": False,
+}
+CONTEXT_DEFAULTS = {
+    "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_threads": 4, "n_threads_batch": 4, "ctx_type": 0,
+    "rope_scaling_type": -1, "pooling_type": -1, "attention_type": -1, "flash_attn_type": -1, "rope_freq_base": 0.0, "rope_freq_scale": 0.0,
+    "yarn_ext_factor": -1.0, "yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0, "defrag_thold": -1.0, "cb_eval": None,
+    "type_k": 1, "type_v": 1, "moe_cache_size": 0, "abort_callback": None, "embeddings": False, "offload_kqv": True, "op_offload": True,
+    "kv_unified": False, "samplers": None, "n_samplers": 0, "ctx_other": None,
+}  # fmt: skip
+"""What llama.cpp's defaults are under these names; another layout shows other values."""
+
+OLDER = ("libggml-base", "libggml-cpu", "libggml")
+"""Libraries beside libllama that it needs, in the order in which they are loaded."""
+LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+ERROR = 4
+"""`GGML_LOG_LEVEL_ERROR`."""
+
+
+class Library:
+    """A loaded and checked llama.cpp; its functions are attributes.
+
+    Attributes:
+        version: of the package or library, for the record.
+        last_error: the last line that llama.cpp logged as an error.
+
+    Raises:
+        ConfigError: the file is not a llama.cpp library, or of another version than the one declared here.
+    """
+
+    def __init__(self, path: Path, version: str):
+        self.path, self.last_error = path, ""
+        try:
+            self._functions = ctypes.CDLL(str(path))
+            for name, (result, arguments) in SIGNATURES.items():
+                function = getattr(self._functions, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            raise ConfigError(f"cannot be used as llama.cpp's library ({error})", HINT, file=path) from None
+        self.version = version or f"llama.cpp {self.llama_version().decode(errors='replace')}"
+        self._log = LOG(self._keep_error)
+        self.llama_log_set(ctypes.cast(self._log, c_void_p), None)
+        self.llama_backend_init()
+        if wrong := wrong_defaults(self):
+            raise ConfigError(f"is another llama.cpp than this project knows: {wrong}", HINT, file=path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._functions, name)
+
+    def _keep_error(self, level: int, text: bytes, _: object) -> None:
+        if level == ERROR and (line := text.decode(errors="replace").strip()):
+            self.last_error = line
+
+
+HINT = "install the pinned xllamacpp, or name a libllama of its release in predict.libllama"
+
+
+def wrong_defaults(library: Any) -> str | None:
+    """The first default parameter that is not where it is expected, in words."""
+    for structure, expected in (
+        (library.llama_model_default_params(), MODEL_DEFAULTS),
+        (library.llama_context_default_params(), CONTEXT_DEFAULTS),
+    ):
+        for name, value in expected.items():
+            if (found := getattr(structure, name)) != value:
+                return f"its default {name} reads {found}, not {value}"
+    return None
+
+
+@cache
+def load(path: str | None = None) -> Library:
+    """llama.cpp's library, checked: xllamacpp's, or the shared object at `path`, or the one in that folder.
+
+    Raises:
+        ConfigError: not a library, or another version; ModelError: xllamacpp is not installed.
+    """
+    if path is None:
+        module = quantize.extension()
+        library = Library(Path(sys.modules[module.Server.__module__].__file__ or ""), f"xllamacpp {module.__version__}")
+    else:
+        file = _find(Path(path))
+        _load_neighbours(file.parent)
+        library = Library(file, "")
+    _check_numbers(library)
+    return library
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(p for pattern in ("libllama*.so*", "libllama*.dylib", "llama.dll") for p in path.glob(pattern))
+        if not found:
+            raise ConfigError(f"predict.libllama: {path} has no libllama", "name the shared object itself")
+        path = found[0]
+    if not path.is_file():
+        raise ConfigError(f"predict.libllama: {path} does not exist", "name llama.cpp's shared object, or its folder")
+    return path.resolve()
+
+
+def _load_neighbours(folder: Path) -> None:
+    """Loads the libraries that a libllama of several files needs, and its back ends (CPU kinds, CUDA)."""
+    for name in OLDER:
+        for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.dylib")):
+            try:
+                loaded = ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                raise ConfigError(
+                    f"predict.libllama: {file} cannot be loaded ({error})", "install what it needs"
+                ) from None
+            if hasattr(loaded, "ggml_backend_load_all_from_path"):
+                loaded.ggml_backend_load_all_from_path(str(folder).encode())
+            break
+
+
+# ------------------------------------------------------------------------------------------------- a model to check with
+
+ROWS, WIDTH = 16, 32
+"""Vocabulary and hidden size of the model that a library is checked with."""
+TOLERANCE = 0.02
+"""Largest difference of a logit: the cache holds values in 16 bits."""
+
+
+def _check_numbers(library: Library) -> None:
+    """Runs two sequences through a model of one layer and compares with NumPy: batch, positions, sequences and logits are where they belong."""
+    from harness.backends.llama_context import Context, Model
+
+    sequences = [[1, 5, 9, 2], [3, 3, 7]]
+    embedding, output = _weights()
+    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+        file = Path(folder) / "check.gguf"
+        _write_check_model(file, embedding, output)
+        model = Model(library, file, gpu_layers=0)
+        try:
+            context = Context(model, sequences=2, tokens=256, threads=1)
+            rows = [(token, at, i, True) for i, ids in enumerate(sequences) for at, token in enumerate(ids)]
+            found = context.decode(rows).copy()
+            context.close()
+        except ModelError as error:
+            raise ConfigError(f"does not compute as expected ({error.problem})", HINT, file=library.path) from None
+        finally:
+            model.close()
+    expected = np.concatenate([_expected_logits(ids, embedding, output) for ids in sequences])
+    if not np.allclose(found, expected, atol=TOLERANCE):
+        raise ConfigError(
+            f"computes other logits than expected (off by {np.abs(found - expected).max():.3g})",
+            HINT,
+            file=library.path,
+        )
+
+
+def _weights() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.standard_normal((ROWS, WIDTH), np.float32), random.standard_normal((ROWS, WIDTH), np.float32) / 8
+
+
+def _expected_logits(ids: Sequence[int], embedding: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Of the model of `_write_check_model`: q and k are 0, so that each position attends equally to all before it; v and o are identities."""
+
+    def norm(rows: np.ndarray) -> np.ndarray:
+        return rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-5)
+
+    rows = embedding[list(ids)]
+    means = np.cumsum(norm(rows), axis=0) / np.arange(1, len(ids) + 1)[:, None]
+    return norm(rows + means) @ output.T
+
+
+def _write_check_model(path: Path, embedding: np.ndarray, output: np.ndarray) -> None:
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_vocab_size(ROWS)
+    writer.add_context_length(256)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(1)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH)
+    writer.add_tokenizer_model("none")
+    identity, nothing, ones = (
+        np.eye(WIDTH, dtype=np.float32),
+        np.zeros((WIDTH, WIDTH), np.float32),
+        np.ones(WIDTH, np.float32),
+    )
+    tensors = {
+        "token_embd": embedding,
+        "output": output,
+        "output_norm": ones,
+        "blk.0.attn_norm": ones,
+        "blk.0.ffn_norm": ones,
+    }
+    tensors |= {f"blk.0.{name}": nothing for name in ("attn_q", "attn_k", "ffn_gate", "ffn_up", "ffn_down")}
+    tensors |= {f"blk.0.{name}": identity for name in ("attn_v", "attn_output")}
+    for name, values in tensors.items():
+        writer.add_tensor(f"{name}.weight", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

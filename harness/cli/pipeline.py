@@ -1,0 +1,237 @@
+"""The stages, each a verb, and `run`, which is all of them in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.application import (
+    PIPELINE,
+    START,
+    ConfigName,
+    Force,
+    QaFile,
+    RunName,
+    Settings,
+    SettingsText,
+    app,
+    flag,
+)
+from harness.cli.selection import Selection, announce, command, select, stage
+from harness.cli.terminal import WITHIN_RUN, errors, fail, say, shown
+
+if TYPE_CHECKING:
+    from harness.config import Config
+    from harness.records import Comparison
+    from harness.storage import RunFolder
+
+Heldout = Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows to hold out: 0.1 or 200.")]
+Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="NAME", help="Only these variants.")]
+Gpus = Annotated[int, typer.Option(metavar="N", help="Train on N GPUs of this host; the steps stay the same.", min=0)]
+SECONDS_TO_END = 30
+"""For a training that was interrupted, to keep what it has."""
+
+
+@app.command(rich_help_panel=START, epilog="Example: harness run --qa my_questions.csv --set train.max_steps=60")
+def run(
+    until: Annotated[
+        str, typer.Option(metavar="STAGE", help="Stop after split, train, export, predict, score or compare.")
+    ] = "report",
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    gpus: Gpus = 0,
+    sets: SettingsText = "",
+) -> None:
+    """Do everything: split, train, export, predict, score, compare, report. What is up to date is left as it is."""
+    chosen = select(run, config, qa, settings, sets)
+    with errors():
+        from harness.stages import pipeline
+
+        resolved, folder = chosen.load(), chosen.folder()
+        announce("run", chosen, resolved, folder.name)
+        for name in pipeline.until(until):
+            if name == "train":
+                _train_alone(folder, resolved, chosen, force, gpus)
+                continue
+            with pipeline.attempt(folder, resolved, name, command()) as attempt:
+                result = pipeline.run(name, folder, resolved, progress=say, force=force)
+            if name == "compare":
+                _show_comparison(folder, resolved, result, log=attempt.wrote)
+        if until == "report":
+            say(f"report: {folder.report_html}")
+
+
+def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
+    """The verb `train` in a process of its own: training needs it (see `harness.stages.train`), and its memory is free afterwards."""
+    from harness.stages import train as stage
+
+    if not force and stage.current(folder, resolved):
+        say("train: unchanged")
+        return
+    start = ["-m", "harness.training.launch", str(gpus)] if gpus else ["-m", "harness"]
+    arguments = ["train", *chosen.options(folder.name), *(["--force"] if force else [])]
+    environment = {**os.environ, WITHIN_RUN: command()}
+    child = subprocess.Popen([sys.executable, *start, *arguments], env=environment)
+    try:
+        code = child.wait()
+    except BaseException:
+        # Ctrl-C reaches both processes; any other signal only this one.
+        try:
+            child.wait(SECONDS_TO_END if sys.stdin.isatty() else 1)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait()
+        raise
+    if code:
+        raise typer.Exit(code if code > 0 else 128 - code)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness split --qa my_questions.csv --heldout 0.2")
+def split(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    heldout: Heldout = None,
+    question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
+    answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
+    context_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column of a passage that goes before the question.")
+    ] = None,
+) -> None:
+    """1. Split a QA file into training and held-out questions, near-duplicates on one side."""
+    columns = {"question": question_column, "answer": answer_column, "context": context_column}
+    # JSON strings, so that YAML reads a name like `1` or `yes` as text.
+    named = [f"data.columns.{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
+    overrides = [*(settings or []), *named, *([f"data.heldout={heldout}"] if heldout else [])]
+    with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
+        from harness.stages import split as stage_
+
+        stage_.run(folder, resolved, progress=say, force=force)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness train --config llama3-8b --set train.epochs=2")
+def train(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
+    """2. Fine-tune the base model with QLoRA; resumes from the last checkpoint."""
+    with stage("train", select(run, config, qa, settings)) as (folder, resolved, _):
+        from harness.stages import train as stage_
+
+        manifest = stage_.run(folder, resolved, progress=say, force=force)
+        loss = "" if manifest.final_loss is None else f"final loss {manifest.final_loss:.3f}, "
+        say(f"{loss}{manifest.epochs:.2f} epochs, {manifest.seconds:.0f} s")
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness export --set export.formats=[merged_16bit,gguf_q4_k_m]")
+def export(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
+    """3. Write merged 16-bit, merged 4-bit and GGUF models; each file is opened again and checked."""
+    with stage("export", select(run, config, qa, settings)) as (folder, resolved, _):
+        from harness.stages import export as stage_
+
+        for artifact in stage_.run(folder, resolved, progress=say, force=force).artifacts.values():
+            size = f"{artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s"
+            say(f"{artifact.path}: {size}")
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness predict --variant adapter --variant gguf_q4_k_m")
+def predict(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    variant: Variants = None,
+) -> None:
+    """4. Have every variant answer the held-out questions, greedily, from the same token ids."""
+    with stage("predict", select(run, config, qa, settings)) as (folder, resolved, _):
+        from harness.stages import predict as stage_
+
+        stage_.run(folder, resolved, progress=say, force=force, only=variant or None)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness score --set score.metrics=[token_f1,rougeL]")
+def score(
+    run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
+) -> None:
+    """5. Score the stored answers; generates nothing."""
+    with stage("score", select(run, config, qa, settings)) as (folder, resolved, _):
+        from harness.stages import score as stage_
+
+        stage_.run(folder, resolved, progress=say, force=force)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness compare my-run another-run")
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Two runs to compare with each other.")
+    ] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """6. Compare the variants of a run, or two runs, question by question."""
+    chosen = select(run, config, qa, settings)
+    if runs and len(runs) == 2:
+        with errors():
+            from harness.report import terminal
+            from harness.stages import compare as stage_
+            from harness.storage import RunFolder
+
+            left, right = (RunFolder(name).check_exists() for name in runs)
+            pairs = stage_.compare_runs(left, right, chosen.load())
+            shown(lambda: terminal.show_pairs(pairs))
+        return
+    if runs:
+        fail("give two runs, or none and --run", 2)
+    with stage("compare", chosen) as (folder, resolved, attempt):
+        from harness.stages import compare as stage_
+
+        comparison = stage_.run(folder, resolved, progress=say, force=force)
+        _show_comparison(folder, resolved, comparison, log=attempt.wrote)
+
+
+def _show_comparison(folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool) -> None:
+    from harness.report import terminal
+    from harness.training import wandb_log
+
+    shown(lambda: terminal.show_comparison(comparison))
+    if log and (done := wandb_log.log_evaluation(folder, resolved, comparison)):
+        say(done)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog="Example: harness report --open")
+def report(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Further runs to overlay.")] = None,
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    force: Force = False,
+    open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
+    sets: SettingsText = "",
+) -> None:
+    """7. Render report.html and report.md from what the other stages wrote."""
+    first, *others = runs or [run]
+    with stage("report", select(first, config, qa, settings, sets)) as (folder, resolved, _):
+        from harness.stages import pipeline
+
+        path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)
+        say(f"report: {path}")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,92 @@
+"""What a verb works on: the config, the run folder, and the first line that says what was chosen."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.cli.terminal import WITHIN_RUN, errors, say
+
+if TYPE_CHECKING:
+    from harness.config import Config
+    from harness.stages.pipeline import Attempt
+    from harness.storage import RunFolder
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The options that choose a run and its config."""
+
+    run: str | None
+    config: str
+    qa: str | None = None
+    settings: list[str] = field(default_factory=list)
+
+    def load(self) -> Config:
+        """The config; ConfigError if it does not fit the schema."""
+        from harness.config import load
+        from harness.config_loading import renamed
+
+        if new := renamed(self.config):
+            say(f"note: config {self.config} is now named {new}")
+        return load(self.config, self.settings, qa=self.qa)
+
+    def folder(self) -> RunFolder:
+        """The run folder, which need not exist; ConfigError if its name cannot be used."""
+        from harness.config_loading import run_name
+        from harness.storage import RunFolder
+
+        return RunFolder(self.run or run_name(self.config))
+
+    def options(self, run: str) -> list[str]:
+        """The same as arguments of a command."""
+        chosen = ["--run", run, "--config", self.config, *(["--qa", self.qa] if self.qa else [])]
+        return [*chosen, *(part for setting in self.settings for part in ("--set", setting))]
+
+
+def select(
+    run: str | None, config: str, qa: str | None = None, settings: list[str] | None = None, text: str = ""
+) -> Selection:
+    """What the options say; `text` holds several settings, as make passes them on."""
+    from harness.config_loading import split_settings
+
+    return Selection(run, config, qa, [*(settings or []), *split_settings(text)])
+
+
+def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
+    """The first line: everything that was chosen, whether it was asked for or not."""
+    from harness.models.base_model import expected_device
+
+    if WITHIN_RUN not in os.environ:
+        device = expected_device(config.device)
+        say(
+            f"{verb}: config {chosen.config}, questions {config.data.qa}, model {config.model.path}, device {device}, run {run}"
+        )
+
+
+def command() -> str:
+    """The command line as it is recorded."""
+    return os.environ.get(WITHIN_RUN) or shlex.join(["harness", *sys.argv[1:]])
+
+
+@contextmanager
+def stage(verb: str, chosen: Selection, *, first: bool = False) -> Iterator[tuple[RunFolder, Config, Attempt]]:
+    """Loads the config, says what was chosen, holds the run folder, and records what the stage wrote.
+
+    Args:
+        first: the verb may start a run; any other needs one that exists.
+    """
+    with errors():
+        from harness.stages import pipeline
+
+        resolved, folder = chosen.load(), chosen.folder()
+        if not first:
+            folder.check_exists()
+        announce(verb, chosen, resolved, folder.name)
+        with pipeline.attempt(folder, resolved, verb, command()) as attempt:
+            yield folder, resolved, attempt

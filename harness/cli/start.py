@@ -1,0 +1,32 @@
+"""Before anything runs: can this machine do it?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.application import START, ConfigName, QaFile, Settings, SettingsText, app, flag
+from harness.cli.selection import select
+from harness.cli.terminal import errors, say
+
+
+@app.command(rich_help_panel=START, epilog="Example: harness doctor --config llama3-8b")
+def doctor(
+    config: ConfigName = "tiny",
+    qa: QaFile = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, flag("--json", help="Print the findings as JSON.")] = False,
+    sets: SettingsText = "",
+) -> None:
+    """Check whether this machine can run a config, and how to fix each problem; exit 2 if it cannot."""
+    with errors():
+        from harness import doctor
+
+        findings = doctor.run(select(None, config, qa, settings, sets).load())
+    say(doctor.as_json(findings) if as_json else "\n".join(map(str, findings)))
+    failed = [finding.what for finding in findings if finding.status == "fail"]
+    if not as_json:
+        say(f"{config} cannot run here: fix {', '.join(failed)}" if failed else f"{config} can run here")
+    if failed:
+        raise typer.Exit(2)

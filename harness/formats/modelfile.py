@@ -1,0 +1,135 @@
+"""How an exported GGUF file is put into the user's server: an Ollama Modelfile and a llama-server command.
+
+Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has defaults of its own:
+Ollama samples at 0.8 with a repeat penalty, cuts the context, and guesses a template.
+The Modelfile's words: https://docs.ollama.com/modelfile; its templates are Go's (text/template).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+QUESTION = "{question}"
+QUOTES = '"""'
+
+CHATML = (
+    "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
+    "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
+)
+KNOWN_TEMPLATES: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
+    ("<|start_header_id|>", "<|eot_id|>"): (
+        "{{ if .System }}<|start_header_id|>system<|end_header_id|>\n\n{{ .System }}<|eot_id|>{{ end }}"
+        "<|start_header_id|>user<|end_header_id|>\n\n{{ .Prompt }}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n{{ .Response }}<|eot_id|>",
+        ("<|eot_id|>",),
+    ),
+    ("<|im_start|>", "<|im_end|>"): (CHATML, ("<|im_end|>",)),
+    ("<start_of_turn>", "<end_of_turn>"): (
+        "<start_of_turn>user\n{{ if .System }}{{ .System }}\n\n{{ end }}{{ .Prompt }}<end_of_turn>\n"
+        "<start_of_turn>model\n{{ .Response }}<end_of_turn>\n",
+        ("<end_of_turn>",),
+    ),
+    ("<|user|>", "<|end|>"): (
+        "{{ if .System }}<|system|>\n{{ .System }}<|end|>\n{{ end }}"
+        "<|user|>\n{{ .Prompt }}<|end|>\n<|assistant|>\n{{ .Response }}<|end|>\n",
+        ("<|end|>",),
+    ),
+    ("[INST]", "[/INST]"): (
+        "[INST] {{ if .System }}{{ .System }}\n\n{{ end }}{{ .Prompt }} [/INST]{{ .Response }}",
+        (),
+    ),
+}
+"""Marks that a chat template (Jinja) holds -> (the same in Go, as Ollama wants it; the texts that end an answer).
+
+They put one question as the Jinja template puts it; what the Jinja template adds by itself, such as a default system message, must be given as
+SYSTEM."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server must be told to answer as the harness does."""
+
+    template: str
+    """Of a text prompt, with `{question}`; empty: the chat template."""
+    context: int
+    max_new_tokens: int
+    chat_template: str = ""
+    """Jinja, of the tokenizer."""
+    stop: tuple[str, ...] = ()
+    """Texts of the end tokens."""
+    system: str = ""
+    """A chat's system message."""
+
+
+def read_chat_template(folder: Path) -> str:
+    """A model folder's chat template (Jinja); empty if it has none."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    found: Any = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):  # several by name
+        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
+    return found if isinstance(found, str) else ""
+
+
+def modelfile(gguf: str, serving: Serving) -> str:
+    """The text of a Modelfile beside a GGUF file of that name.
+
+    With a chat template that is not known here there is no TEMPLATE line: Ollama takes the one inside the GGUF file.
+    """
+    known = go_template(serving.chat_template) if not serving.template else None
+    lines = [f"FROM ./{gguf}"]
+    stops: Sequence[str] = serving.stop
+    if serving.template:
+        head, tail = serving.template.split(QUESTION)
+        lines.append(f"TEMPLATE {QUOTES}{escaped(head)}{{{{ .Prompt }}}}{escaped(tail)}{QUOTES}")
+    elif known is not None:
+        lines.append(f"TEMPLATE {QUOTES}{known[0]}{QUOTES}")
+        stops = [*dict.fromkeys([*stops, *known[1]])]
+    if serving.system and not serving.template:
+        lines.append(f"SYSTEM {QUOTES}{serving.system.replace(QUOTES, QUOTES[:2])}{QUOTES}")
+    lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in stops]
+    lines += [
+        f"PARAMETER num_ctx {serving.context}",
+        f"PARAMETER num_predict {serving.max_new_tokens}",
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+        "PARAMETER top_k 1",
+        "PARAMETER seed 0",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def go_template(jinja: str) -> tuple[str, tuple[str, ...]] | None:
+    """(Go template, end texts) of a chat template that is known here."""
+    return next((found for marks, found in KNOWN_TEMPLATES.items() if all(mark in jinja for mark in marks)), None)
+
+
+def escaped(text: str) -> str:
+    """Text that Go's templates and a Modelfile's quotes leave as it is."""
+    # What ends in a quote or a brace would grow together with what follows it.
+    body, last = (text[:-1], text[-1]) if text[-1:] in ('"', "{") else (text, "")
+    parts = body.replace("{{", "\0open\0").replace(QUOTES, "\0quotes\0")
+    parts = parts.replace("\0open\0", '{{ "{{" }}').replace("\0quotes\0", '{{ "\\"\\"\\"" }}')
+    return parts + {'"': '{{ "\\"" }}', "{": '{{ "{" }}', "": ""}[last]
+
+
+def server_command(gguf: str, serving: Serving) -> str:
+    """One line that serves the file as the harness asked it: POST /completion for a text prompt, /v1/chat/completions for a chat."""
+    words = [
+        "llama-server",
+        "--model",
+        gguf,
+        "--ctx-size",
+        str(serving.context),
+        "--predict",
+        str(serving.max_new_tokens),
+    ]
+    words += ["--temp", "0", "--top-k", "1", "--repeat-penalty", "1"]
+    return shlex.join([*words, *([] if serving.template else ["--jinja"])])

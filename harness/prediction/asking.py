@@ -1,0 +1,154 @@
+"""How a model is asked: which tokenizer and prompt make its prompts, and what ends its answers.
+
+The run's own models are asked by one tokenizer and one prompt, so that their prompts are equal token by token (contract `same ids`). A model from
+elsewhere is asked by its own; where that comes to the same tokenizer and prompt, it is asked as the run asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import storage
+from harness.backends import Generation, Prompt
+from harness.config import Config, ExtraVariant, Model
+from harness.config import Prompt as PromptSettings
+from harness.errors import ModelError
+from harness.models import base_model
+from harness.prompt import Prompter, TextTemplate, load_tokenizer, stop_ids, tokenizer_sha256
+from harness.records import PromptForm, Question
+
+OWN = "own"
+"""Value of `predict.extra.NAME.tokenizer`: the server's or the file's own, which is given text."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+Shots = list[list[tuple[str, str]]]
+"""For each question the few-shot examples in front of it: (question, answer)."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """The prompts of all questions, and everything about them that decides the answers."""
+
+    tokenizer: Path | None
+    """None: the model takes text or messages."""
+    tokenizer_sha256: str
+    prompts: list[Prompt]
+    generation: Generation
+    by: Literal["run", "own"]
+    loaded: Any = None
+    """The tokenizer."""
+    form: PromptForm | None = None
+
+
+class Asker:
+    """Makes the prompts of a run's variants; each tokenizer is loaded and used once.
+
+    Args:
+        folder: of the run's model; None: no variant needs it.
+        few_shots: the examples for each question that a prompt's settings ask for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        questions: Sequence[Question],
+        folder: Path | None,
+        few_shots: Callable[[PromptSettings], Shots],
+    ):
+        self.config, self.questions, self.folder, self.few_shots = config, questions, folder, few_shots
+        self._made: dict[tuple[Path, str], Asking] = {}
+
+    @cached_property
+    def by_run(self) -> Asking:
+        """How the run's own models are asked; ModelError without a model."""
+        if self.folder is None:
+            raise ModelError("the run has no model whose tokenizer could ask", "name one as model.path")
+        return replace(self._by_tokenizer(self.folder, self.config.prompt, self.config.model), by="run")
+
+    def of_model(self, extra: ExtraVariant, folder: Path | None) -> Asking:
+        """By the tokenizer that is named for a model, else by that of a model folder, else by the run's."""
+        prompt = extra.prompt or self.config.prompt
+        if extra.tokenizer and extra.tokenizer != OWN:
+            named = Path(extra.tokenizer)
+            folder = named if named.is_dir() else base_model.resolve_tokenizer(extra.tokenizer, extra.revision)
+        if folder is None or not any((folder / name).exists() for name in TOKENIZER_FILES):
+            folder = self.folder
+        run = self.by_run
+        assert folder is not None
+        asking = self._by_tokenizer(folder, prompt, Model(path=str(folder)))
+        same = asking.tokenizer_sha256 == run.tokenizer_sha256 and asking.prompts == run.prompts
+        return run if same else asking
+
+    def by_text(self, extra: ExtraVariant) -> Asking:
+        """How a server or a file with a tokenizer of its own is asked."""
+        prompt = extra.prompt or self.config.prompt
+        if extra.api == "chat":
+            own = extra.prompt is not None and "template" in extra.prompt.model_fields_set
+            pairs = zip(self.questions, self.few_shots(prompt), strict=True)
+            return self._untokenised([_messages(q.question, shots, prompt, own=own) for q, shots in pairs])
+        return self._untokenised(list(self._texts(prompt)))
+
+    def by_object(self, extra: ExtraVariant) -> Asking:
+        """How recorded answers are looked up and Python functions are called: by id and question, and the rendered prompt."""
+        texts = self._texts(extra.prompt or self.config.prompt)
+        prompts: list[Prompt] = [
+            [{"id": q.id, "question": q.question, "text": text}] for q, text in zip(self.questions, texts, strict=True)
+        ]
+        return self._untokenised(prompts)
+
+    def _texts(self, prompt: PromptSettings) -> Iterator[str]:
+        template = TextTemplate(prompt.template)
+        for question, shots in zip(self.questions, self.few_shots(prompt), strict=True):
+            yield "".join(text for text, _ in template.parts(question.question, shots, prompt.system))
+
+    def _untokenised(self, prompts: Sequence[Prompt]) -> Asking:
+        generation = Generation(self.config.predict.max_new_tokens, (), 0)
+        return Asking(None, OWN, list(prompts), generation, "own")
+
+    def _by_tokenizer(self, folder: Path, prompt: PromptSettings, model: Model) -> Asking:
+        key = (folder, prompt.model_dump_json())
+        if key not in self._made:
+            tokenizer = load_tokenizer(folder, revision=model.revision, trust_remote_code=model.trust_remote_code)
+            prompter = Prompter(tokenizer, prompt)
+            ends = stop_ids(tokenizer, generation_eos(folder), prompter.eos)
+            pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+            shots = self.few_shots(prompt)
+            self._made[key] = Asking(
+                tokenizer=folder,
+                tokenizer_sha256=tokenizer_sha256(tokenizer),
+                prompts=[prompter.ids(q.question, chosen) for q, chosen in zip(self.questions, shots, strict=True)],
+                generation=Generation(self.config.predict.max_new_tokens, ends, pad),
+                by="own",
+                loaded=tokenizer,
+                form=prompter.form(self.questions[0].question, shots[0]) if self.questions else None,
+            )
+        return self._made[key]
+
+
+def _messages(
+    question: str, shots: list[tuple[str, str]], prompt: PromptSettings, *, own: bool
+) -> list[dict[str, str]]:
+    """A chat of one question. Only a text template that was given for this very model (`own`) is put into the message: the server has its own."""
+
+    def shown(text: str) -> str:
+        return "".join(part for part, _ in TextTemplate(prompt.template).parts(text, (), None)).strip() if own else text
+
+    found = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for asked, answer in shots:
+        found += [{"role": "user", "content": shown(asked)}, {"role": "assistant", "content": answer}]
+    return [*found, {"role": "user", "content": shown(question)}]
+
+
+def generation_eos(folder: Path) -> int | list[int] | None:
+    """The end tokens of a model's generation_config.json, if it names any; ModelError if they are not token ids."""
+    file = folder / "generation_config.json"
+    settings: Any = storage.read_json(file) if file.exists() else {}
+    found = settings.get("eos_token_id") if isinstance(settings, dict) else settings
+    if not all(type(i) is int and i >= 0 for i in (found if isinstance(found, list) else [found or 0])):
+        raise ModelError(f"its eos_token_id is {str(found)[:40]!r}, not token ids", "fetch the model again", file=file)
+    return found

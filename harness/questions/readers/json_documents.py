@@ -1,0 +1,212 @@
+"""JSON: a list of rows, JSON Lines, and the objects that rows come wrapped in; each row as (number, values).
+
+A list and JSON Lines are read row by row: the first that cannot be used ends it, whatever comes after. An object is read as a whole, if it is
+not too large for that: wrappers (`{"data": [...]}`), columns (`{"question": [...], "answer": [...]}`), what pandas' `to_json` writes in each
+orientation, SQuAD's nesting, and an object of questions and answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.errors import DataError
+from harness.questions.readers import shapes, squad
+from harness.questions.readers.limits import MAX_ROW_CHARACTERS, MAX_VALUES, SHOWN, shown
+from harness.questions.rows import MAX_DEPTH, kind_of
+from harness.storage import strict_json
+
+Rows = Iterator[tuple[int, Any]]
+SPACE = re.compile(r"[ \t\n\r]*")
+STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+NEXT_LINE = re.compile(r"[ \t\r]*\n[ \t\n\r]*")
+PYTHON = re.compile(r"\s*\[?\s*\{\s*'")
+JSON_LINES = (".jsonl", ".ndjson")
+ARTICLE_ROWS = 20
+"""An article of SQuAD is one element of a list and holds many rows: it may be so many times as long as a row."""
+
+
+def read(text: str, path: Path) -> tuple[Rows, str]:
+    """The rows of a JSON text, and the kind of document it is."""
+    at = _skip(text, 0)
+    if text.startswith("[", at):
+        return squad.flattened(_list(text, path, at)), "JSON"
+    if text.startswith("{", at):
+        if _is_lines(text, path, at):
+            return squad.flattened(_lines(text, path)), "JSON Lines"
+        rows, how = _rows_of_object(_whole(text, path), path)
+        return squad.flattened(rows), how
+    value = _parse(text, path, 1, at)[0]
+    raise DataError(
+        f"is {kind_of(value)}, not a list of objects", "put the rows into one list: [{...}, {...}]", file=path
+    )
+
+
+def _is_lines(text: str, path: Path, at: int) -> bool:
+    """Whether each line is an object: the first ends with one, and the next begins another."""
+    end = text.find("\n", at)
+    if end < 0:
+        return path.suffix.lower() in JSON_LINES and len(text) > MAX_ROW_CHARACTERS
+    following = NEXT_LINE.match(text, at + len(text[at:end].rstrip()))
+    begins_another = bool(following and text.startswith("{", following.end()))
+    ends = text[at:end].rstrip().endswith("}")
+    named = path.suffix.lower() in JSON_LINES and text[at:end].strip() != "{"
+    has_more = bool(following and following.end() < len(text))
+    return (ends and begins_another) or (named and has_more)
+
+
+# ----------------------------------------------------------------------------------------------------- row by row
+
+
+def _list(text: str, path: Path, at: int) -> Rows:
+    at = _skip(text, at + 1)
+    number, more = 0, not text.startswith("]", at)
+    while more:
+        number += 1
+        _check_extent(text, at, path, number)
+        value, end = _parse(text, path, number, at)
+        yield number, value
+        end = _skip(text, end)
+        more = text.startswith(",", end)
+        if not more and not text.startswith("]", end):
+            _not_json(json.JSONDecodeError("Expecting ',' delimiter", text, end), path)
+        at = _skip(text, end + 1) if more else end
+    if (rest := _skip(text, at + 1)) < len(text):
+        _not_json(json.JSONDecodeError("Extra data", text, rest), path)
+
+
+def _lines(text: str, path: Path) -> Rows:
+    for number, line in enumerate(_split_lines(text), 1):
+        if line.strip():
+            _check_extent(line, 0, path, number)
+            yield number, _parse(line, path, number, line=number)[0]
+
+
+def _split_lines(text: str) -> Iterator[str]:
+    # str.splitlines would also cut at U+2028 and its like, which may be inside a JSON string.
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
+
+
+def _skip(text: str, at: int) -> int:
+    space = SPACE.match(text, at)
+    return space.end() if space else at
+
+
+def _check_extent(text: str, at: int, path: Path, number: int) -> None:
+    """Refuses a row that is too long or nested too deeply before it is parsed."""
+    depth, room = 0, MAX_ROW_CHARACTERS
+    if squad.ARTICLE.match(text, at):
+        room *= ARTICLE_ROWS
+    for found in STRING_OR_BRACKET.finditer(text, at, at + room):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > MAX_DEPTH:
+            raise DataError(
+                f"has more than {MAX_DEPTH} levels of nesting",
+                "a row holds texts, and little else",
+                file=path,
+                row=number,
+            )
+        if depth <= 0:
+            return
+    if len(text) - at > room:
+        raise DataError(
+            f"has more than {room:,} characters", "check the quotes and brackets, or shorten it", file=path, row=number
+        )
+
+
+def _parse(text: str, path: Path, number: int, at: int = 0, *, line: int | None = None) -> tuple[Any, int]:
+    """(value, where it ends) of the JSON at a position; of all the text, if it is a `line` of a file."""
+    try:
+        return (
+            strict_json.DECODER.raw_decode(text, at) if line is None else (strict_json.DECODER.decode(text), len(text))
+        )
+    except json.JSONDecodeError as error:
+        _not_json(error, path, line)
+    except ValueError as error:
+        raise DataError(f"is not usable JSON: {error}", "correct that", file=path, row=number) from None
+
+
+def _not_json(error: json.JSONDecodeError, path: Path, line: int | None = None) -> NoReturn:
+    where = f"line {line or error.lineno}, column {error.colno}"
+    hint = "correct it there"
+    if PYTHON.match(error.doc):
+        hint = "it is written as Python, with single quotes; write it with json.dump"
+    raise DataError(f"is not JSON: {error.msg.lower()} ({where})", hint, file=path) from None
+
+
+# -------------------------------------------------------------------------------------------------------- as a whole
+
+
+def _whole(text: str, path: Path) -> dict[str, Any]:
+    if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
+        raise DataError(
+            f"is one object of more than {MAX_VALUES:,} values", "write it as JSON Lines, a row a line", file=path
+        )
+    try:
+        return strict_json.loads(text, max_depth=MAX_DEPTH)
+    except json.JSONDecodeError as error:
+        _not_json(error, path)
+    except ValueError as error:
+        raise DataError(f"is not usable JSON: {error}", "correct that", file=path) from None
+
+
+def _rows_of_object(value: dict[str, Any], path: Path) -> tuple[Rows, str]:
+    """The rows in an object, and what kind of object it is."""
+    lists = {key: inner for key, inner in value.items() if isinstance(inner, list) and _holds(inner, dict)}
+    if {"columns", "data"} <= value.keys() and _holds(value["columns"], str) and _holds(value["data"], list):
+        return _numbered(_zip(value["columns"], row, path) for row in value["data"]), "JSON of pandas (split)"
+    columns = {key: inner for key, inner in value.items() if isinstance(inner, list) and not _holds(inner, dict)}
+    if not lists and len(columns) > 1:
+        return _numbered(_columns(columns, path)), "JSON by columns"
+    if len(lists) == 1 and not shapes.looks_like_a_row(value):
+        key, rows = next(iter(lists.items()))
+        inner = [row["row"] if isinstance(row, dict) and isinstance(row.get("row"), dict) else row for row in rows]
+        return _numbered(inner), f"JSON under {key[:40]!r}"
+    if len(lists) > 1 and len(lists) == len(value):
+        raise DataError(
+            f"holds several lists of rows: {shown(lists)}", "keep one, or put each into a file of its own", file=path
+        )
+    nested = {key: inner for key, inner in value.items() if isinstance(inner, dict)}
+    if len(nested) > 1 and len(nested) == len(value):
+        first = next(iter(nested.values()))
+        if first and all(not isinstance(each, dict | list) for each in first.values()):
+            keys = [set(inner) for inner in nested.values()]
+            by_columns = all(key == keys[0] for key in keys) and all(each.isdigit() for each in keys[0])
+            if by_columns:
+                return _numbered(_columns({k: list(v.values()) for k, v in nested.items()}, path)), "JSON of pandas"
+        return _numbered(nested.values()), "JSON of pandas (index)"
+    if len(value) > 1 and all(isinstance(each, str) for each in value.values()) and not shapes.looks_like_a_row(value):
+        pairs = ({"question": question, "answer": answer} for question, answer in value.items())
+        return _numbered(pairs), "JSON of questions and answers"
+    return _numbered([value]), "JSON"
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], kind)
+
+
+def _columns(columns: dict[str, list[Any]], path: Path) -> Iterator[dict[str, Any]]:
+    lengths = {key: len(inner) for key, inner in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key[:40]} {count:,}" for key, count in list(lengths.items())[:SHOWN])
+        raise DataError(f"has columns of different lengths ({told})", "give each column as many values", file=path)
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def _zip(columns: list[str], row: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(row, list) or len(row) != len(columns):
+        raise DataError(f"has a row that is not {len(columns)} values, one a column", "write it again", file=path)
+    return dict(zip(columns, row, strict=True))
+
+
+def _numbered(rows: Iterable[Any]) -> Rows:
+    return iter(enumerate(rows, 1))

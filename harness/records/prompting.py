@@ -1,0 +1,26 @@
+"""What train and predict write about their prompts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Record
+
+
+class PromptForm(Record):
+    """How questions were put."""
+
+    format: Literal["text", "chat"]
+    template: str | None
+    """Of a text prompt, with `{question}`."""
+    chat_template_sha256: str | None
+    """Of the tokenizer's chat template, where it was used."""
+    system: str | None
+    enable_thinking: bool | None
+    few_shot: int
+    """Examples in front of each question."""
+    opening: str
+    """Special tokens that the tokenizer puts in front, as text."""
+    first: str
+    """The first prompt, rendered."""
+    first_tokens: int

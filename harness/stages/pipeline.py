@@ -1,0 +1,99 @@
+"""The order of the stages, and what every stage has around it: the lock of its run folder and its entry in run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from harness import provenance
+from harness.config import Config
+from harness.errors import ArtifactError, ConfigError, IncomparableError
+from harness.storage import RunFolder
+from harness.training.distributed import processes
+
+STAGES = ("split", "train", "export", "predict", "score", "compare", "report")
+"""In the order in which each needs the ones before it."""
+
+
+def until(last: str) -> tuple[str, ...]:
+    """The stages up to and including `last`; ConfigError if there is no such stage."""
+    if last not in STAGES:
+        raise ConfigError(f"no stage {last!r}", f"use one of {', '.join(STAGES)}")
+    return STAGES[: STAGES.index(last) + 1]
+
+
+def run(stage: str, folder: RunFolder, config: Config, *, progress: Callable[[str], None], force: bool = False) -> Any:
+    """Runs one stage with its defaults and returns what it returns."""
+    return import_module(f"harness.stages.{stage}").run(folder, config, progress=progress, force=force)
+
+
+@dataclass
+class Attempt:
+    """One call of a stage."""
+
+    manifest: Path | None
+    """What the stage writes last; None for what writes nothing that others read."""
+    before: tuple[int, int] | None = None
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the stage has written its manifest since the call began."""
+        return self.manifest is not None and _identity(self.manifest) not in (None, self.before)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """(inode, time) of a file, which an atomic write changes; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def attempt(folder: RunFolder, config: Config, stage: str, command: str) -> Iterator[Attempt]:
+    """Holds the run folder while a stage runs; records the stage in run.json if it wrote its manifest.
+
+    A call that was refused, failed, or found everything up to date leaves run.json as it was, and no folder that was not there before. Of
+    several processes of one training the first holds the folder and records.
+
+    Args:
+        command: the command line, to be repeated by somebody else.
+
+    Raises:
+        BusyError: another process holds the folder.
+    """
+    manifest = folder.manifest(stage)
+    tried = Attempt(manifest, _identity(manifest) if manifest else None)
+    if not processes().writes:
+        yield tried
+        return
+    with folder.lock(), provenance.timed() as time:
+        yield tried
+        if tried.wrote:
+            provenance.record(folder, config, stage, command, time)
+
+
+def report(
+    folder: RunFolder, config: Config, others: Sequence[str], *, progress: Callable[[str], None], force: bool = False
+) -> Path:
+    """The report of a run, with further runs laid over it; those that must not be compared with it are shown without a test.
+
+    Raises:
+        ArtifactError: a run does not exist, or has nothing to report yet.
+    """
+    from harness.stages.compare import compare_runs
+    from harness.stages.report import run as render
+
+    further, tested, refused = [RunFolder(name).check_exists() for name in others], [], {}
+    for other in further:
+        try:
+            tested += compare_runs(folder, other, config)
+        except (IncomparableError, ArtifactError) as error:
+            refused[other.name] = error.problem
+            progress(f"{other.name} is not compared: {error}")
+    return render(folder, config, others=further, tested=tested, refused=refused, progress=progress, force=force)

@@ -1,0 +1,113 @@
+"""The import graph of the harness: no cycle, arrows that point down, few loose modules, short modules and functions."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from harness.storage.fingerprint import PACKAGE, _home, _read
+
+LAYERS = [
+    {"errors"},
+    {"records", "variants", "registry"},
+    {"storage"},
+    {"config_loading"},
+    {"config", "prompt", "chat_template", "provenance", "log"},
+    {"formats", "models", "report"},
+    {"metrics", "backends", "questions", "training"},
+    {"analysis"},
+    {"prediction", "gating", "doctor"},
+    {"stages"},
+    {"api", "web"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the bottom up. A module or package imports from its own layer and those below it, never from above."""
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LOOSE = 9
+LINES, FUNCTION_LINES = 400, 60
+STILL_LONG = {
+    "config.py",
+    "report/charts/comparison.py",
+    "stages/compare.py",
+    "stages/split.py",
+}
+"""To be split; a file that has become short must leave this list."""
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+ALLOWED = {("harness.backends.libllama", "harness.backends.llama_context")}
+"""A library is tried out by what is made of it: inside one function, in a child process."""
+
+
+def module_of(file: Path) -> str:
+    return ".".join(("harness", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def edges() -> dict[str, set[str]]:
+    """Each module with what it imports from the harness, at the top or inside functions."""
+    return {
+        module_of(file): {_home(origin, taken, PACKAGE) for origin, taken, _ in _read(file).imports} for file in SOURCES
+    }
+
+
+def part(module: str) -> str:
+    """The module or package directly below `harness` that it belongs to."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_module_imports_from_a_layer_above() -> None:
+    unplaced = {part(module) for module in edges()} - LEVEL.keys() - {""}
+    assert not unplaced, f"give {unplaced} a layer"
+    upward = [
+        f"{module} -> {other}"
+        for module, others in edges().items()
+        for other in others
+        if part(module) and part(other) and LEVEL[part(other)] > LEVEL[part(module)]
+    ]
+    assert not upward
+
+
+def test_no_cycle() -> None:
+    graph, done = edges(), set[str]()
+    del graph["harness"]  # the Python door, which opens `harness.api` when it is asked for
+
+    def walk(module: str, path: list[str]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(o for o in graph.get(module, set()) - {module} if (module, o) not in ALLOWED):
+                walk(other, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        walk(module, [])
+
+
+def test_no_stage_imports_another() -> None:
+    stages = {
+        f"harness.stages.{name}"
+        for name in ("split", "train", "export", "predict", "score", "compare", "report", "gate")
+    }
+    for stage in stages:
+        assert not edges()[stage] & stages - {stage}, stage
+
+
+def test_few_modules_are_loose() -> None:
+    loose = [file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")]
+    assert len(loose) <= LOOSE, sorted(loose)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_modules_and_functions_are_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    long = [f"{text.count(chr(10))} lines"] if text.count("\n") > LINES else []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            long += [f"{node.name} has {length} lines"] if length > FUNCTION_LINES else []
+    if file.relative_to(PACKAGE).as_posix() in STILL_LONG:
+        assert long, "no longer: take it out of STILL_LONG"
+    else:
+        assert not long
