@@ -363,3 +363,7 @@ class TestPaths:
         ):
             base_model.hub_name(Config.model_validate({"model": {"path": "models/mien"}}).model)
         assert base_model.hub_name(Config.model_validate({"model": {"path": "hub:models/mien"}}).model) == "models/mien"
+
+
+def test_a_former_name_is_still_found() -> None:
+    assert find("seed-llama3-8b") == find("notebook-llama3-8b")
