@@ -4,8 +4,9 @@ import pytest
 
 from harness import storage
 from harness.analysis import buckets
+from harness.analysis.primary import primary_metric
 from harness.config import Config
-from harness.errors import ArtifactError, IncomparableError
+from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question
 from harness.stages import compare, score
 from harness.storage import RunFolder
@@ -413,3 +414,14 @@ def test_two_runs_without_a_common_variant(tmp_path):
         compare.compare_runs(*runs, CONFIG)
     with pytest.raises(ArtifactError, match="missing"):
         compare.compare_runs(runs[0], RunFolder("nowhere", tmp_path), CONFIG)
+
+
+def test_the_primary_metric_follows_the_references_unless_one_is_named():
+    measured = ["exact_match_normalized", "token_f1"]
+    short, long = [["the President"]] * 3, [["one two three four five six seven"]] * 3
+    assert primary_metric(measured, short)[0] == "exact_match_normalized"
+    assert primary_metric(measured, long)[0] == "token_f1"
+    assert primary_metric(measured, [["\u7b2c\u5341\u56db\u6761" * 6]])[0] == "token_f1", "Han has no spaces"
+    assert primary_metric(measured, long, "exact_match_normalized")[0] == "exact_match_normalized"
+    with pytest.raises(ConfigError, match="'tokn_f1' was not scored"):
+        primary_metric(measured, long, "tokn_f1")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from harness.errors import ConfigError
+
 SHORT_WORDS = 6
 """Median length of the shortest accepted answer up to which exact match can be expected of a right answer."""
 PREFERRED = {
@@ -31,7 +33,15 @@ def primary_metric(
         measured: names of the metrics that were scored; not empty.
         references: the accepted answers of each question.
         chosen: `compare.primary`.
+
+    Raises:
+        ConfigError: the chosen metric was not scored.
     """
+    if chosen != "auto" and chosen not in measured:
+        raise ConfigError(
+            f"compare.primary: {chosen!r} was not scored",
+            f"use auto or one of {', '.join(measured)}, or add it to score.metrics",
+        )
     if chosen in measured:
         return chosen, "compare.primary names it"
     length = median([min(map(words, accepted)) for accepted in references] or [0.0])

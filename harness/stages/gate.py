@@ -82,7 +82,7 @@ def run(
         comparison_sha256=storage.results_sha256(comparison),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
-        hint=_mend(verdict, selection or f"--run {run.name}", baseline_file),
+        hint=_hint(verdict, selection or f"--run {run.name}", baseline_file),
         exit_code=STRICT_EXIT_CODE if strict and verdict == "inconclusive" else EXIT_CODES[verdict],
         strict=strict,
         baseline=baseline_file.as_posix(),
@@ -243,7 +243,7 @@ def _signed(delta: float) -> str:
     return points(delta).replace("\u2212", "-")
 
 
-def _mend(verdict: GateVerdict, selection: str, path: Path) -> str:
+def _hint(verdict: GateVerdict, selection: str, path: Path) -> str:
     file = "" if path == baseline.DEFAULT else f" --baseline {path.as_posix()}"
     command = f"harness baseline save {selection}{file}"
     if verdict == "incomparable":
