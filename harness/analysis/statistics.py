@@ -208,18 +208,22 @@ def paired_differences(
     """
     differences = np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)
     differences = differences[:, None] if differences.ndim == 1 else differences
-    labels = np.arange(differences.shape[1]) if family is None else np.asarray(family)
     totals = Totals.of(differences, groups)
     estimates = _intervals(totals, (-1.0, 1.0), resamples=resamples, seed=seed)
     for k, ci95 in _few_differ(differences, groups).items() if unseen else ():
         estimates[k] = _united(estimates[k], ci95)
     flips = max(1, resamples)
     p_values = sign_flip_p(totals, flips=flips, seed=seed + 1)
-    adjusted, critical = np.empty(len(labels)), np.empty(len(labels))
-    for label in dict.fromkeys(labels.tolist()):
-        members = labels == label
-        found = families.adjust(Totals(totals.sums[:, members], totals.counts[:, members]), flips=flips, seed=seed + 1)
-        adjusted[members], critical[members] = found.p, found.critical
+    # Alone, a test needs no correction, and its critical value is Student's, as a flipped statistic.
+    quantile = stats.t.ppf(1 - LEVEL / 2, np.maximum(totals.n_groups - 1, 1))
+    adjusted, critical = p_values, quantile * np.sqrt(totals.n_groups / (totals.n_groups - 1 + quantile**2))
+    if family is not None:
+        adjusted = np.empty(len(estimates))
+        for label in dict.fromkeys(family):
+            members = np.asarray(family) == label
+            sums, counts = totals.sums[:, members], totals.counts[:, members]
+            found = families.adjust(Totals(sums, counts), flips=flips, seed=seed + 1)
+            adjusted[members], critical[members] = found.p, found.critical
     return [
         Difference(
             **vars(estimate),
