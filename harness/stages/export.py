@@ -10,13 +10,11 @@ from pathlib import Path
 from harness import formats, storage, variants
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, gguf, merged, modelfile, vocabulary
+from harness.formats import Checked, Sources, gguf, merged, modelfile
 from harness.models import base_model
 from harness.records import Artifact, ExportManifest, TrainManifest
 from harness.storage import RunFolder
 
-SERVED_CONTEXT = 8192
-"""Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 
@@ -82,7 +80,7 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
     """Writes a Modelfile beside each GGUF file, and puts the command that serves it into its record."""
     if not any(name.startswith("gguf_") for name in artifacts):
         return artifacts
-    found = _serving(run, config)
+    found = modelfile.serving(run.merged_16bit, config.prompt, config.predict.max_new_tokens)
     served = dict(artifacts)
     for name, artifact in artifacts.items():
         if name.startswith("gguf_"):
@@ -91,24 +89,6 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
                 temporary.write_text(modelfile.modelfile(path.name, found), encoding="utf-8")
             served[name] = artifact.model_copy(update={"command": modelfile.server_command(artifact.path, found)})
     return served
-
-
-def _serving(run: RunFolder, config: Config) -> modelfile.Serving:
-    """What a server is told: the prompt in the form that is asked here, its end tokens, and a context that holds the longest answer."""
-    folder, prompt = run.merged_16bit, config.prompt
-    chat = modelfile.read_chat_template(folder)
-    form = getattr(prompt, "format", "text")
-    is_chat = form == "chat" or (form == "auto" and bool(chat))
-    settings = storage.read_json(folder / "config.json")
-    context = min(settings.get("max_position_embeddings", SERVED_CONTEXT), SERVED_CONTEXT)
-    return modelfile.Serving(
-        "" if is_chat else prompt.template,
-        context,
-        config.predict.max_new_tokens,
-        chat if is_chat else "",
-        vocabulary.end_texts(folder),
-        getattr(prompt, "system", None) or "",
-    )
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
