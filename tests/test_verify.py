@@ -193,6 +193,7 @@ def test_ollama(
     parameters: dict[str, Any] | None,
     expected: list[str],
 ) -> None:
+    monkeypatch.setattr(verify, "ASKED_AGAIN", 2)
     with ollama_stand_in.ollama(right, template, parameters) as address:
         monkeypatch.setenv(ollama_server.HOST, address)
         found = verify.run(*made, "ollama:mine")
@@ -210,6 +211,26 @@ def test_a_model_that_ollama_has_not(
 
 
 # ---------------------------------------------------------------------------------------------------------- errors, functions
+
+
+def test_the_verb_says_what_is_wrong_and_ends_with_1(
+    made: tuple[RunFolder, Config], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+    from typer.testing import CliRunner
+
+    from harness.cli import app
+
+    run, config = made
+    monkeypatch.chdir(run.root)
+    (run.root / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    server, url = llama_server.start(file, sampling__temp=0.8, sampling__top_k=40)
+    found = CliRunner().invoke(app, ["verify", "--server", url, "--run", run.name, "--config", "c.yaml"])
+    assert found.exit_code == 1, found.output
+    assert "sampling: without parameters in a request the server answers with temperature 0.8" in found.output
+    wrong = CliRunner().invoke(app, ["verify", "--server", "x", "--run", run.name, "--config", "c.yaml"])
+    assert wrong.exit_code == 2
+    del server
 
 
 def test_what_cannot_be_asked_is_one_line(made: tuple[RunFolder, Config], right: str) -> None:
