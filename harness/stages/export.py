@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness import formats, storage, variants
+from harness.analysis import fidelity
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, gguf, merged, modelfile
+from harness.formats import Checked, Sources, gguf, importance, merged, modelfile, quantize
 from harness.models import base_model
-from harness.records import Artifact, ExportManifest, TrainManifest
+from harness.prompt import Prompter, load_tokenizer
+from harness.records import Artifact, ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
 
 UNFINISHED = "export.partial.json"
@@ -35,10 +39,18 @@ def run(
         raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
     if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
-    fingerprint = storage.sha256_json(
-        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.code_sha256("harness.stages.export")]
-    )
     wanted = config.export.formats
+    fingerprint = storage.sha256_json(
+        [
+            [
+                trained.adapter_sha256,
+                trained.base,
+                config.export.llama_cpp,
+                storage.code_sha256("harness.stages.export"),
+            ],
+            _importance_key(run, config),
+        ]
+    )
     if wanted and variants.MERGED not in wanted:
         wanted = [variants.MERGED, *wanted]  # every other format is made from it
     needed = {"adapter", *wanted}
@@ -59,7 +71,8 @@ def run(
     if run.export_json.exists():
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
-    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
+    weigh = partial(_importance, run, config, progress) if _importance_key(run, config) else lambda: None
+    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress, weigh)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
     # The 16-bit model comes first: the others read it.
     for name in sorted(wanted, key=lambda f: f != variants.MERGED):
@@ -89,6 +102,30 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
                 temporary.write_text(modelfile.modelfile(path.name, found), encoding="utf-8")
             served[name] = artifact.model_copy(update={"command": modelfile.server_command(artifact.path, found)})
     return served
+
+
+def _importance_key(run: RunFolder, config: Config) -> list[Any]:
+    """What decides the importance matrix, beside the model; empty: no format is to have one."""
+    weighed = {f"{variants.GGUF}{kind}" for kind in quantize.WEIGHED} & set(config.export.formats)
+    if not weighed or not config.export.importance_rows or not run.train_jsonl.exists():
+        return []
+    return [config.export.importance_rows, config.prompt.model_dump(), storage.sha256_file(run.train_jsonl)]
+
+
+def _importance(run: RunFolder, config: Config, progress: Callable[[str], None]) -> dict[str, Any]:
+    """The importance matrix of the merged model on training rows, measured once for all formats."""
+    key = storage.sha256_json([_importance_key(run, config), base_model.weights_sha256(run.merged_16bit)])
+    questions = storage.read_records(run.train_jsonl, Question)
+    chosen = fidelity.subset([q.id for q in questions], config.export.importance_rows)
+    prompter = Prompter(load_tokenizer(run.merged_16bit), config.prompt)
+    length = config.train.max_length
+    rows = [
+        prompter.example(questions[i].question, questions[i].answer, train_on="answer", max_length=length).input_ids
+        for i in chosen
+    ]
+    progress(f"importance matrix: {len(rows)} training rows")
+    file, device = run.path / "importance.npz", base_model.device_of(config.device)
+    return importance.load_or_measure(file, run.merged_16bit, rows, device=device, key=key)
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
