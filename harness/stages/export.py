@@ -40,17 +40,7 @@ def run(
     if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
     wanted = config.export.formats
-    fingerprint = storage.sha256_json(
-        [
-            [
-                trained.adapter_sha256,
-                trained.base,
-                config.export.llama_cpp,
-                storage.code_sha256("harness.stages.export"),
-            ],
-            _importance_key(run, config),
-        ]
-    )
+    fingerprint = _fingerprint(run, config, trained)
     if wanted and variants.MERGED not in wanted:
         wanted = [variants.MERGED, *wanted]  # every other format is made from it
     needed = {"adapter", *wanted}
@@ -102,6 +92,12 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
                 temporary.write_text(modelfile.modelfile(path.name, found), encoding="utf-8")
             served[name] = artifact.model_copy(update={"command": modelfile.server_command(artifact.path, found)})
     return served
+
+
+def _fingerprint(run: RunFolder, config: Config, trained: TrainManifest) -> str:
+    """Of everything that decides the exported files."""
+    made_from = [trained.adapter_sha256, trained.base, config.export.llama_cpp]
+    return storage.sha256_json([made_from, _importance_key(run, config), storage.code_sha256("harness.stages.export")])
 
 
 def _importance_key(run: RunFolder, config: Config) -> list[Any]:
