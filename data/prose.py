@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 
 from facts import Fact, Part, capital, facts, parts
+from tables import statements
 
 MAIN_SUBJECT = [
     "The subject of {a} is {x}.",
@@ -119,5 +120,6 @@ def corpus(seed: int) -> list[str]:
     """
     rng = random.Random(seed)
     said = [s for f in facts() for s in sentences(f, rng)] + [s for p in parts() for s in part_sentences(p, rng)]
+    said += [s for told in statements() for s in told]
     rng.shuffle(said)
     return said
