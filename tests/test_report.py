@@ -202,7 +202,7 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
         pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))
     ]
     page = report.run(one, Config(), others=[two], tested=tested).read_text()
-    assert "Runs side by side" in page and "two, held-out" in page
+    assert "Runs side by side" in page and "two, dev" in page
     text = " ".join(Outline(page).text)
     assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), (
         "the pair is turned round: two minus one"
@@ -229,7 +229,7 @@ def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monk
     assert "two is not compared: " in result.output
     text = " ".join(Outline(runs["one"].report_html.read_text()).text)
     assert re.search(r"two is not compared: \S+", text) and re.search(r"Adapter\s+two\s.*?\s–\s+–\s+not compared", text)
-    assert "two, held-out" in runs["one"].report_html.read_text()
+    assert "two, dev" in runs["one"].report_html.read_text()
 
 
 def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):

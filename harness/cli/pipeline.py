@@ -102,17 +102,21 @@ def split(
     settings: Settings = None,
     force: Force = False,
     heldout: Heldout = None,
+    dev: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows for choosing: 0.1, 200, or 0.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Hold out exactly these questions.")] = None,
     question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
     answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
     context_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column of a passage that goes before the question.")
     ] = None,
 ) -> None:
-    """1. Split a QA file into training and held-out questions, near-duplicates on one side."""
+    """1. Split a QA file into training, dev and held-out questions, near-duplicates on one side."""
     columns = {"question": question_column, "answer": answer_column, "context": context_column}
     # JSON strings, so that YAML reads a name like `1` or `yes` as text.
     named = [f"data.columns.{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
-    overrides = [*(settings or []), *named, *([f"data.heldout={heldout}"] if heldout else [])]
+    named += [f"data.test={json.dumps(test)}"] if test else []
+    named += [f"data.{key}={size}" for key, size in (("heldout", heldout), ("dev", dev)) if size]
+    overrides = [*(settings or []), *named]
     with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
         from harness.stages import split as stage_
 

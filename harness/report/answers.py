@@ -152,11 +152,11 @@ def trainings_table(runs: Sequence[Inputs]) -> dict[str, Any]:
     rows = []
     for run in runs:
         if (t := run.train) is not None:
-            losses = [NONE if loss is None else f"{loss:.3f}" for loss in (t.final_loss, t.final_heldout_loss)]
+            losses = [NONE if loss is None else f"{loss:.3f}" for loss in (t.final_loss, t.final_dev_loss)]
             rows.append(
                 [run.comparison.run, f"{t.steps:,}", f"{t.epochs:.2f}", f"{t.rows:,}", *losses, f"{t.seconds:,.0f}"]
             )
-    columns = ["Run", "Steps", "Epochs", "Rows", "Train loss at the end", "Held-out loss at the end", "Seconds"]
+    columns = ["Run", "Steps", "Epochs", "Rows", "Train loss at the end", "Dev loss at the end", "Seconds"]
     return {"columns": columns, "numeric": [False, *[True] * 6], "rows": rows}
 
 

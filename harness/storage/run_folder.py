@@ -71,8 +71,8 @@ class RunFolder:
 
         self.run_json = self.path / "run.json"
         self.split = self.path / "split"
-        self.split_json, self.train_jsonl, self.heldout_jsonl = (
-            self.split / f for f in ("split.json", "train.jsonl", "heldout.jsonl")
+        self.split_json, self.train_jsonl, self.dev_jsonl, self.heldout_jsonl, self.trained_on_jsonl = (
+            self.split / f for f in ("split.json", "train.jsonl", "dev.jsonl", "heldout.jsonl", "trained_on.jsonl")
         )
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
