@@ -31,6 +31,7 @@ from harness.records.gating import (
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
 
@@ -68,10 +69,15 @@ __all__ = [
     "PromptForm",
     "Question",
     "Record",
+    "ReportTitle",
     "SchemaVersion",
     "Score",
     "ScoreManifest",
     "ScoreSet",
+    "ShipCandidate",
+    "ShipCheck",
+    "ShipVerdict",
+    "Shipping",
     "SplitManifest",
     "Thinking",
     "TokenId",

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, headline, provenance_section, sections
+from harness.report import answers, first_screen, headline, provenance_section, sections
 from harness.report.charts import comparison as comparison_charts
 from harness.report.charts import training as training_charts
 from harness.report.charts.plotly_base import Drawing
@@ -84,6 +84,7 @@ def html(
             runs=answers.runs_table(inputs, others, tested, refused),
             trainings=answers.trainings_table([inputs, *others]) if others else None,
             losses=answers.regression_lists(inputs, 5),
+            examples=first_screen.examples(inputs),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
             **_shared(inputs),
@@ -137,6 +138,14 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
         "formats": headline.formats(comparison),
         "metric": metric,
         "metric_label": registry.metric_label(metric) if metric else "",
+        "metric_words": registry.IN_PLAIN_WORDS.get(metric or "", ""),
+        "shipping": comparison.shipping,
+        "identity": first_screen.identity(inputs),
+        "format_rows": first_screen.format_rows(comparison),
+        "adapter_note": first_screen.adapter_note(comparison),
+        "strengths": first_screen.strengths(comparison),
+        "leakage": first_screen.leakage(inputs),
+        "alarm_line": first_screen.alarm_line(comparison),
         "board": sections.leaderboard(comparison),
         "contracts": sections.contract_note(comparison),
         "gate": _gate(inputs),

@@ -17,6 +17,7 @@ from harness.records import (
     MetricValue,
     Prediction,
     Question,
+    ReportTitle,
     Score,
     SplitManifest,
     TrainManifest,
@@ -80,6 +81,7 @@ class Inputs:
     gate: GateResult | None = None
     gate_is_old: bool = False
     """It judged another comparison than this one."""
+    title: ReportTitle = field(default_factory=ReportTitle)
 
 
 # -------------------------------------------------------------------------------------------------------- leaderboard

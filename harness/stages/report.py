@@ -22,6 +22,7 @@ from harness.records import (
     PredictionManifest,
     Question,
     Record,
+    ReportTitle,
     Score,
     SplitManifest,
     TrainManifest,
@@ -82,6 +83,16 @@ def run(
     return run.report_html
 
 
+def set_title(run: RunFolder, title: str | None, note: str | None) -> None:
+    """Keeps people's own words about a run beside its comparison; None leaves what is there, an empty text removes it."""
+    if title is None and note is None:
+        return
+    old = _manifest(run.title_json, ReportTitle) or ReportTitle()
+    new = ReportTitle(title=old.title if title is None else title, note=old.note if note is None else note)
+    if new != old:
+        storage.write_json(run.title_json, new)
+
+
 def read(run: RunFolder) -> Inputs:
     """Everything of a run that the report shows; only comparison.json must exist."""
     written = storage.read_record(run.comparison_json, Comparison)
@@ -111,6 +122,7 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
+        title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
 
@@ -133,6 +145,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
     files = [
         run.comparison_json,
         run.gate_json,
+        run.title_json,
         run.heldout_jsonl,
         run.history_jsonl,
         run.split_json,
