@@ -23,7 +23,7 @@ from harness.errors import ArtifactError
 from harness.records import Comparison, GateResult, HistoryPoint, Pair, SplitManifest
 from harness.report import answers, headline, provenance_section, sections
 from harness.report import page as rendering
-from harness.report.charts import comparison, label_placement, training
+from harness.report.charts import forest, inline_svg, label_placement, pareto, training
 from harness.stages import report
 from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
@@ -549,7 +549,7 @@ def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
 
 
 def test_front_of_the_pareto_plot_is_beaten_by_none(made):
-    drawing = comparison.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
+    drawing = pareto.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
     assert drawing is not None
     points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
     front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))
@@ -557,7 +557,7 @@ def test_front_of_the_pareto_plot_is_beaten_by_none(made):
 
 
 def test_forest_draws_the_margin_and_the_noise_floor():
-    drawing = comparison.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
+    drawing = forest.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
     shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
     assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
     assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"

@@ -66,7 +66,21 @@ def run(
             if name == "compare":
                 _show_comparison(folder, resolved, result, log=attempt.wrote)
         if until == "report":
-            say(f"report: {folder.report_html}")
+            _show_end(folder)
+
+
+def _show_end(folder: RunFolder) -> None:
+    """The last lines: the decision, the file to ship, and how to open the report."""
+    from harness import storage
+    from harness.records import Comparison
+    from harness.report import terminal
+
+    comparison = storage.read_record(folder.comparison_json, Comparison)
+    chosen = comparison.shipping.variant if comparison.shipping else None
+    place = (folder.adapter if chosen == "adapter" else folder.artifact(chosen)) if chosen else None
+    file = str(place) if place and place.exists() else ""
+    page = f"{folder.report_html} (harness report --run {folder.name} --open)"
+    shown(lambda: terminal.show_decision(comparison, file=file, report=page))
 
 
 def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
@@ -222,15 +236,26 @@ def report(
     settings: Settings = None,
     force: Force = False,
     open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Stands above the report; kept until changed.")
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept likewise.")
+    ] = None,
     sets: SettingsText = "",
 ) -> None:
     """7. Render report.html and report.md from what the other stages wrote."""
     first, *others = runs or [run]
     with stage("report", select(first, config, qa, settings, sets)) as (folder, resolved, _):
         from harness.stages import pipeline
+        from harness.stages.report import set_title
 
+        set_title(folder, title, note)
         path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)
-        say(f"report: {path}")
+        if others:
+            say(f"report: {path}")
+        else:
+            _show_end(folder)
     if open_:
         import webbrowser
 

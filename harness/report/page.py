@@ -24,8 +24,11 @@ from markupsafe import Markup
 from harness import registry, variants
 from harness.records import Comparison, Pair
 from harness.report import answers, first_screen, headline, provenance_section, sections
-from harness.report.charts import comparison as comparison_charts
+from harness.report.charts import inline_svg
 from harness.report.charts import training as training_charts
+from harness.report.charts.bars import bars
+from harness.report.charts.forest import forest
+from harness.report.charts.pareto import pareto
 from harness.report.charts.plotly_base import Drawing
 from harness.report.sections import Inputs
 
@@ -85,6 +88,9 @@ def html(
             trainings=answers.trainings_table([inputs, *others]) if others else None,
             losses=answers.regression_lists(inputs, 5),
             examples=first_screen.examples(inputs),
+            markdown=_island(_render_markdown(inputs, [], None)),
+            teeth=_grouped_by_length(comparison),
+            fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
             **_shared(inputs),
@@ -94,14 +100,18 @@ def html(
 
 def markdown(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> str:
     """The short form, of what `html` takes; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
-    template = _environment(escape=False).get_template("report.md.j2")
     runs = answers.runs_table(inputs, others, tested, refused)
     for limit in (10, 5, 3, 1, 0):
         lists = answers.regression_lists(inputs, limit) if limit else []
-        text = template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
+        text = _render_markdown(inputs, lists, runs)
         if len(text) < MAX_MARKDOWN:
             return text
     return text[: MAX_MARKDOWN - 100].rpartition("\n")[0] + "\n\nCut: the whole report is in report.html.\n"
+
+
+def _render_markdown(inputs: Inputs, lists: list[dict[str, Any]], runs: dict[str, Any] | None) -> str:
+    template = _environment(escape=False).get_template("report.md.j2")
+    return template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
 
 
 def visible(text: str) -> str:
@@ -152,6 +162,13 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
     }
 
 
+def _grouped_by_length(comparison: Comparison) -> bool:
+    """Whether rows of like length shared a batch in training, which gives the raw loss teeth."""
+    config = comparison.provenance.get("config")
+    train = config.get("train") if isinstance(config, Mapping) else None
+    return bool(train.get("group_by_length")) if isinstance(train, Mapping) else False
+
+
 def _gate(inputs: Inputs) -> dict[str, str] | None:
     """The gate's result as one word and a reason; a verdict on other results is not shown."""
     if inputs.gate is None:
@@ -165,14 +182,14 @@ def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:
     comparison = inputs.comparison
     found: list[Drawing | None] = []
     for metric in sections.metrics_of(comparison):
-        found += [comparison_charts.pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
+        found += [pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
         found += _forests(comparison, metric)
     histories = {run.comparison.run: run.history for run in (inputs, *others) if run.history}
     found += training_charts.curves(histories)
     histogram = inputs.split.leakage.get("similarity_histogram") if inputs.split else None
     if isinstance(histogram, dict):
         title = "Similarity of each held-out question to its nearest training question"
-        found.append(comparison_charts.bars("similarity", histogram, title, "Similarity (Jaccard)", "Questions"))
+        found.append(bars("similarity", histogram, title, "Similarity (Jaccard)", "Questions"))
     return {drawing.key: drawing for drawing in found if drawing is not None}
 
 
@@ -194,8 +211,7 @@ def _forests(comparison: Comparison, metric: str) -> list[Drawing]:
         room = 0.06 * (max(ends) - min(ends)) or 1.0
         spans[is_base] = (min(ends) - room, max(ends) + room)
     return [
-        comparison_charts.forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"])
-        for right in references
+        forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"]) for right in references
     ]
 
 
@@ -216,6 +232,7 @@ def _environment(*, escape: bool) -> Environment:
         "points": headline.points,
         "megabytes": headline.megabytes,
         "label": variants.label,
+        "svg": lambda drawing: Markup(inline_svg.svg(drawing)),
     }
     environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
     return environment

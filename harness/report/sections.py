@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import variants
 from harness.records import (
     Comparison,
     ExportManifest,
@@ -22,7 +23,7 @@ from harness.records import (
     SplitManifest,
     TrainManifest,
 )
-from harness.registry import BASELINE_LABELS, metric_label, metric_order
+from harness.registry import BASELINE_LABELS, IN_PLAIN_WORDS, metric_label, metric_order, summary_metrics
 from harness.report.headline import best_and_ties, megabytes, p_value, percent, points, primary_metric, tuned_variant
 from harness.variants import BASE
 from harness.variants import label as variant_label
@@ -33,6 +34,8 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("Peak memory", megabytes),
     "seconds": ("Seconds", lambda value: f"{value:,.1f}"),
 }
+FIRST_COSTS = ("size_bytes", "tokens_per_second")
+"""The others are shown with all metrics."""
 BREAKDOWNS = {
     "kind": "Kind of question",
     "part": "Part of the Constitution",
@@ -52,6 +55,7 @@ WORDS = {
     "top1_agreement": "Top-1 agreement",
     "mean_kl": "Mean KL",
     "p99_kl": "99% KL",
+    "reading": "Reading",
 }
 """Keys of the comparison's free-form rows, in the order of their columns."""
 NONE = "\u2013"
@@ -132,9 +136,20 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
             }
         )
     columns = [
-        {"label": metric_label(metric), "metric": True, "key": metric, "note": notes[metric]} for metric in metrics
+        {
+            "label": metric_label(metric),
+            "metric": True,
+            "key": metric,
+            "note": notes[metric],
+            "words": IN_PLAIN_WORDS.get(metric, ""),
+            "extra": metric != metrics[0] and metric not in summary_metrics(),
+        }
+        for metric in metrics
     ]
-    columns += [{"label": label, "metric": False, "key": cost, "note": ""} for cost, (label, _) in COSTS.items()]
+    columns += [
+        {"label": label, "metric": False, "key": cost, "note": "", "words": "", "extra": cost not in FIRST_COSTS}
+        for cost, (label, _) in COSTS.items()
+    ]
     return {"columns": columns, "rows": rows, "marked": any(best for best, _ in marks.values())}
 
 
@@ -277,6 +292,23 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2g}"
     return str(value)
+
+
+def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The conversion steps, each with a reading: how its divergence stands to the gate's limit of the format."""
+    config = comparison.provenance.get("config")
+    gate = config.get("gate") if isinstance(config, Mapping) else None
+    limits = gate.get("divergence") if isinstance(gate, Mapping) else None
+    limits = limits if isinstance(limits, Mapping) else variants.limits("max_divergence")
+    rows = []
+    for row in comparison.fidelity:
+        limit = next((limits[name] for name in (row.get("left"), row.get("right")) if name in limits), None)
+        measured = row.get("mean_kl")
+        reading = None
+        if isinstance(measured, int | float) and isinstance(limit, int | float):
+            reading = f"{'ok' if measured <= limit else 'watch'}, limit {limit:g}"
+        rows.append({**row, "reading": reading})
+    return rows
 
 
 def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -69,8 +69,28 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
     for alarm in comparison.alarms:
         console.print(f"ALARM {alarm.code}: {alarm.message}", markup=False)
-    for statement in [headline(comparison), *formats(comparison)]:
-        console.print(visible(statement.text), markup=False, highlight=False)
+    statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
+    for statement in statements:
+        _say(console, statement.text)
+    show_decision(comparison, console)
+
+
+def show_decision(comparison: Comparison, console: Console | None = None, *, file: str = "", report: str = "") -> None:
+    """Whether to ship, why, what next; `file`: where what ships stands; `report`: the page, and how to open it."""
+    console, shipping = console or _console(), comparison.shipping
+    if shipping:
+        console.print(Text(visible(shipping.title), style="bold"))
+        _say(console, shipping.reason)
+        if file:
+            _say(console, f"File: {file}")
+        _say(console, f"Next: {shipping.next_step}")
+    if report:
+        _say(console, f"Report: {report}")
+
+
+def _say(console: Console, text: str) -> None:
+    """A sentence; a path or a command in it is never broken by a line's end that is not there."""
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:

@@ -69,6 +69,33 @@
     }
   }
 
+  function startMarkdown() {
+    const button = find("copy-markdown"), text = JSON.parse(find("markdown").textContent);
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+        setTimeout(() => (button.textContent = "Copy as Markdown"), 2000);
+      } catch {
+        save("report.md", "text/markdown", text); // no clipboard for this page: as a file
+      }
+    });
+  }
+
+  /** Offers a text as a file. */
+  function save(name, type, text) {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  /** One cell of a CSV file; a text that a spreadsheet would run as a formula gets an apostrophe in front. */
+  const cell = (value) => {
+    const text = String(value ?? "").replace(/^(?=[=+\-@\t\r\n])/, "'");
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+
   // ---------------------------------------------------------------------------------------------------------- sorting
 
   function startSorting() {
@@ -144,6 +171,7 @@
     width ??= canvas.clientWidth;
     if (spec.narrow && width < NARROW) spec = overlay(spec, spec.narrow);
     const { data, layout } = coloured(spec);
+    canvas.querySelectorAll(".static").forEach((node) => node.remove());
     window.Plotly.react(canvas, data, { ...layout, height: spec.height, width }, { displayModeBar: false, scrollZoom: false });
     drawn.add(figure);
   }
@@ -169,11 +197,9 @@
       if (spec) figure.querySelector(".canvas").style.height = `${spec.height}px`;
     }
     if (!figures.length) return;
-    if (!window.DecompressionStream) {
-      for (const figure of figures) figure.querySelector(".canvas").textContent = "This browser is too old to draw the figure; its numbers stand in the tables.";
-      return;
-    }
+    if (!window.DecompressionStream) return; // too old to unpack Plotly: the drawings in the page stay
     for (const choice of document.querySelectorAll("[data-figures]")) {
+      choice.closest("label").hidden = false;
       choice.addEventListener("change", () => {
         const targets = choice.dataset.figures.split(" ");
         for (const figure of figures) {
@@ -297,7 +323,7 @@
 
   async function startAnswers() {
     if (!find("browser") || !window.DecompressionStream) return;
-    const { metrics, variants, questions, left, right } = JSON.parse(await unpack("answers-data"));
+    const { metrics, variants, questions, left, right, reference, formats, run } = JSON.parse(await unpack("answers-data"));
     const total = questions.id.length;
     const list = find("list"), rows = find("rows"), detail = find("detail");
     const control = Object.fromEntries(["search", "kind", "part", "show", "left", "right", "order"].map((id) => [id, find(id)]));
@@ -324,7 +350,12 @@
     control.right.value = right;
     find("legend").textContent = `${MARKS.right} right ${MARKS.partly} partly ${MARKS.wrong} wrong ${MARKS.unscored} unscored, ⚠ answers with an alarm; from left to right: ${variants.map((v) => v.label).join(", ")}.`;
 
+    const right1 = (variant, at) => (score(variant, at) ?? 0) >= 1;
+    const known = (...values) => values.every((value) => value !== null);
     const tests = {
+      newly: (at, a, b) => known(score(a, at), score(b, at)) && right1(a, at) && !right1(b, at),
+      still: (at, a, b) => known(score(a, at), score(b, at)) && !right1(a, at) && !right1(b, at),
+      lost: (at) => reference !== null && right1(reference, at) && formats.some((variant) => score(variant, at) !== null && !right1(variant, at)),
       wins: (at, a, b) => score(a, at) !== null && score(b, at) !== null && score(a, at) > score(b, at),
       losses: (at, a, b) => score(a, at) !== null && score(b, at) !== null && score(a, at) < score(b, at),
       disagree: (at) => disagree[at],
@@ -350,6 +381,8 @@
       } else if (control.order.value === "similar") {
         shown.sort((one, two) => (questions.nearest_train[two] ?? -1) - (questions.nearest_train[one] ?? -1) || one - two);
       }
+      for (const button of document.querySelectorAll(".presets button"))
+        button.setAttribute("aria-pressed", String(shows[button.dataset.preset] === control.show.value && a === left && b === right));
       find("count").textContent = shown.length === total ? `${wide.format(total)} questions.` : `${wide.format(shown.length)} of ${wide.format(total)} questions.`;
       rows.style.height = `${shown.length * ROW}px`;
       rows.replaceChildren();
@@ -470,6 +503,37 @@
       find("answers").scrollIntoView();
     }
 
+    const presets = { newly: "Newly right", wrong: "Still wrong", lost: "Lost by a format" };
+    const shows = { newly: "newly", wrong: "still", lost: "lost" };
+
+    function usePreset(name) {
+      control.left.value = left;
+      control.right.value = right;
+      for (const other of ["search", "kind", "part"]) control[other].value = "";
+      control.show.value = shows[name];
+      control.order.value = "delta";
+      filter(-1);
+    }
+
+    function startPresets() {
+      const group = document.querySelector(".presets");
+      for (const [name, label] of Object.entries(presets)) {
+        let fits = 0;
+        for (let at = 0; at < total; at++) fits += tests[shows[name]](at, left, right);
+        const button = make("button", { type: "button", "data-preset": name, "aria-pressed": "false" }, `${label} (${wide.format(fits)})`);
+        button.disabled = !fits;
+        group.append(button);
+      }
+      for (const node of document.querySelectorAll("[data-preset]")) node.addEventListener("click", () => usePreset(node.dataset.preset));
+    }
+
+    /** All questions that pass the filters: texts, then each variant's answer and score. */
+    function csv() {
+      const heads = ["id", "question", "reference", ...variants.map((v) => v.label), ...variants.map((v) => `${v.label}: ${metrics[0]}`)];
+      const lines = shown.map((at) => [questions.id[at], questions.question[at], questions.answer[at], ...variants.map((v) => v.text[at]), ...each.map((v) => score(v, at))]);
+      return `\ufeff${[heads, ...lines].map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
+    }
+
     function reset() {
       for (const name of ["search", "kind", "part", "show", "order"]) control[name].value = "";
       filter();
@@ -514,7 +578,10 @@
       if (event.key === "Enter" || event.key === "Escape") list.focus();
     });
     addEventListener("hashchange", followLink);
+    find("csv").addEventListener("click", () => save(`${run}-answers.csv`, "text/csv", csv()));
     find("browser").hidden = false;
+    startPresets();
+    control.order.value = "delta";
     filter();
     followLink();
     document.documentElement.setAttribute("data-answers-done", "");
@@ -523,6 +590,7 @@
   startTheme();
   startSorting();
   startCopying();
+  startMarkdown();
   startFigures();
   // The data blocks stand behind this script.
   document.addEventListener("DOMContentLoaded", startAnswers);
