@@ -23,7 +23,7 @@ from harness.cli.application import (
     flag,
 )
 from harness.cli.selection import Selection, announce, command, select, stage
-from harness.cli.terminal import WITHIN_RUN, errors, fail, say, shown
+from harness.cli.terminal import WITHIN_RUN, errors, fail, say, say_raw, shown
 
 if TYPE_CHECKING:
     from harness.config import Config
@@ -196,26 +196,44 @@ def compare(
     qa: QaFile = None,
     settings: Settings = None,
     force: Force = False,
+    every: Annotated[bool, flag("--all", help="Two runs: every metric, not only the one that decides.")] = False,
+    as_json: Annotated[bool, flag("--json", help="Two runs: print as JSON.")] = False,
+    markdown: Annotated[bool, flag("--markdown", help="Two runs: print as Markdown.")] = False,
 ) -> None:
-    """6. Compare the variants of a run, or two runs, question by question."""
+    """6. Compare the variants of a run, or two runs question by question: B against A."""
     chosen = select(run, config, qa, settings)
     if runs and len(runs) == 2:
         with errors():
-            from harness.report import terminal
-            from harness.stages import compare as stage_
-            from harness.storage import RunFolder
-
-            left, right = (RunFolder(name).check_exists() for name in runs)
-            pairs = stage_.compare_runs(left, right, chosen.load())
-            shown(lambda: terminal.show_pairs(pairs))
+            _compare_two(runs[0], runs[1], chosen.load(), every=every, as_json=as_json, markdown=markdown)
         return
     if runs:
         fail("give two runs, or none and --run", 2)
+    if every or as_json or markdown:
+        fail("--all, --json and --markdown are for two runs: harness compare RUN_A RUN_B", 2)
     with stage("compare", chosen) as (folder, resolved, attempt):
         from harness.stages import compare as stage_
 
         comparison = stage_.run(folder, resolved, progress=say, force=force)
         _show_comparison(folder, resolved, comparison, log=attempt.wrote)
+
+
+def _compare_two(first: str, second: str, config: Config, *, every: bool, as_json: bool, markdown: bool) -> None:
+    from harness.report import terminal, two_runs
+    from harness.report.page import plain
+    from harness.stages import compare as stage_
+    from harness.storage import RunFolder
+
+    a, b = (RunFolder(name).check_exists() for name in (first, second))
+    pairs = stage_.compare_runs(b, a, config)
+    if as_json:
+        say_raw(two_runs.as_json(pairs, b.name, a.name))
+        return
+    told = pairs if every else two_runs.main_pairs(pairs)
+    if markdown:
+        say_raw(two_runs.as_markdown(told, b.name, a.name, plain))
+        return
+    say(two_runs.summary(pairs, b.name, a.name))
+    shown(lambda: terminal.show_pairs(told))
 
 
 def _show_comparison(folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool) -> None:

@@ -37,24 +37,24 @@ def identity(inputs: Inputs) -> list[str]:
     """Model, data, rows, date and commit, each a few words; what is not known is left out."""
     comparison, train = inputs.comparison, inputs.train
     recorded = comparison.provenance
-    config = _mapping(recorded.get("config"))
-    model = str((train.base.get("path") if train else None) or _mapping(config.get("model")).get("path") or "")
-    extra = _mapping(_mapping(config.get("predict")).get("extra"))
-    source = str(_mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
+    config = mapping(recorded.get("config"))
+    model = str((train.base.get("path") if train else None) or mapping(config.get("model")).get("path") or "")
+    extra = mapping(mapping(config.get("predict")).get("extra"))
+    source = str(mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
     rows = f"{train.rows:,} rows" if train else ""
     told = []
     if train:
         data = f" of {PurePath(source).name}" if source else ""
-        told.append(f"{_model_name(model)} fine-tuned on {rows}{data}")
+        told.append(f"{model_name(model)} fine-tuned on {rows}{data}")
     elif extra:
         told.append(", ".join(f"{name} ({_where(value)})" for name, value in list(extra.items())[:3]))
     elif model:
-        told.append(_model_name(model))
+        told.append(model_name(model))
     tested = f"tested on {comparison.n:,} held-out questions in {comparison.n_groups:,} groups"
     told.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
     if date := measured_on(comparison):
         told.append(date)
-    git = _mapping(recorded.get("git"))
+    git = mapping(recorded.get("git"))
     if git.get("commit"):
         told.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
     return told
@@ -62,7 +62,7 @@ def identity(inputs: Inputs) -> list[str]:
 
 def measured_on(comparison: Comparison) -> str:
     """When the last recorded stage ended, to the minute; empty if no stage was recorded."""
-    stages = _mapping(comparison.provenance.get("stages")).values()
+    stages = mapping(comparison.provenance.get("stages")).values()
     ended = [str(stage["ended"]) for stage in stages if isinstance(stage, Mapping) and stage.get("ended")]
     try:
         last = max(map(datetime.fromisoformat, ended))
@@ -71,18 +71,19 @@ def measured_on(comparison: Comparison) -> str:
     return f"{last.day} {last:%b %Y, %H:%M} {last.tzname() or ''}".strip()
 
 
-def _model_name(path: str) -> str:
+def model_name(path: str) -> str:
     """A hub name as it is, a folder by its last part."""
     name = path.removeprefix("hub:")
     return name if name.count("/") == 1 and not name.startswith(("data/", ".", "/")) else PurePath(name).name or name
 
 
 def _where(value: Any) -> str:
-    found = _mapping(value)
-    return _model_name(str(found.get("adapter") or found.get("path") or found.get("backend") or ""))
+    found = mapping(value)
+    return model_name(str(found.get("adapter") or found.get("path") or found.get("backend") or ""))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A value of free form, if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

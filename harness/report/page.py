@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, first_screen, headline, provenance_section, sections
+from harness.report import answers, first_screen, headline, provenance_section, sections, two_runs
 from harness.report.charts import inline_svg
 from harness.report.charts import training as training_charts
 from harness.report.charts.bars import bars
@@ -65,11 +65,11 @@ def html(
     drawings = _drawings(inputs, others)
     # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
     policy = (
-        f"default-src 'none'; script-src 'sha256-{_digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{_digest(style)}' 'sha256-{_digest('')}';"
+        f"default-src 'none'; script-src 'sha256-{digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{digest(style)}' 'sha256-{digest('')}';"
         " img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return (
-        _environment(escape=True)
+        environment(escape=True)
         .get_template("report.html.j2")
         .render(
             c=comparison,
@@ -84,11 +84,13 @@ def html(
             ),
             drawings=drawings,
             answers=_packed(json.dumps(answers.answers(inputs), ensure_ascii=True, separators=(",", ":"))),
+            versus=two_runs.versus(inputs, others, tested, refused),
+            identities=[(i.comparison.run, first_screen.identity(i)) for i in (inputs, *others)],
             runs=answers.runs_table(inputs, others, tested, refused),
             trainings=answers.trainings_table([inputs, *others]) if others else None,
             losses=answers.regression_lists(inputs, 5),
             examples=first_screen.examples(inputs),
-            markdown=_island(_render_markdown(inputs, [], None)),
+            markdown=_island(_render_markdown(inputs, [], None, two_runs.versus(inputs, others, tested, refused))),
             teeth=_grouped_by_length(comparison),
             fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
@@ -101,17 +103,22 @@ def html(
 def markdown(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> str:
     """The short form, of what `html` takes; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
     runs = answers.runs_table(inputs, others, tested, refused)
+    versus = two_runs.versus(inputs, others, tested, refused)
     for limit in (10, 5, 3, 1, 0):
         lists = answers.regression_lists(inputs, limit) if limit else []
-        text = _render_markdown(inputs, lists, runs)
+        text = _render_markdown(inputs, lists, runs, versus)
         if len(text) < MAX_MARKDOWN:
             return text
     return text[: MAX_MARKDOWN - 100].rpartition("\n")[0] + "\n\nCut: the whole report is in report.html.\n"
 
 
-def _render_markdown(inputs: Inputs, lists: list[dict[str, Any]], runs: dict[str, Any] | None) -> str:
-    template = _environment(escape=False).get_template("report.md.j2")
-    return template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
+def _render_markdown(
+    inputs: Inputs, lists: list[dict[str, Any]], runs: dict[str, Any] | None, versus: list[two_runs.Versus]
+) -> str:
+    template = environment(escape=False).get_template("report.md.j2")
+    return template.render(
+        c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, versus=versus, **_shared(inputs)
+    )
 
 
 def visible(text: str) -> str:
@@ -215,7 +222,8 @@ def _forests(comparison: Comparison, metric: str) -> list[Drawing]:
     ]
 
 
-def _environment(*, escape: bool) -> Environment:
+def environment(*, escape: bool) -> Environment:
+    """The templates, with the filters that make text from outside harmless: in HTML (`escape`) by themselves, in Markdown where they are called."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=escape,
@@ -254,7 +262,8 @@ def _packed(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """sha256 in base64, as a content security policy wants it."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
@@ -277,4 +286,4 @@ def _plotly() -> Plotly:
 
     source = get_plotlyjs()
     style_ids = sorted(set(re.findall(r'getElementById\("([0-9a-f]{64})"\)', source)))
-    return Plotly(_packed(source), _digest(source), get_plotlyjs_version(), style_ids)
+    return Plotly(_packed(source), digest(source), get_plotlyjs_version(), style_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -21,6 +22,7 @@ from harness.report.headline import (
     primary_metric,
     variant_order,
 )
+from harness.report.runs import RunRow
 
 WIDTH = 110
 """Columns where there is no terminal to ask."""
@@ -110,6 +112,25 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     ]
     title = "paired differences" + (f", {metric_label(next(iter(metrics)))}" if len(metrics) == 1 else "")
     _print(console or _console(), title, columns)
+
+
+def show_runs(rows: Sequence[RunRow], console: Console | None = None) -> None:
+    """One row a run; what is damaged is told below."""
+    columns = [
+        Column("run", [row.run for row in rows], needed=True, right=False),
+        Column("last stage", [row.stage or "-" for row in rows], needed=True, right=False),
+        Column("quality", [row.quality or "-" for row in rows], needed=True),
+        Column("decision", [row.decision or "-" for row in rows], right=False),
+        Column("gate", [row.gate or "-" for row in rows], right=False),
+        Column("date", [row.date or "-" for row in rows], right=False),
+        Column("metric", [metric_label(row.metric) if row.metric else "-" for row in rows], right=False),
+        Column("model", [row.model or "-" for row in rows], right=False),
+    ]
+    console = console or _console()
+    _print(console, "runs", columns)
+    for row in rows:
+        if row.problem:
+            _say(console, f"{row.run}: {row.problem}")
 
 
 def show_answers(answers: list[tuple[str, str, str]]) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from harness import storage
 from harness.config import Config
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, ConfigError
 from harness.records import (
     Comparison,
     ExportManifest,
@@ -47,6 +47,8 @@ def run(
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
 
+    A report of several runs has a folder of its own (`folder_of`): that of the first run stays as it is.
+
     Args:
         run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.
         config: shown as provenance where the comparison carries none.
@@ -70,17 +72,32 @@ def run(
             _code(),
         ]
     )
-    if not force and run.report_md.exists() and _written(run.report_html) == fingerprint:
-        progress(f"report {run.report_html} is up to date")
-        return run.report_html
+    page_html, page_md = (folder_of(run, others) / file.name for file in (run.report_html, run.report_md))
+    if not force and page_md.exists() and _written(page_html) == fingerprint:
+        progress(f"report {page_html} is up to date")
+        return page_html
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
     further = [read(other) for other in others]
     rendered = page.html(inputs, further, tested, refused, settings, fingerprint)
-    storage.write_text(run.report_md, page.markdown(inputs, further, tested, refused))
-    storage.write_text(run.report_html, rendered)
-    progress(f"wrote {run.report_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
-    return run.report_html
+    storage.write_text(page_md, page.markdown(inputs, further, tested, refused))
+    storage.write_text(page_html, rendered)
+    progress(f"wrote {page_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
+    return page_html
+
+
+def folder_of(run: RunFolder, others: Sequence[RunFolder]) -> Path:
+    """Where the report stands: `reports/A`, of several runs `reports/A-vs-B`.
+
+    Raises:
+        ConfigError: the names together are too long for a folder, or a run has that name.
+    """
+    if not others:
+        return run.reports
+    folder = RunFolder("-vs-".join([run.name, *(other.name for other in others)]), run.root).reports
+    if (folder / run.comparison_json.name).exists():
+        raise ConfigError(f"{folder} is the report of a run of that name", "rename that run")
+    return folder
 
 
 def set_title(run: RunFolder, title: str | None, note: str | None) -> None:

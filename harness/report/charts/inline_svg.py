@@ -132,6 +132,8 @@ def _axes(
         labels = [(float(i), unescape(str(text))) for i, text in enumerate(data[0]["x"])]
         room = (frame.right - frame.left) / (CHARACTER * max([1, *(len(text) + 1 for _, text in labels)]))
         labels = labels[:: max(1, math.ceil(len(labels) / room))]
+    elif "ticktext" in x_axis:
+        labels = list(zip(x_axis["tickvals"], map(unescape, x_axis["ticktext"]), strict=True))
     else:
         labels = [(value, _number(value)) for value in ticks(*frame.x, x_axis.get("nticks", 6))]
     for value, text in labels:
