@@ -208,7 +208,7 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
     assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), (
         "the pair is turned round: two minus one"
     )
-    lines = one.report_md.read_text().splitlines()
+    lines = (tmp_path / "reports" / "one-vs-two" / "report.md").read_text().splitlines()
     head = lines.index("**Runs side by side**") + 2
     assert re.fullmatch(
         r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2]
@@ -223,14 +223,16 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
 
 def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monkeypatch):
     """On the command line, where the runs are compared as well."""
-    runs = {name: write_run(tmp_path, name, questions=24, seed=at) for at, name in enumerate(("one", "two"))}
+    for at, name in enumerate(("one", "two")):
+        write_run(tmp_path, name, questions=24, seed=at)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["report", "one", "two"])
     assert result.exit_code == 0, result.output
     assert "two is not compared: " in result.output
-    text = " ".join(Outline(runs["one"].report_html.read_text()).text)
+    page = (tmp_path / "reports" / "one-vs-two" / "report.html").read_text()
+    text = " ".join(Outline(page).text)
     assert re.search(r"two is not compared: \S+", text) and re.search(r"Adapter\s+two\s.*?\s–\s+–\s+not compared", text)
-    assert "two, held-out" in runs["one"].report_html.read_text()
+    assert "two, held-out" in page
 
 
 def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):

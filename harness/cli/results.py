@@ -62,3 +62,25 @@ def history(open_: Annotated[bool, flag("--open", help="Open the page in a brows
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
+
+
+@app.command(rich_help_panel=RESULTS, epilog="Example: harness card --run my-run")
+def card(
+    run: RunName = None,
+    config: ConfigName = "tiny",
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload it as that Hub model's card.")
+    ] = None,
+) -> None:
+    """Write a model card for the Hugging Face Hub: numbers with intervals, formats, limits. Uploads nothing unless asked."""
+    with errors():
+        from harness import storage
+        from harness.report import card as cards
+        from harness.stages import report as stage
+
+        folder = select(run, config).folder().check_exists()
+        made = cards.card(stage.read(folder))
+        storage.write_text(folder.card_md, str(made))
+        say(f"card: {folder.card_md}")
+        if push is not None:
+            say(f"uploaded: {cards.push(made, push)}")

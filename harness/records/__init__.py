@@ -28,6 +28,7 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
+from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
@@ -37,6 +38,7 @@ from harness.records.training import Artifact, ExportManifest, HistoryPoint, Tra
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Agreement",
     "Alarm",
     "Artifact",
     "Baseline",
@@ -57,8 +59,11 @@ __all__ = [
     "GateResult",
     "GateVerdict",
     "HistoryPoint",
+    "HumanPair",
     "Interval",
     "Manifest",
+    "Mark",
+    "MarksResult",
     "MetricValue",
     "Name",
     "Pair",
@@ -84,4 +89,5 @@ __all__ = [
     "TrainManifest",
     "VariantResult",
     "Verdict",
+    "Votes",
 ]

@@ -59,6 +59,7 @@ def answers(inputs: Inputs) -> dict[str, Any]:
         "reference": names.index(reference) if reference in names else None,
         "formats": [names.index(v) for v in formats if v in names and v not in (reference, ADAPTER)],
         "run": comparison.run,
+        "split": comparison.split_id,
     }
 
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, first_screen, headline, provenance_section, sections, two_runs
+from harness.report import answers, first_screen, headline, marks_section, provenance_section, sections, two_runs
 from harness.report.charts import inline_svg
 from harness.report.charts import training as training_charts
 from harness.report.charts.bars import bars
@@ -60,7 +60,7 @@ def html(
         fingerprint: of all inputs; kept in the page, so that an unchanged report is not written again.
     """
     comparison = inputs.comparison
-    style, script = (TEMPLATES / "report.css").read_text("utf-8"), (TEMPLATES / "report.js").read_text("utf-8")
+    style, script = (TEMPLATES / "report.css").read_text("utf-8"), _script()
     plotly = _plotly()
     drawings = _drawings(inputs, others)
     # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
@@ -95,7 +95,7 @@ def html(
             fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
-            **_shared(inputs),
+            **shared(inputs),
         )
     )
 
@@ -117,8 +117,14 @@ def _render_markdown(
 ) -> str:
     template = environment(escape=False).get_template("report.md.j2")
     return template.render(
-        c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, versus=versus, **_shared(inputs)
+        c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, versus=versus, **shared(inputs)
     )
+
+
+def _script() -> str:
+    """The page's own script, one text: its parts share their helpers."""
+    parts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("report", "marks")}
+    return parts["report"].replace("  // marks.js\n", parts["marks"])
 
 
 def visible(text: str) -> str:
@@ -145,8 +151,8 @@ def plain(text: str) -> str:
     return escaped.replace("@", "&#64;").replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def _shared(inputs: Inputs) -> dict[str, Any]:
-    """What both pages show."""
+def shared(inputs: Inputs) -> dict[str, Any]:
+    """What every page of a run shows: report.html, report.md, the model card."""
     comparison = inputs.comparison
     metric = headline.primary_metric(comparison)
     return {
@@ -242,7 +248,12 @@ def environment(*, escape: bool) -> Environment:
         "label": variants.label,
         "svg": lambda drawing: Markup(inline_svg.svg(drawing)),
     }
-    environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
+    environment.globals |= {
+        "table": sections.table,
+        "views": sections,
+        "people": marks_section,
+        "origins": provenance_section,
+    }
     return environment
 
 

@@ -15,6 +15,7 @@ from harness.records import (
     ExportManifest,
     GateResult,
     HistoryPoint,
+    MarksResult,
     MetricValue,
     Prediction,
     Question,
@@ -85,6 +86,8 @@ class Inputs:
     gate: GateResult | None = None
     gate_is_old: bool = False
     """It judged another comparison than this one."""
+    marks: MarksResult | None = None
+    """None: nobody marked anything, or the marks are of another split."""
     title: ReportTitle = field(default_factory=ReportTitle)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import visible
-from harness.records import Comparison, MetricValue, Pair
+from harness.records import Comparison, MarksResult, MetricValue, Pair
 from harness.registry import metric_label, summary_metrics
 from harness.report.headline import (
     formats,
@@ -131,6 +131,26 @@ def show_runs(rows: Sequence[RunRow], console: Console | None = None) -> None:
     for row in rows:
         if row.problem:
             _say(console, f"{row.run}: {row.problem}")
+
+
+def show_marks(result: MarksResult, console: Console | None = None) -> None:
+    """The metric `human` of each variant, and each metric's agreement with people."""
+    console = console or _console()
+    values = list(result.human.values())
+    columns = [
+        Column("", list(result.human), needed=True, right=False),
+        Column("marked right", [_mean(v) for v in values], needed=True),
+        Column("95% interval", [_interval(v) for v in values], needed=True),
+        Column("answers", [f"{v.n:,}" for v in values], needed=True),
+    ]
+    if values:
+        _print(console, f"{result.run}: people's marks", columns)
+    known = [a for a in result.agreements if a.kappa is not None]
+    for a in sorted(known, key=lambda a: -(a.kappa or 0.0)):
+        span = f" ({a.ci95[0]:.2f} to {a.ci95[1]:.2f})" if a.ci95 else ""
+        _say(console, f"{metric_label(a.metric)}: Cohen's kappa {a.kappa:.2f}{span} on {a.n:,} answers")
+    for v in result.preferences:
+        _say(console, f"{v.for_left} prefer {v.left}, {v.for_right} {v.right}, {v.neither} neither; {p_value(v.p)}")
 
 
 def show_answers(answers: list[tuple[str, str, str]]) -> None:

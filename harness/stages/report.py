@@ -17,6 +17,7 @@ from harness.records import (
     ExportManifest,
     GateResult,
     HistoryPoint,
+    MarksResult,
     Pair,
     Prediction,
     PredictionManifest,
@@ -139,9 +140,15 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
+        marks=_marks(run, comparison),
         title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
+
+
+def _marks(run: RunFolder, comparison: Comparison) -> MarksResult | None:
+    found = _manifest(run.marks_json, MarksResult)
+    return found if found and found.split_id == comparison.split_id else None
 
 
 def _check(path: Path, sha256: str | None, command: str) -> None:
@@ -163,6 +170,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
         run.comparison_json,
         run.gate_json,
         run.title_json,
+        run.marks_json,
         run.heldout_jsonl,
         run.history_jsonl,
         run.split_json,

@@ -17,8 +17,8 @@ import pytest
 
 from harness import storage
 from harness.config import Config
-from harness.stages import report
-from tests.helpers.report_fixture import write_run
+from harness.stages import marks, report
+from tests.helpers.report_fixture import CONFIG, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -401,6 +401,29 @@ def test_every_variant_is_shown_with_differences_marked(view, small):
     page.fill("#search", "which article deals with")
     assert page.locator("#detail ins").count() >= 1 and page.locator("#detail del").count() >= 1
     assert "ended by itself" in page.inner_text("#detail")
+
+
+def test_marks_are_kept_saved_and_read_back(view, tmp_path):
+    run = write_run(tmp_path, questions=30)
+    page = view(report.run(run, CONFIG))
+    page.click("#detail .marking >> text=right")
+    page.fill("#detail .marking input >> nth=0", "<b>well</b>")
+    page.keyboard.press("Tab")
+    page.click("#blind")
+    assert page.locator("#detail").get_by_text("Adapter").count() == 0, "who answered is hidden"
+    for key in "120":
+        page.keyboard.press(key)
+    assert page.inner_text("#marks-status").startswith("1 marks, 3 votes")
+    page.click("#blind")
+    page.reload()
+    page.wait_for_selector(READY, state="attached")
+    assert page.inner_text("#marks-status").startswith("1 marks, 3 votes"), "they are kept in the browser"
+    with page.expect_download() as download:
+        page.click("#marks-save")
+    result = marks.add(run, CONFIG, [Path(download.value.path())])
+    assert (result.marks, result.votes, result.left_out) == (1, 3, {})
+    (preference,) = result.preferences
+    assert (preference.for_left + preference.for_right, preference.neither) == (2, 1)
 
 
 def test_hostile_text_is_text(view, hostile):

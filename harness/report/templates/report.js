@@ -323,7 +323,7 @@
 
   async function startAnswers() {
     if (!find("browser") || !window.DecompressionStream) return;
-    const { metrics, variants, questions, left, right, reference, formats, run } = JSON.parse(await unpack("answers-data"));
+    const { metrics, variants, questions, left, right, reference, formats, run, split } = JSON.parse(await unpack("answers-data"));
     const total = questions.id.length;
     const list = find("list"), rows = find("rows"), detail = find("detail");
     const control = Object.fromEntries(["search", "kind", "part", "show", "left", "right", "order"].map((id) => [id, find(id)]));
@@ -337,6 +337,7 @@
     const haystack = questions.id.map((id, at) =>
       [id, questions.question[at], questions.answer[at], ...questions.references[at], ...variants.map((v) => v.text[at] ?? "")].join("\n").toLowerCase());
     const disagree = questions.id.map((_, at) => new Set(each.map((v) => variants[v].text[at])).size > 1);
+    let marks = null; // set once the browser is ready
     let shown = [], chosen = -1; // positions of the questions that pass the filters; the place of the chosen one among them
 
     for (const [select, values] of [[control.kind, questions.kind], [control.part, questions.part]]) {
@@ -440,6 +441,7 @@
     const address = (at) => `#q=${encodeURIComponent(questions.id[at].toWellFormed?.() ?? questions.id[at])}`;
 
     function showDetail() {
+      if (marks?.isBlind()) return;
       detail.replaceChildren();
       detail.scrollTop = 0;
       if (chosen < 0) return detail.append(make("p", { class: "missing" }, "No question passes these filters."));
@@ -484,7 +486,7 @@
       const numbers = make("p", { class: "numbers" }, metrics.map((name, m) => `${name} ${scores[at][m] === null ? "unscored" : scores[at][m].toFixed(2)}`).join(" · "));
       numbers.append(" · ", make("span", finish[at] === "stop" ? {} : { class: "note" }, ends[finish[at]] ?? "not answered"));
       if (note[at]) numbers.append(" · ", put(make("bdi", { class: "note" }), note[at]));
-      return [heading, answerNode(text[at], reference), numbers];
+      return [heading, answerNode(text[at], reference), numbers, ...(marks && text[at] !== null ? [marks.controls(at, group[0], text[at])] : [])];
     }
 
     function followLink() {
@@ -507,6 +509,7 @@
     const shows = { newly: "newly", wrong: "still", lost: "lost" };
 
     function usePreset(name) {
+      if (marks?.isBlind()) marks.stop();
       control.left.value = left;
       control.right.value = right;
       for (const other of ["search", "kind", "part"]) control[other].value = "";
@@ -568,6 +571,7 @@
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+      if (marks?.isBlind()) return;
       if (event.key === "/") control.search.focus();
       else if (event.key === "j") choose(chosen + 1);
       else if (event.key === "k") choose(chosen - 1);
@@ -581,12 +585,14 @@
     find("csv").addEventListener("click", () => save(`${run}-answers.csv`, "text/csv", csv()));
     find("browser").hidden = false;
     startPresets();
+    marks = startMarks({ run, split, variants, questions, left: control.left, right: control.right, refresh: () => showDetail() });
     control.order.value = "delta";
     filter();
     followLink();
     document.documentElement.setAttribute("data-answers-done", "");
   }
 
+  // marks.js
   startTheme();
   startSorting();
   startCopying();
