@@ -462,6 +462,30 @@ def test_names_in_an_inline_figure_are_text():
     assert "<b>" not in drawn and "&lt;b&gt;&amp;" in drawn
 
 
+def test_provenance_speaks_in_words():
+    split = {
+        "source": "qa.json",
+        "source_sha256": "ab" * 32,
+        "n_train": 3161,
+        "n_heldout": 359,
+        "n_groups_train": 452,
+        "n_groups_heldout": 52,
+        "seed": 2,
+        "split_id": "x",
+    }
+    found = provenance_section.provenance(
+        {"git": {"commit": "c0ffee", "dirty": False}, "split": split, "schema_version": 1}
+    )
+    assert found["facts"] == [
+        ("harness", "commit c0ffee, working tree clean"),
+        (
+            "questions",
+            "qa.json (sha256 abababababab), seed 2: 3,161 training questions in 452 groups, 359 held out in 52",
+        ),
+    ]
+    assert provenance_section.provenance({"split": {"seed": 0}})["facts"] == [("split", "seed 0")]
+
+
 # ------------------------------------------------------------------------------------------------------------ wording
 
 

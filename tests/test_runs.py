@@ -94,7 +94,7 @@ def test_compare_of_two_runs_says_b_against_a_first(tmp_path, monkeypatch):
     assert len(value["pairs"]) > len(told[4:]), "every metric in JSON, the one that decides in the table"
     refused = CliRunner().invoke(app, ["compare", "--json"])
     assert refused.exit_code == 2 and "are for two runs" in refused.stderr
-    assert all(p.left.startswith("b/") for p in compare_runs(*(storage.RunFolder(n) for n in "ba"), CONFIG))
+    assert all(p.left.startswith("b/") for p in compare_runs(storage.RunFolder("b"), storage.RunFolder("a"), CONFIG))
 
 
 def test_the_list_of_runs(tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ def _kinds(setting: Setting, name: str) -> Iterator[ShipCheck]:
 def _alarms(setting: Setting, name: str) -> Iterator[ShipCheck]:
     """Alarms on the variant itself beyond what the gate tolerates: its numbers are doubtful, so that it cannot pass."""
     for alarm in setting.comparison.alarms:
-        tolerated = dict[str, float](setting.config.gate.alarms).get(alarm.code, 0.0)
+        tolerated = next((limit for code, limit in setting.config.gate.alarms.items() if code == alarm.code), 0.0)
         if alarm.variant == name and (alarm.value is None or alarm.value > tolerated):
             yield ShipCheck(
                 kind="alarm", verdict="unknown", message=f"raised an alarm ({alarm.code.replace('_', ' ')})"

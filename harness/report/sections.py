@@ -305,7 +305,8 @@ def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
     limits = limits if isinstance(limits, Mapping) else variants.limits("max_divergence")
     rows = []
     for row in comparison.fidelity:
-        limit = next((limits[name] for name in (row.get("left"), row.get("right")) if name in limits), None)
+        sides = [str(row.get(side)) for side in ("left", "right")]
+        limit = next((limits[name] for name in sides if name in limits), None)
         measured = row.get("mean_kl")
         reading = None
         if isinstance(measured, int | float) and isinstance(limit, int | float):

@@ -267,6 +267,15 @@ def test_the_leaderboard_fits_and_all_metrics_are_a_click_away(view, small):
     assert page.locator("#board th.extra:visible").count() == 6
 
 
+def test_a_figure_is_enlarged_and_closed(view, small):
+    page = view(small)
+    page.click("[data-figure=forest-base] .enlarge")
+    box = page.locator("dialog .main-svg").first.bounding_box()
+    assert box and box["width"] > 1100
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").is_hidden()
+
+
 def test_presets_open_their_answers_at_the_largest_loss(view, small):
     page = view(small)
     page.click(".presets >> text=Still wrong")

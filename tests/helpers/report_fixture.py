@@ -1,6 +1,6 @@
 """A whole run folder, written from a seed: what the report reads, without a model or a pipeline.
 
-python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
+python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo, the report included
 """
 
 from __future__ import annotations
@@ -494,4 +494,6 @@ def _provenance() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(write_run(Path(sys.argv[1]), questions=int(sys.argv[2]) if len(sys.argv) > 2 else 280).comparison_json)
+    from harness.stages import report
+
+    print(report.run(write_run(Path(sys.argv[1]), questions=int(sys.argv[2]) if len(sys.argv) > 2 else 280), CONFIG))

@@ -176,6 +176,26 @@
     drawn.add(figure);
   }
 
+  /** A figure alone and as large as the window, with what it tells under the pointer. */
+  function startEnlarging() {
+    const dialog = document.body.appendChild(make("dialog", { class: "large", "aria-label": "Enlarged figure" }));
+    const close = make("button", { type: "button" }, "Close"), canvas = make("div");
+    close.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => window.Plotly?.purge(canvas));
+    dialog.append(close, canvas);
+    for (const figure of document.querySelectorAll("[data-figure]")) {
+      const button = make("button", { type: "button", class: "enlarge" }, "Enlarge");
+      button.setAttribute("aria-label", `Enlarge: ${figure.querySelector("figcaption").textContent.trim()}`);
+      button.addEventListener("click", async () => {
+        await loadPlotly();
+        const { data, layout } = coloured(specOf(figure));
+        dialog.showModal();
+        window.Plotly.react(canvas, data, { ...layout, width: innerWidth - 96, height: innerHeight - 160 }, { displayModeBar: false });
+      });
+      figure.querySelector("figcaption").append(button);
+    }
+  }
+
   function redraw(width) {
     for (const figure of drawn) draw(figure, typeof width === "number" ? width : undefined);
   }
@@ -210,6 +230,7 @@
         }
       });
     }
+    startEnlarging();
     // What comes into view is drawn first; the rest follows while the page is idle, so that it is there for printing.
     const observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
