@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import registry
 from harness.records import Pair
 from harness.registry import metric_label
 from harness.report.headline import find_pair, percent, points, primary_metric, reference_variant, tuned_variant
@@ -58,6 +59,7 @@ def answers(inputs: Inputs) -> dict[str, Any]:
         "right": names.index(against) if against in names else 0,
         "reference": names.index(reference) if reference in names else None,
         "formats": [names.index(v) for v in formats if v in names and v not in (reference, ADAPTER)],
+        "graded": next((metrics.index(m) for m in registry.graded_metrics() if m in metrics), 0),
         "run": comparison.run,
         "split": comparison.split_id,
     }

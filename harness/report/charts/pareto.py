@@ -70,6 +70,7 @@ def pareto(comparison: Comparison, metric: str, cost: str) -> Drawing | None:
         description=f"{metric_label(metric)} against {against}, one point a variant. Not beaten on both: {best}.",
         height=340,
         plotly=figure(data, layout) | {"narrow": {"data": [{}, narrow]}},
+        key_text=", ".join(f"{at} {variant_label(point.variant)}" for at, point in enumerate(found, 1)),
     )
 
 
@@ -90,7 +91,9 @@ def _traces(
     xs, labels = [scale * point.cost for point in found], [variant_label(point.variant) for point in found]
     spans = [(p.quality, (p.low / 100, p.high / 100)) for p in found]
     joined = [point in front for point in found]
-    narrow = {"textposition": place(xs, spans, labels, x_top, y_span, joined, NARROW, 6.0), "textfont": {"size": 10.5}}
+    # There is no room for names: numbers, and a key under the figure.
+    numbers = [str(at) for at in range(1, len(found) + 1)]
+    narrow = {"text": numbers, "textposition": place(xs, spans, numbers, x_top, y_span, joined, NARROW, 6.6)}
     line = go.Scatter(
         x=rounded([scale * point.cost for point in front]),
         y=rounded([point.quality for point in front]),

@@ -344,7 +344,7 @@
 
   async function startAnswers() {
     if (!find("browser") || !window.DecompressionStream) return;
-    const { metrics, variants, questions, left, right, reference, formats, run, split } = JSON.parse(await unpack("answers-data"));
+    const { metrics, variants, questions, left, right, reference, formats, graded, run, split } = JSON.parse(await unpack("answers-data"));
     const total = questions.id.length;
     const list = find("list"), rows = find("rows"), detail = find("detail");
     const control = Object.fromEntries(["search", "kind", "part", "show", "left", "right", "order"].map((id) => [id, find(id)]));
@@ -398,8 +398,13 @@
         if (words.every((word) => haystack[at].includes(word))) shown.push(at);
       }
       if (control.order.value === "delta") {
-        const delta = (at) => (score(a, at) === null || score(b, at) === null ? Infinity : score(a, at) - score(b, at));
-        shown.sort((one, two) => (delta(one) === delta(two) ? one - two : delta(one) - delta(two)));
+        // By the metric that decides; of equals by the graded one, which tells a near miss from nonsense.
+        const delta = (at, metric) => {
+          const [x, y] = [variants[a].scores[at][metric] ?? null, variants[b].scores[at][metric] ?? null];
+          return x === null || y === null ? 9 : x - y;
+        };
+        const keys = new Map(shown.map((at) => [at, [delta(at, 0), delta(at, graded)]]));
+        shown.sort((one, two) => keys.get(one)[0] - keys.get(two)[0] || keys.get(one)[1] - keys.get(two)[1] || one - two);
       } else if (control.order.value === "similar") {
         shown.sort((one, two) => (questions.nearest_train[two] ?? -1) - (questions.nearest_train[one] ?? -1) || one - two);
       }
