@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,40 +15,15 @@ from harness.analysis.agreement import cohens_kappa
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Comparison, Mark, MarksResult, Prediction, Question
+from harness.records import Mark, MarksResult
 from harness.stages import marks, report
+from tests.helpers.marks import lines_of, saved
 from tests.helpers.report_fixture import CONFIG, HOSTILE, write_run
 
 
 @pytest.fixture
 def made(tmp_path):
     return write_run(tmp_path, questions=60)
-
-
-def lines_of(
-    run, variant: str, says=lambda question, text: "right" if text == question.answer else "wrong", n: int = 40
-) -> list[dict]:
-    """A mark on each of the first answers of a variant, as the page saves them."""
-    split_id = storage.read_record(run.comparison_json, Comparison).split_id
-    texts = {p.id: p.text for p in storage.read_records(run.prediction(variant)[0], Prediction)}
-    return [
-        {
-            "kind": "mark",
-            "split_id": split_id,
-            "id": q.id,
-            "answer": texts[q.id],
-            "variant": variant,
-            "mark": says(q, texts[q.id]),
-            "note": "",
-        }
-        for q in storage.read_records(run.heldout_jsonl, Question)[:n]
-    ]
-
-
-def saved(folder: Path, lines: list[dict]) -> Path:
-    path = folder / "marks.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def test_marks_become_a_metric_with_pairs_and_agreement(made, tmp_path):

@@ -64,7 +64,8 @@ def run(
             with pipeline.attempt(folder, resolved, name, command()) as attempt:
                 result = pipeline.run(name, folder, resolved, progress=say, force=force)
             if name == "compare":
-                _show_comparison(folder, resolved, result, log=attempt.wrote)
+                # The decision ends the whole output: it is told once.
+                _show_comparison(folder, resolved, result, log=attempt.wrote, decision=until == "compare")
         if until == "report":
             _show_end(folder)
 
@@ -236,11 +237,13 @@ def _compare_two(first: str, second: str, config: Config, *, every: bool, as_jso
     shown(lambda: terminal.show_pairs(told))
 
 
-def _show_comparison(folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool) -> None:
+def _show_comparison(
+    folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool, decision: bool = True
+) -> None:
     from harness.report import terminal
     from harness.training import wandb_log
 
-    shown(lambda: terminal.show_comparison(comparison))
+    shown(lambda: terminal.show_comparison(comparison, decision=decision))
     if log and (done := wandb_log.log_evaluation(folder, resolved, comparison)):
         say(done)
 

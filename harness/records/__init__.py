@@ -28,6 +28,7 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
+from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
@@ -61,6 +62,8 @@ __all__ = [
     "HistoryPoint",
     "HumanPair",
     "Interval",
+    "JudgeReply",
+    "JudgeResult",
     "Manifest",
     "Mark",
     "MarksResult",

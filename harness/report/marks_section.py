@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.records import MarksResult
+from harness.records import JudgeResult, MarksResult
 from harness.registry import metric_label
 from harness.report.headline import p_value, percent, points
 from harness.report.sections import NONE
@@ -70,6 +70,23 @@ def agreements(result: MarksResult) -> dict[str, Any]:
         for a in ranked
     ]
     return _table(["Metric", "Cohen's kappa", "95% interval", "Same verdict", "Answers"], rows, 1)
+
+
+def judge(result: JudgeResult) -> str:
+    """A judge model's preference, and what it is worth. Without people's verdicts on the same answers it is not told."""
+    who = result.signature.partition("model:")[2].partition("|")[0]
+    if result.kappa is None:
+        return (
+            f"The judge {who} has compared {variant_label(result.left)} with {variant_label(result.right)}. What it says is not shown: nobody has yet"
+            " marked or voted on enough of the same answers to tell what it is worth."
+        )
+    span = f" (95% interval {result.kappa_ci95[0]:.2f} to {result.kappa_ci95[1]:.2f})" if result.kappa_ci95 else ""
+    difference = f" ({points(result.ci95[0])} to {points(result.ci95[1])} points)" if result.ci95 else ""
+    return (
+        f"The judge {who}, asked in both orders, prefers {variant_label(result.left)} on {result.for_left:,} of {result.n:,} questions and"
+        f" {variant_label(result.right)} on {result.for_right:,}{difference}; on {result.swayed:,} it preferred whichever stood in the same place."
+        f" With people it agrees at Cohen's kappa {result.kappa:.2f}{span} on {result.n_people:,} questions: read it as that, and no more."
+    )
 
 
 def _table(columns: list[str], rows: list[list[str]], numeric_from: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from harness.records import (
     ExportManifest,
     GateResult,
     HistoryPoint,
+    JudgeResult,
     MarksResult,
     MetricValue,
     Prediction,
@@ -88,6 +89,8 @@ class Inputs:
     """It judged another comparison than this one."""
     marks: MarksResult | None = None
     """None: nobody marked anything, or the marks are of another split."""
+    judge: JudgeResult | None = None
+    """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
 
 

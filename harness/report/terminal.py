@@ -45,7 +45,7 @@ class Column:
         return max(map(cell_len, [self.heading, *self.cells])) + BORDERS
 
 
-def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
+def show_comparison(comparison: Comparison, console: Console | None = None, *, decision: bool = True) -> None:
     """Variants x metrics, the primary one with its 95% interval; model-free baselines below; the tested pairs, the alarms, the result in words."""
     console = console or _console()
     primary = primary_metric(comparison)
@@ -74,7 +74,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
     for statement in statements:
         _say(console, statement.text)
-    show_decision(comparison, console)
+    if decision:
+        show_decision(comparison, console)
 
 
 def show_decision(comparison: Comparison, console: Console | None = None, *, file: str = "", report: str = "") -> None:

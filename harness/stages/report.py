@@ -17,6 +17,7 @@ from harness.records import (
     ExportManifest,
     GateResult,
     HistoryPoint,
+    JudgeResult,
     MarksResult,
     Pair,
     Prediction,
@@ -34,6 +35,7 @@ from harness.report.sections import Inputs
 from harness.storage import RunFolder
 
 R = TypeVar("R", bound=Record)
+J = TypeVar("J", MarksResult, JudgeResult)
 
 
 def run(
@@ -140,14 +142,15 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
-        marks=_marks(run, comparison),
+        marks=_of_this_split(run.marks_json, MarksResult, comparison),
+        judge=_of_this_split(run.judge_json, JudgeResult, comparison),
         title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
 
 
-def _marks(run: RunFolder, comparison: Comparison) -> MarksResult | None:
-    found = _manifest(run.marks_json, MarksResult)
+def _of_this_split(path: Path, kind: type[J], comparison: Comparison) -> J | None:
+    found = _manifest(path, kind)
     return found if found and found.split_id == comparison.split_id else None
 
 
@@ -171,6 +174,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
         run.gate_json,
         run.title_json,
         run.marks_json,
+        run.judge_json,
         run.heldout_jsonl,
         run.history_jsonl,
         run.split_json,
