@@ -109,6 +109,16 @@ def test_a_format_that_loses_too_much_is_left_and_a_doubtful_one_counted():
         assert "would tell whether GGUF Q4_K_M (3.00 GB) is as good" in found.next_step
 
 
+def test_an_allowed_loss_says_how_many_questions_would_show_that_there_is_none():
+    fewer = np.array(MIXED)
+    fewer[0] = 0
+    found = decided(GAINED | {"gguf_q4_k_m": fewer}, largest_format_loss=0.2)
+    assert found.variant == "gguf_q4_k_m"
+    if found.further_questions:
+        assert f"less than 2 points would take about {found.further_questions:,} more" in found.next_step
+    assert decided(GAINED).further_questions is None
+
+
 def test_size_and_speed():
     assert verdicts(decided(GAINED, max_size_gb=6)) == {"adapter": "fail", "merged_16bit": "fail", "gguf_q8_0": "pass"}
     found = decided(GAINED, max_size_gb=1)

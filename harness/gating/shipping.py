@@ -218,7 +218,12 @@ def _loss(setting: Setting, name: str, found: Outcome) -> ShipCheck:
         "fail": f"loses too much against {against} ({points(low)} to {points(high)} points; {allowed})",
         "unknown": f"may lose too much against {against} ({points(low)} to {points(high)} points; {allowed})",
     }
-    further = further_questions(found.n, found.delta, found.ci95, -limit) if verdict == "unknown" else None
+    # A loss that is allowed, but is more than counts as no difference: how many questions would exclude that too.
+    margin = setting.config.compare.margin
+    asked = limit if verdict == "unknown" else margin if low < -margin < found.delta else None
+    further = (
+        None if asked is None or verdict == "fail" else further_questions(found.n, found.delta, found.ci95, -asked)
+    )
     return ShipCheck(kind="loss", verdict=verdict, message=words[verdict], further_questions=further)
 
 
@@ -317,7 +322,12 @@ def _after_shipping(setting: Setting, judged: list[ShipCandidate], told: ShipCan
         if candidate.verdict == "unknown" and smaller and asked[0] is not None:
             name = f"{variant_label(candidate.variant)} ({megabytes(size[candidate.variant])})"
             return asked[0], f"About {asked[0]:,} more held-out questions would tell whether {name} is as good."
-    return None, f"Keep it this good: harness baseline save --run {setting.comparison.run}, then harness gate."
+    keep = f"Keep it this good: harness baseline save --run {setting.comparison.run}, then harness gate."
+    more = next((c.further_questions for c in told.checks if c.kind == "loss" and c.further_questions), None)
+    if more is not None:
+        margin = _points(setting.config.compare.margin)
+        keep += f" Whether it loses less than {margin} would take about {more:,} more held-out questions to tell."
+    return more, keep
 
 
 def _limits(setting: Setting, names: list[str]) -> str:

@@ -18,7 +18,8 @@ class ShipCheck(Record):
     message: str
     """What was found, to be read after the variant's name: `loses at most 2.7 points ...`."""
     further_questions: int | None = None
-    """Unknown: about how many more held-out questions would decide it four times in five, should the difference stay what it is."""
+    """About how many more held-out questions would decide it four times in five, should the difference stay what it is: of `unknown`, and of a loss that
+    passes but is more than `compare.margin`, whether it is less than that."""
 
 
 class ShipCandidate(Record):

@@ -365,6 +365,8 @@ def test_search_filters_and_clear(view, small):
 def test_keyboard_moves_through_the_list(view, small):
     page = view(small)
     page.select_option("#order", "")
+    page.focus("#list")
+    page.keyboard.press("Home")
     question = page.inner_text("#detail h3")
     page.keyboard.press("j")
     second = page.inner_text("#detail h3")
