@@ -477,6 +477,21 @@ class Gate(Section):
         return self
 
 
+class Ship(Section):
+    """When a model is good enough to ship, and in which file (see `harness.gating.shipping` for how it is decided)."""
+
+    least_gain: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The gain over the base on the primary metric that must be certain; none: `compare.margin`."""
+    largest_format_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The most that a format may lose against `merged_16bit`; none: that of `gate.fidelity`, else `compare.margin`."""
+    max_size_gb: Annotated[float, Field(gt=0)] | None = None
+    """Largest file, in GB of 10^9 bytes."""
+    min_tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Least speed, on the machine that answered."""
+    kinds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Kind of question -> the least that the primary metric must certainly reach on it."""
+
+
 class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
@@ -498,6 +513,7 @@ class Config(Section):
     score: Score = Field(default_factory=Score)
     compare: Compare = Compare()
     gate: Gate = Field(default_factory=Gate)
+    ship: Ship = Ship()
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")
