@@ -189,13 +189,9 @@ def test_a_comparison_of_older_scores_is_refused(tmp_path):
 
 
 def test_a_metric_that_was_not_scored_is_named(tmp_path):
-    fewer = Config.model_validate({"score": {"metrics": ["exact_match"], "resamples": 100}})
-    run = scored(tmp_path, {"adapter": right}, config=fewer)
-    config = Config.model_validate(
-        {"score": {"metrics": ["exact_match", "rougeLsum"]}, "gate": {"metrics": ["rougeLsum"]}}
-    )
-    with pytest.raises(ConfigError, match=r"gate.metrics: 'rougeLsum' was not scored"):
-        baseline.snapshot(run, config)
+    config = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"metrics": ["no_such"]})})
+    with pytest.raises(ConfigError, match=r"gate.metrics: 'no_such' was not scored"):
+        baseline.snapshot(scored(tmp_path, {"adapter": right}), config)
 
 
 # --------------------------------------------------------------------------------------------------- what is not alike
