@@ -15,13 +15,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import connection, forkserver, resource_tracker
-from typing import Any
+from typing import Any, cast
 
 from harness import backends
 from harness.backends import Completion, Execution, Facts, Prompt
+from harness.backends.pieces import Piece
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
 from harness.prediction.jobs import Job
@@ -57,6 +58,10 @@ class InProcessRunner:
     def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
         """See the backends."""
         return self.backend.logprobs(prompts, continuations)
+
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """See `harness.backends.pieces`."""
+        return self.backend.stream(prompt)
 
     def peak_memory_bytes(self) -> int:
         """Of the process, or of its GPU, until now."""
@@ -125,6 +130,20 @@ class WorkerPool:
     def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
         """Asked of the first one."""
         return self.workers[0].call("logprobs", prompts, continuations)
+
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """Asked of the first one; see `harness.backends.pieces`. Closing it early ends the work there."""
+        worker, ended = self.workers[0], False
+        worker.send("stream", prompt)
+        try:
+            while (piece := worker.receive()) is not None:
+                yield piece
+            ended = True
+        finally:
+            if not ended:
+                worker.send("stop")
+                while worker.receive() is not None:
+                    pass
 
     def peak_memory_bytes(self) -> int:
         """The largest of them."""
@@ -225,6 +244,10 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
         for what, arguments in _requests(pipe):
             if what == "answer":
                 pipe.send(here.backend.answer(*arguments))
+            elif what == "stream":
+                _send_pieces(pipe, here.stream(*arguments))
+            elif what == "stop":
+                pass  # of a stream that had ended by itself
             else:
                 found = getattr(here, what)
                 pipe.send(found(*arguments) if callable(found) else found)
@@ -236,6 +259,16 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
         if here is not None:
             here.close()
         pipe.close()
+
+
+def _send_pieces(pipe: Any, pieces: Iterator[Piece]) -> None:
+    """Sends the pieces until they end or something comes in, which can only be `stop`; then None."""
+    with closing(cast("Any", pieces)):
+        for piece in pieces:
+            pipe.send(piece)
+            if pipe.poll():
+                break
+    pipe.send(None)
 
 
 def _stop(*_: object) -> None:
