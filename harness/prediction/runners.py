@@ -84,18 +84,21 @@ class InProcessRunner:
 class WorkerPool:
     """A job's backend in `job.processes` processes, or in `n`. Has what `InProcessRunner` has.
 
+    Args:
+        fork: start them from a server that has torch loaded, where the device allows it: the first waits for it, later ones start at once.
+
     Raises:
         HarnessError: what a backend raised; ArtifactError: a process was killed; RuntimeError: it failed, and printed its traceback.
     """
 
-    def __init__(self, job: Job, n: int | None = None):
+    def __init__(self, job: Job, n: int | None = None, *, fork: bool = True):
         self.job = job
         places = _visible_devices() if job.execution.device == "cuda" else []
         count = n or job.processes
         self.workers: list[_Worker] = []
         try:
             for i in range(count):
-                self.workers.append(_Worker(job, places[i] if count > 1 and places else None))
+                self.workers.append(_Worker(job, places[i] if count > 1 and places else None, fork))
             for worker in self.workers:
                 worker.load_seconds = worker.receive()
         except BaseException:
@@ -172,25 +175,22 @@ class WorkerPool:
 class _Worker:
     """This process's end of one that holds a backend."""
 
-    def __init__(self, job: Job, place: str | None):
+    def __init__(self, job: Job, place: str | None, fork: bool):
         self.variant = job.variant
         self.load_seconds = 0.0
         # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
-        context = (
-            multiprocessing.get_context("spawn")
-            if job.execution.device == "cuda"
-            else multiprocessing.get_context("forkserver")
-        )
-        if job.execution.device != "cuda":
+        fork = fork and job.execution.device != "cuda"
+        context = multiprocessing.get_context("forkserver") if fork else multiprocessing.get_context("spawn")
+        if fork:
             context.set_forkserver_preload(["harness.backends.preload"])
             start_fork_server()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(job, theirs, place), daemon=True)
-        if job.execution.device == "cuda":
+        if fork:
+            self.process.start()
+        else:
             with _sigint_blocked():
                 self.process.start()
-        else:
-            self.process.start()
         theirs.close()
 
     def call(self, what: str, *arguments: Any) -> Any:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psutil
+from pydantic import ValidationError
 
 from harness import storage, variants
 from harness.backends import Prompt
 from harness.backends.pieces import Piece
-from harness.config import Config
+from harness.config import Config, load
 from harness.config import Prompt as PromptSettings
+from harness.config_loading import explain, override
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError
 from harness.metrics import find
 from harness.models import base_model
@@ -185,7 +187,8 @@ class Session:
 
     def _load(self, name: str) -> Any:
         job = self.job(name)
-        return InProcessRunner(job) if BACKENDS[job.backend].in_process else WorkerPool(job, 1)
+        facts = BACKENDS[job.backend]
+        return InProcessRunner(job) if facts.in_process else WorkerPool(job, 1, fork="torch" in facts.packages)
 
     def _fitting(self, name: str, question: str, history: list[Turn], context: int) -> Prompt:
         job = self.job(name)
@@ -287,3 +290,26 @@ def askable(run: RunFolder, config: Config) -> list[str]:
     wanted = list(dict.fromkeys([*config.predict.variants, *exported, *extra]))
     found = [n for n in wanted if (extra[n].backend not in ("replay", "python") if n in extra else there.get(n, False))]
     return sorted(found, key=variants.order)
+
+
+def config_of(run: RunFolder, name: str | None = None, settings: Sequence[str] = ()) -> Config:
+    """The config of that name, else the one that the run recorded when it was made, with `settings` on top.
+
+    Raises:
+        ConfigError: a setting does not fit, or the recorded config is of another version of the harness.
+    """
+    if name is not None or not run.run_json.exists():
+        return load(name or "tiny", list(settings))
+    recorded = storage.read_json(run.run_json).get("config")
+    try:
+        Config.model_validate(recorded)
+    except ValueError:
+        raise ConfigError(
+            "its config was recorded by another version", "name the config: --config", file=run.run_json
+        ) from None
+    for setting in settings:
+        override(recorded, setting)
+    try:
+        return Config.model_validate(recorded)
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(include_url=False)[0], Config), "correct the --set") from None
