@@ -42,10 +42,10 @@ def mark(question: str, known: Question | None, variants: Sequence[str], vote: V
 def candidate(question: str, known: Question | None, reference: str, answers: Mapping[str, str]) -> dict[str, Any]:
     """A line of `candidates.jsonl`, which `data.qa` can take: `question` and `answer`, the variants' answers beside them."""
     return {
-        "id": question_id(question, known),
         "question": _clean(question),
         "answer": _clean(reference),
-        "answers": {name: _clean(text) for name, text in answers.items()},
+        "question_id": question_id(question, known),
+        "model_answers": {name: _clean(text) for name, text in answers.items()},
         "at": _now(),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -84,6 +84,7 @@ class Session:
         shots: (prompt settings, question) -> few-shot examples.
         heldout: questions whose references are known.
         memory: bytes for all loaded models; 0: `SHARE_OF_MEMORY` of what is free now.
+        in_process: load models into this process.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class Session:
         shots: Callable[[PromptSettings, Question], list[Turn]] = lambda *_: [],
         heldout: Sequence[Question] = (),
         memory: int = 0,
+        in_process: bool = False,
     ):
         self.names, self.config, self.heldout = names, config, list(heldout)
-        self._make_job, self._shots = job, shots
+        self._make_job, self._shots, self._in_process = job, shots, in_process
         self._jobs: dict[str, Job] = {}
         self._prompters: dict[str, Prompter] = {}
         self._known = {_folded(q.question): q for q in self.heldout}
@@ -188,7 +190,9 @@ class Session:
     def _load(self, name: str) -> Any:
         job = self.job(name)
         facts = BACKENDS[job.backend]
-        return InProcessRunner(job) if facts.in_process else WorkerPool(job, 1, fork="torch" in facts.packages)
+        if self._in_process or facts.in_process:
+            return InProcessRunner(job)
+        return WorkerPool(job, 1, fork="torch" in facts.packages)
 
     def _fitting(self, name: str, question: str, history: list[Turn], context: int) -> Prompt:
         job = self.job(name)
@@ -247,12 +251,13 @@ def _folded(text: str) -> str:
 
 
 def open_run(
-    run: RunFolder, config: Config, *, only: Sequence[str] = (), memory: int = 0, objects: Mapping[str, Any] = {}
+    run: RunFolder, config: Config, *, only: Sequence[str] = (), memory: int = 0, in_process: bool = False
 ) -> Session:
     """A session with the variants of a run.
 
     Args:
         only: the variants that may be asked, in this order; none: all that the run has.
+        memory, in_process: as `Session` takes them.
 
     Raises:
         ArtifactError: the run has nothing that can be asked; ConfigError: it has no variant of that name, or one that cannot be asked.
@@ -272,7 +277,15 @@ def open_run(
         return few_shots(run, settings, [question])[0]
 
     names = list(only) or there
-    return Session(list(dict.fromkeys(names)), job, config, shots=shots, heldout=heldout, memory=memory)
+    return Session(
+        list(dict.fromkeys(names)),
+        job,
+        config,
+        shots=shots,
+        heldout=heldout,
+        memory=memory,
+        in_process=in_process,
+    )
 
 
 def askable(run: RunFolder, config: Config) -> list[str]:
