@@ -295,6 +295,9 @@ def space(
         typer.Option("--hub", metavar="OWNER/NAME/FILE.gguf", help="The GGUF is fetched from the hub, not copied."),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Of the Space.")] = None,
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", min=0, help="Held-out questions that are published with it.")
+    ] = 0,
     config: RunConfig = None,
 ) -> None:
     """Write a folder that is ready to push to Hugging Face Spaces: the page with one GGUF of a run."""
@@ -305,7 +308,15 @@ def space(
         from harness.web import session, space
 
         found = RunFolder(run).check_exists()
-        made = space.write(found, session.config_of(found, config), Path(folder), variant=variant, hub=hub, title=title)
+        made = space.write(
+            found,
+            session.config_of(found, config),
+            Path(folder),
+            variant=variant,
+            hub=hub,
+            title=title,
+            examples=examples,
+        )
         say(
             f"space: {made.variant}, {made.size_bytes / 2**20:,.0f} MiB in {folder}; try it: cd {folder} && python app.py"
         )

@@ -197,7 +197,7 @@ def _hub(name: str | None) -> dict[str, str] | None:
 # ---------------------------------------------------------------------------------------------------------- in the Space
 
 
-def open_folder(folder: Path) -> Session:
+def open_folder(folder: Path, *, in_process: bool = False) -> Session:
     """The session of a Space's folder; ArtifactError if the hub's file is not the one that the folder was made for."""
     settings: Any = storage.read_json(folder / SETTINGS)
     path = folder / GGUF
@@ -229,7 +229,7 @@ def open_folder(folder: Path) -> Session:
         for i, e in enumerate(settings["examples"], 1)
     ]
     config = Config.model_validate({"prompt": settings["prompt"]})
-    return Session([job.variant], lambda _: job, config, heldout=examples)
+    return Session([job.variant], lambda _: job, config, heldout=examples, in_process=in_process)
 
 
 def run(folder: Path) -> None:

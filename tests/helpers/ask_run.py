@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness import storage
 from harness.config import Config
 from harness.formats import gguf
 from harness.records import Question
@@ -36,6 +37,7 @@ def make(root: Path, *, max_new_tokens: int = 160) -> tuple[RunFolder, Config]:
         files[name] = root / f"{name}.gguf"
         gguf.write(MODEL, files[name], name.removeprefix("gguf_"))
     small_run.exported(run, **files)
+    storage.write_json(run.run_json, {"config": config.model_dump(mode="json")})
     return run, config
 
 
