@@ -330,5 +330,5 @@ def test_nothing_but_the_marks_of_differences_is_markup(answer: str, reference: 
 
 
 def test_differences_are_marked() -> None:
-    assert rendering.differences("the Governor", "the President") == "the <del>President</del><ins>Governor</ins>"
+    assert rendering.differences("the Governor", "the President") == "the <del>President</del> <ins>Governor</ins>"
     assert rendering.differences("x " * 5000, "y") == "too long to be compared word by word"

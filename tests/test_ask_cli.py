@@ -6,15 +6,18 @@ import json
 import os
 import pty
 import re
+import select
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from harness.errors import ConfigError
 from harness.web import session as sessions
@@ -35,7 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(root: Path) -> list[str]:
-    session = sessions.open_run(ask_run.RunFolder("r", root), sessions.config_of(ask_run.RunFolder("r", root)))
+    run = ask_run.RunFolder("r", root)
+    session = sessions.open_run(run, sessions.config_of(run), in_process=True)
     found = [list(session.ask("gguf_q8_0", question))[-1].text for question in ASKED]
     session.close()
     return found
@@ -62,21 +66,23 @@ def test_ctrl_c_ends_the_answer_and_not_the_program(root: Path, expected: list[s
 
     def until(wanted: str, count: int = 1) -> None:
         nonlocal shown
-        end = time.monotonic() + 120
         while plain(shown).count(wanted) < count:
-            assert time.monotonic() < end, plain(shown)
+            assert select.select([terminal], [], [], 60)[0], f"no {wanted!r} in {plain(shown)!r}"
             shown += os.read(terminal, 65536)
 
-    until("Ctrl-C ends an answer")
     until("> ")
     os.write(terminal, ASKED[0].encode() + b"\n")
     until("loading")
     os.write(terminal, b"\x03")
     until("ended")
+    until("> ", 2)
     assert expected[0] not in plain(shown)
-    os.write(terminal, b"\x03" + ASKED[1].encode() + b"\n")
+    os.write(terminal, b"\x03")
+    until("> ", 3)
+    os.write(terminal, ASKED[1].encode() + b"\n")
     until("mean log-probability")
-    assert " ".join(expected[1].split())[:60] in " ".join(plain(shown).split())
+    assert expected[1] in plain(shown)
+    until("> ", 4)
     os.write(terminal, b"\x04")
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -136,34 +142,19 @@ def test_a_space_has_what_the_hub_wants(folder: Path, root: Path) -> None:
     assert json.loads((root / "hub" / "space.json").read_text())["hub"]["filename"] == "sub/f16.gguf"
 
 
-ALONE = """
-import sys
-from importlib.metadata import packages_distributions
-from pathlib import Path
-from harness.web import page, space
-session = space.open_folder(Path("."), in_process=True)
-assert list(session.ask(session.names[0], "x"))[-1].end, "it answers"
-known = packages_distributions()
-print(sorted({known[top][0].lower().replace("_", "-") for name in sys.modules if (top := name.split(".")[0]) in known}))
-"""
-
-
-def test_a_space_needs_nothing_but_its_requirements(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=folder, env=_without_path(), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    imported = set(eval(done.stdout.splitlines()[-1]))  # a list of names, printed above
+@pytest.fixture
+def packages(folder: Path, tmp_path: Path) -> Path:
+    """A folder of packages with nothing in it but what the Space's requirements bring, as links."""
     named = [line.split("==")[0] for line in (folder / "requirements.txt").read_text().split()]
-    # qa-harness: the checkout of which this is a copy is installed here, and has the same package name.
-    assert imported - _closure(named) - {"qa-harness"} == set()
+    for name in _closure(named):
+        for file in distribution(name).files or []:
+            link = tmp_path / file.parts[0]
+            if file.parts[0] != ".." and not link.exists():
+                link.symlink_to(str(file.locate()).removesuffix(str(Path(*file.parts[1:]))).rstrip("/"))
+    return tmp_path
 
 
 def _closure(names: list[str]) -> set[str]:
-    from importlib.metadata import requires
-
-    from packaging.requirements import Requirement
-
     found: set[str] = set()
     while names:
         name = names.pop().lower().replace("_", "-")
@@ -174,19 +165,15 @@ def _closure(names: list[str]) -> set[str]:
     return found
 
 
-def _without_path() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
 @pytest.fixture
-def url(folder: Path) -> Iterator[str]:
+def url(folder: Path, packages: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = subprocess.Popen(
-        [sys.executable, "app.py"],
+        [sys.executable, "-S", "app.py"],  # without this environment's own packages
         cwd=folder,
-        env={**_without_path(), "GRADIO_SERVER_PORT": str(port)},
+        env={**os.environ, "PYTHONPATH": str(packages), "GRADIO_SERVER_PORT": str(port)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -202,9 +189,8 @@ def url(folder: Path) -> Iterator[str]:
     app.wait(30)
 
 
-def test_a_space_started_from_its_folder_alone_answers(url: str, folder: Path, expected: list[str]) -> None:
+def test_a_space_started_from_its_folder_alone_answers(url: str, expected: list[str]) -> None:
     from gradio_client import Client
 
     row: Any = Client(url, verbose=False).predict(ASKED[0], ["gguf_q8_0"], False, api_name="/ask")
     assert expected[0] in [part.get("value") for part in row if isinstance(part, dict)]
-    assert (folder / "harness" / "__pycache__").is_dir(), "its own copy of the package ran"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import html
-import re
 from collections.abc import Mapping
 
 from harness.errors import visible
 from harness.registry import metric_label, metric_order
 from harness.web.session import Growing
 
-WORDS = re.compile(r"\s+|[^\s]+")
 MOST_WORDS = 2000
 """Of a text whose words are compared: the time grows with their square."""
 CSS = """
@@ -63,14 +61,14 @@ def judged(state: Growing, reference: str, scores: Mapping[str, float | None]) -
 
 def differences(answer: str, reference: str) -> str:
     """The answer with what it has beyond the reference as <ins>, and what it lacks as <del>."""
-    left, right = WORDS.findall(reference), WORDS.findall(answer)
+    left, right = reference.split(), answer.split()
     if max(len(left), len(right)) > MOST_WORDS:
         return "too long to be compared word by word"
     parts = []
     for what, i, j, k, m in difflib.SequenceMatcher(a=left, b=right, autojunk=False).get_opcodes():
         if what == "equal":
-            parts.append(text("".join(right[k:m])))
+            parts.append(text(" ".join(right[k:m])))
             continue
-        parts += [f"<del>{text(''.join(left[i:j]))}</del>"] if i < j else []
-        parts += [f"<ins>{text(''.join(right[k:m]))}</ins>"] if k < m else []
-    return "".join(parts)
+        parts += [f"<del>{text(' '.join(left[i:j]))}</del>"] if i < j else []
+        parts += [f"<ins>{text(' '.join(right[k:m]))}</ins>"] if k < m else []
+    return " ".join(parts)

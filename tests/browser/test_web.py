@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,9 +63,9 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def view(browser: Any, served: Served) -> Iterator[Any]:
-    """The page, opened; a script error, or a request to anybody but its own server, fails the test."""
+@pytest.fixture(scope="module")
+def opened(browser: Any, served: Served) -> Iterator[Any]:
+    """The page; a script error, or a request to anybody but its own server, fails the last test."""
     trouble: list[str] = []
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -79,6 +78,13 @@ def view(browser: Any, served: Served) -> Iterator[Any]:
     yield page
     page.close()
     assert not trouble
+
+
+@pytest.fixture
+def view(opened: Any) -> Any:
+    """The page, for questions that are not blind."""
+    opened.uncheck("#blind input")
+    return opened
 
 
 def ask(page: Any, question: str, *, wait: bool = True) -> None:
@@ -159,7 +165,9 @@ def test_hostile_text_stays_text(view: Any) -> None:
     assert view.evaluate("window.pwned") is None
     assert view.locator("#facts-0 img, #facts-0 script, #answer-0 img, h1 b").count() == 0
     facts = view.inner_text("#facts-0")
-    assert "<img src=x" in facts and "${1+1} {{1+1}}" in facts and "\\u202etxt.exe\\u2066 \\x1b[2J" in facts
+    # Words of the reference, each struck out by itself.
+    for word in ("<img", "${1+1}", "{{1+1}}", "\\u202etxt.exe\\u2066", "\\x1b[2J"):
+        assert word in facts, facts
     assert "\u202e" not in facts
 
 
@@ -251,6 +259,5 @@ def test_memory_stays_flat(served: Served) -> None:
             assert list(served.session.ask("gguf_q8_0", f"Article {i}"))[-1].end
         return sum(process.memory_info().rss for process in (psutil.Process(), *workers))
 
-    began = time.monotonic()
-    first = asked(10)
-    assert asked(20) < first + (8 << 20), f"{time.monotonic() - began:.0f} s"
+    first = asked(6)
+    assert asked(12) < first + (8 << 20)
