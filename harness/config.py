@@ -227,6 +227,8 @@ class Export(Section):
     )
     llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
+    importance_rows: CountOrAuto = 128
+    """Training rows that the importance matrix of small GGUF types (q3_k_m, q2_k, iq4_xs, q4_k_m) is measured on, at most; 0: none."""
 
     @field_validator("formats")
     @classmethod
@@ -340,7 +342,10 @@ class Predict(Section):
 class Score(Section):
     """Metrics and the intervals on each number."""
 
-    metrics: list[str] = Field(default_factory=registry.default_metrics)
+    normalizer: Literal["plain", "legal", "code"] = "plain"
+    """What `exact_match_normalized`, `token_f1` and `list_f1` take for equal: see `harness.metrics.normalize`. Part of their signature."""
+    metrics: list[str] = Field(default_factory=lambda data: registry.default_metrics(data.get("normalizer", "plain")))
+    """None named: those that suit the normalizer; citations are read only with `legal`."""
     semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
@@ -501,6 +506,7 @@ class Config(Section):
 def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
     """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
 
+    The embedded config's normalizer is for its own questions: other ones (`qa`, `data.qa=`) take the schema's default, unless they name one.
     Relative paths in the file are found beside it, those of a shipped config in the project; overrides are relative to the working folder.
 
     Raises:
@@ -508,6 +514,7 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     """
     path = config_loading.find(name)
     values = config_loading.read(path)
+    config_loading.forget_normalizer(values, path, overrides or [], qa, Data().qa)
     config_loading.locate(values, Config, path)
     for setting in overrides or []:
         config_loading.override(values, setting)

@@ -29,6 +29,10 @@ class MetricFacts:
     """Every score is 0 or 1: the mean is a rate."""
     requires: Mapping[str, str] = field(default_factory=dict)
     """Argument of the class -> key of the config's `score` section that gives it; setting them all adds the metric."""
+    normalized: bool = False
+    """Its class takes the `normalizer` of the config's `score` section."""
+    only_for: str | None = None
+    """The one normalizer with which it is a default metric; None: with any."""
 
     @property
     def inline(self) -> str:
@@ -39,14 +43,20 @@ class MetricFacts:
 METRICS: dict[str, MetricFacts] = {
     "exact_match": MetricFacts("harness.metrics.match:ExactMatch", "Exact match, raw", headline=2, binary=True),
     "exact_match_normalized": MetricFacts(
-        "harness.metrics.match:ExactMatchNormalized", "Exact match", headline=1, summary=True, binary=True
+        "harness.metrics.match:ExactMatchNormalized",
+        "Exact match",
+        headline=1,
+        summary=True,
+        binary=True,
+        normalized=True,
     ),
-    "token_f1": MetricFacts("harness.metrics.match:TokenF1", "Token F1", headline=3, summary=True),
+    "token_f1": MetricFacts("harness.metrics.match:TokenF1", "Token F1", headline=3, summary=True, normalized=True),
     "rouge1": MetricFacts("harness.metrics.rouge:Rouge1", "ROUGE-1"),
     "rouge2": MetricFacts("harness.metrics.rouge:Rouge2", "ROUGE-2"),
     "rougeL": MetricFacts("harness.metrics.rouge:RougeL", "ROUGE-L", headline=4, summary=True),
     "rougeLsum": MetricFacts("harness.metrics.rouge:RougeLsum", "ROUGE-Lsum"),
-    "citation_f1": MetricFacts("harness.metrics.citations:CitationF1", "Citation F1", summary=True),
+    "citation_f1": MetricFacts("harness.metrics.citations:CitationF1", "Citation F1", summary=True, only_for="legal"),
+    "list_f1": MetricFacts("harness.metrics.lists:ListF1", "List F1", default=False, normalized=True),
     "semantic_similarity": MetricFacts(
         "harness.metrics.semantic:SemanticSimilarity",
         "Semantic similarity",
@@ -56,9 +66,9 @@ METRICS: dict[str, MetricFacts] = {
 }
 
 
-def default_metrics() -> list[str]:
-    """What is scored by default, and what the no-model baselines are scored with."""
-    return [name for name, facts in METRICS.items() if facts.default]
+def default_metrics(normalizer: str = "plain") -> list[str]:
+    """What is scored by default with that `score.normalizer`, and what the no-model baselines are scored with."""
+    return [name for name, facts in METRICS.items() if facts.default and facts.only_for in (None, normalizer)]
 
 
 def summary_metrics() -> list[str]:

@@ -53,6 +53,24 @@ def test_the_defaults_are_those_of_the_library() -> None:
     )
 
 
+def test_no_legal_metric_on_questions_of_another_subject(tmp_path: Path) -> None:
+    assert "citation_f1" not in Config().score.metrics
+    assert "citation_f1" in Config.model_validate({"score": {"normalizer": "legal"}}).score.metrics
+    assert (
+        "citation_f1"
+        in Config.model_validate(
+            {"score": {"metrics": ["citation_f1"]}, "gate": {"metrics": ["citation_f1"]}}
+        ).score.metrics
+    )
+    embedded = load("tiny")
+    assert embedded.score.normalizer == "legal" and "citation_f1" in embedded.score.metrics
+    assert load("tiny", qa=str(PROJECT / "data/constitution_qa.json")).score == embedded.score
+    for others in (load("tiny", qa="medicine.json"), load("tiny", ["data.qa=medicine.json"])):
+        assert others.score.normalizer == "plain" and "citation_f1" not in others.score.metrics
+    assert load("tiny", ["score.normalizer=legal"], qa="other_law.json").score == embedded.score
+    assert load("notebook-llama3-8b", qa="law.json").score.normalizer == "legal"
+
+
 def test_the_notebook_recipe_is_literal() -> None:
     """Each value as it stands in the notebook that this project started from (issue 2, part 1)."""
     config = load("notebook-llama3-8b")

@@ -49,7 +49,7 @@ def run(
         raise DataError("data.qa is null and there is no data.test", "name one of them")
     source = dataset.locate(config.data.qa)
     source_sha256 = storage.sha256_file(source)
-    fingerprint = _fingerprint(source_sha256, config.data)
+    fingerprint = _fingerprint(source_sha256, config.data, config.score.normalizer)
     old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
     if old and not force:
         progress(f"split: unchanged, {old.n_train} rows to train on and {old.n_heldout} held out")
@@ -104,8 +104,10 @@ def run(
         conflicts=conflicts[:MAX_CONFLICTS],
         leakage=_leakage(rows, train, nearest, config.data.long_answer_words),
         baselines={
-            "grouped": _baselines(rows, train, dict(zip(heldout, copied.tolist(), strict=True))),
-            "random": _random_baselines(rows, shingles, len(heldout), config.data.seed),
+            "grouped": _baselines(
+                rows, train, dict(zip(heldout, copied.tolist(), strict=True)), config.score.normalizer
+            ),
+            "random": _random_baselines(rows, shingles, len(heldout), config),
         },
         warnings=_warnings(rows, sizes, held_groups, len(heldout), len(conflicts), config.data),
         seconds=round(time.monotonic() - began, 3),
@@ -127,9 +129,9 @@ def run(
     return manifest
 
 
-def _fingerprint(source_sha256: str, data: Data) -> str:
+def _fingerprint(source_sha256: str, data: Data, normalizer: str) -> str:
     code = storage.code_sha256("harness.stages.split")
-    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), code, version("datasketch")])
+    return storage.sha256_json([source_sha256, data.model_dump(mode="json"), normalizer, code, version("datasketch")])
 
 
 def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
@@ -256,18 +258,23 @@ def _leakage(
     }
 
 
-def _baselines(rows: Sequence[Row], train: Sequence[int], copied: dict[int, int]) -> dict[str, dict[str, float]]:
-    return no_model_baselines.measure(rows, train, {at: copied[at] for at in no_model_baselines.sample(list(copied))})
+def _baselines(
+    rows: Sequence[Row], train: Sequence[int], copied: dict[int, int], normalizer: str
+) -> dict[str, dict[str, float]]:
+    nearest = {at: copied[at] for at in no_model_baselines.sample(list(copied))}
+    return no_model_baselines.measure(rows, train, nearest, normalizer)
 
 
 def _random_baselines(
-    rows: Sequence[Row], shingles: Shingles, n_heldout: int, seed: int
+    rows: Sequence[Row], shingles: Shingles, n_heldout: int, config: Config
 ) -> dict[str, dict[str, float]]:
-    heldout = no_model_baselines.random_heldout(rows, n_heldout, seed)
+    heldout = no_model_baselines.random_heldout(rows, n_heldout, config.data.seed)
     train = sorted(set(range(len(rows))).difference(heldout))
     sampled = no_model_baselines.sample(heldout)
     copied, _ = shingles.nearest(sampled, train)
-    return no_model_baselines.measure(rows, train, dict(zip(sampled, copied.tolist(), strict=True)))
+    return no_model_baselines.measure(
+        rows, train, dict(zip(sampled, copied.tolist(), strict=True)), config.score.normalizer
+    )
 
 
 def _warnings(
