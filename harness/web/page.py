@@ -269,6 +269,7 @@ def serve(page: Page, serving: Serving = Serving()) -> tuple[gr.Blocks, str, str
     Raises:
         ConfigError: the port is in use.
     """
+    from gradio.themes import Default
     from starlette.middleware import Middleware
 
     blocks = build(page)
@@ -284,7 +285,7 @@ def serve(page: Page, serving: Serving = Serving()) -> tuple[gr.Blocks, str, str
             footer_links=[],
             enable_monitoring=False,
             max_file_size="1kb",
-            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+            theme=Default(font="system-ui", font_mono="monospace"),
             css=rendering.CSS,
             app_kwargs={"middleware": [Middleware(OwnOrigin)], "docs_url": None, "redoc_url": None},
         )
