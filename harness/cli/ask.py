@@ -239,11 +239,10 @@ def web(
     """Ask the variants on a web page, side by side or blind; keep votes and candidate questions."""
     with errors():
         from harness.config_loading import split_settings
+        from harness.web import page
 
         wanted = [*(settings or []), *split_settings(sets)]
         folder, _, session = open_session(run, config, wanted, variant or [], memory)
-        from harness.web import page
-
         keep = page.Keep(folder.reports / "marks.jsonl", folder.reports / "candidates.jsonl")
         limits = page.Limits(characters=characters, per_minute=per_minute, parallel=parallel)
         serving = page.Serving(port=port, share=share, auth=(auth, _password()) if auth else None)

@@ -110,23 +110,33 @@ class Page:
         a, b = map(variants.label, asked.names)
         return self._shown(asked, f"Vote kept. A was {a}, B was {b}.")
 
-    def remember(self, asked: Asked, reference: str) -> str:
-        """Keeps a question with its answers as a candidate."""
+    def remember(self, asked: Asked, reference: str) -> tuple[str, Asked]:
+        """Keeps a question with its answers as a candidate, once."""
         reference = str(reference or "").strip()
-        if not asked.done or asked.blind:
-            return rendering.notice("Ask a question first." if not asked.blind else "Vote first: the names are hidden.")
-        if not reference:
-            return rendering.notice("Write the reference answer first.")
-        if len(reference) > self.limits.characters:
-            return rendering.notice(f"The reference is longer than {self.limits.characters:,} characters. Shorten it.")
+        if problem := self._not_kept(asked, reference):
+            return rendering.notice(problem), asked
         assert self.keep.candidates is not None
         answers = {name: state.text for name, state in asked.answers.items() if not state.error}
         known = self.session.known(asked.question)
         try:
             keeping.append(self.keep.candidates, keeping.candidate(asked.question, known, reference, answers))
         except HarnessError as error:
-            return rendering.notice(f"The candidate was not kept: {error}")
-        return rendering.notice(f"Kept as a candidate in {self.keep.candidates.name}.")
+            return rendering.notice(f"The candidate was not kept: {error}"), asked
+        return rendering.notice(f"Kept as a candidate in {self.keep.candidates.name}."), replace(asked, kept=True)
+
+    def _not_kept(self, asked: Asked, reference: str) -> str:
+        """Why a question is not kept as a candidate; empty if it is."""
+        if asked.blind:
+            return "Vote first: the names are hidden."
+        if not asked.done:
+            return "Ask a question first."
+        if asked.kept:
+            return "This question is kept already."
+        if not reference:
+            return "Write the reference answer first."
+        if len(reference) > self.limits.characters:
+            return f"The reference is longer than {self.limits.characters:,} characters. Shorten it."
+        return ""
 
     # ------------------------------------------------------------------------------------------------------------ the rows
 
@@ -176,7 +186,7 @@ def build(page: Page) -> gr.Blocks:
         question = gr.Textbox(label="Question", lines=3, max_lines=10, elem_id="question", autofocus=True)
         names = gr.CheckboxGroup(
             [(visible(variants.label(name)), name) for name in page.session.names],
-            value=page.session.names[:2],
+            value=_first_choice(page.session.names),
             label="Variants",
             elem_id="variants",
         )
@@ -216,8 +226,14 @@ def build(page: Page) -> gr.Blocks:
             example.input(page.choose, example, [question, reference], **hidden)
         for button, vote in zip(votes, (1, 2, 0), strict=True):
             button.click(_voting(page, vote), [asked, note], row, **hidden)
-        remember.click(page.remember, [asked, reference], notice, **hidden)
+        remember.click(page.remember, [asked, reference], [notice, asked], **hidden)
     return blocks.queue(default_concurrency_limit=8, max_size=page.limits.waiting, api_open=False)
+
+
+def _first_choice(names: list[str]) -> list[str]:
+    """The base and what fine-tuning made of it, or the first two."""
+    pair = [name for name in names if name in (variants.BASE, variants.tuned(names))]
+    return pair if len(pair) == 2 else names[:2]
 
 
 def _columns() -> tuple[list[Any], list[Any], list[Any]]:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def _fill(folder: Path, job: Job, settings: dict[str, Any]) -> None:
         "colorFrom": "blue",
         "colorTo": "green",
         "sdk": "gradio",
-        "sdk_version": version("gradio"),
+        "sdk_version": _installed("gradio"),
         "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         "pinned": False,
@@ -157,11 +157,20 @@ def _fill(folder: Path, job: Job, settings: dict[str, Any]) -> None:
     for name, content in {
         "README.md": f"---\n{head}---\n{text}",
         "app.py": APP,
-        "requirements.txt": "".join(f"{name}=={version(name)}\n" for name in REQUIRED),
+        "requirements.txt": "".join(f"{name}=={_installed(name)}\n" for name in REQUIRED),
         ".gitattributes": "*.gguf filter=lfs diff=lfs merge=lfs -text\n",
     }.items():
         (folder / name).write_text(content, encoding="utf-8")
     storage.write_json(folder / SETTINGS, settings)
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        raise ConfigError(
+            f"{name} is not installed, and the Space needs it", "pip install 'qa-harness[gguf,web]'"
+        ) from None
 
 
 def _chosen(run: RunFolder, session: Session, variant: str | None) -> str:

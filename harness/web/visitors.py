@@ -39,6 +39,8 @@ class Asked:
     """The names are hidden still."""
     done: bool = False
     """All have answered."""
+    kept: bool = False
+    """As a candidate."""
 
 
 class Visitors:
