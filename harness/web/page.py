@@ -63,7 +63,7 @@ class Page:
     def ask(self, question: str, names: list[str], blind: bool, request: gr.Request) -> Iterator[Row]:
         """Streams the answers into the page."""
         question = str(question or "")
-        names = [str(name) for name in names or []]
+        names = list(dict.fromkeys(str(name) for name in names or []))
         if refusal := self.visitors.refusal(question, names, self.session.names, _address(request)):
             yield self._row(refusal)
             return

@@ -55,7 +55,7 @@ def judged(state: Growing, reference: str, scores: Mapping[str, float | None]) -
     ]
     return (
         f'{facts(state)}<div class="facts">{text(", ".join(shown))}</div>'
-        f'<div class="facts" title="against the reference">{differences(state.text, reference)}</div>'
+        f'<div class="facts">Against the reference: {differences(state.text, reference)}</div>'
     )
 
 
