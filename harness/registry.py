@@ -108,6 +108,20 @@ def metric_order(name: str) -> tuple[int, str]:
     return (known.index(name), "") if name in METRICS else (len(known), name)
 
 
+IN_PLAIN_WORDS = {
+    "exact_match": "the answer is the reference, character by character",
+    "exact_match_normalized": "the answer is fully right: the reference, but for case, punctuation and articles",
+    "token_f1": "the share of words that answer and reference have in common",
+    "rouge1": "words in common, however they are ordered",
+    "rouge2": "pairs of neighbouring words in common",
+    "rougeL": "the longest run of words, gaps allowed, that both have in this order",
+    "rougeLsum": "the same, sentence by sentence",
+    "citation_f1": "the provisions that are cited are those that the reference cites",
+    "semantic_similarity": "how near the meanings are, by a sentence model",
+    "human": "people marked the answer as right",
+}
+"""Metrics -> what a high value means."""
+
 BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
 """The no-model baselines (`harness.questions.no_model_baselines`) -> their names as people read them."""
 

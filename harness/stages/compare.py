@@ -19,6 +19,7 @@ from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
+from harness.gating import shipping
 from harness.records import (
     Breakdown,
     Comparison,
@@ -132,6 +133,9 @@ def run(
         fingerprint=fingerprint,
         provenance=_provenance(run, split, names),
     )
+    columns = {name: scored.values[:, scored.metrics.index(primary)] for name, scored in variants.items()}
+    decided = shipping.decide(comparison, columns, first.groups, config)
+    comparison = comparison.model_copy(update={"shipping": decided})
     storage.write_json(run.comparison_json, comparison)
     return comparison
 
@@ -438,7 +442,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         run.heldout_jsonl,
         *(path for name in names for path in (*run.score(name), *run.prediction(name))),
     ]
-    settings = [config.compare.model_dump(), sorted(config.predict.extra)]
+    gate = config.gate.model_dump(include={"fidelity", "alarms"})
+    settings = [config.compare.model_dump(), config.ship.model_dump(), gate, sorted(config.predict.extra)]
     return storage.sha256_json(
         [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
