@@ -21,7 +21,7 @@ from harness.backends.pieces import Piece
 from harness.errors import ConfigError, DeviceError, HarnessError, ModelError
 from harness.prediction.jobs import jobs
 from harness.questions import dataset
-from harness.records import Prediction
+from harness.records import Mark, Prediction
 from harness.stages import predict
 from harness.web import keeping, rendering
 from harness.web import session as sessions
@@ -295,9 +295,13 @@ def test_a_candidate_can_be_trained_on_and_a_mark_has_its_form(tmp_path: Path) -
     rows = dataset.load(file)
     assert [row.answer for row in rows] == ["a? reference\u2028line", "Nobody.", "Nobody."]
     assert rows[0].extra["model_answers"] == {"base": "<b>"} and not any(row.references for row in rows)
-    mark = keeping.mark("Who is it?", None, ["gguf_q8_0", "base"], 2, "x" * 5000)
-    assert list(mark) == ["question_id", "variants", "vote", "note", "at"] and len(mark["note"]) == 1000
-    assert keeping.mark(known.question, known, ["a", "b"], 0)["question_id"] == known.id
+    marks = tmp_path / "marks.jsonl"
+    keeping.append(marks, keeping.mark(known, "s", ["gguf_q8_0", "base"], ["<b>", ""], 2, "x" * 5000))
+    [mark] = storage.read_records(marks, Mark)  # as `harness marks add` reads it
+    assert (mark.kind, mark.split_id, mark.id, mark.prefers, len(mark.note)) == ("vote", "s", known.id, "other", 1000)
+    assert (mark.variant, mark.answer, mark.other, mark.other_answer) == ("gguf_q8_0", "<b>", "base", "")
+    elsewhere = keeping.vote_elsewhere("Who is it?", ["a", "b"], ["x", "y"], 1)
+    assert (elsewhere["question"], elsewhere["vote"]) == ("Who is it?", 1)
 
 
 def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:

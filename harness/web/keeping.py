@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import StorageError
-from harness.records import Question
+from harness.records import Mark, Question
 
 Vote = Literal[0, 1, 2]
 """1: the first is better; 2: the second is; 0: neither."""
+PREFERS: dict[Vote, Literal["variant", "other", "neither"]] = {1: "variant", 2: "other", 0: "neither"}
 LONGEST_NOTE = 1000
 
 
@@ -24,15 +25,36 @@ def question_id(question: str, known: Question | None) -> str:
     return known.id if known else f"asked-{hashlib.sha256(question.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
-def mark(question: str, known: Question | None, variants: Sequence[str], vote: Vote, note: str = "") -> dict[str, Any]:
-    """A line of `marks.jsonl`: which of two variants somebody preferred without knowing their names.
+def mark(
+    known: Question, split_id: str, variants: Sequence[str], answers: Sequence[str], vote: Vote, note: str = ""
+) -> dict[str, Any]:
+    """A line of `marks.jsonl`, which `harness marks add` takes: a blind vote between the answers to a held-out question.
 
     Args:
-        variants: the two in the order in which they were shown, which `vote` refers to.
+        variants, answers: the two in the order in which they were shown, which `vote` refers to.
     """
+    return Mark(
+        kind="vote",
+        split_id=split_id,
+        id=known.id,
+        answer=answers[0],
+        variant=variants[0],
+        other=variants[1],
+        other_answer=answers[1],
+        prefers=PREFERS[vote],
+        note=_clean(note)[:LONGEST_NOTE],
+    ).model_dump(mode="json")
+
+
+def vote_elsewhere(
+    question: str, variants: Sequence[str], answers: Sequence[str], vote: Vote, note: str = ""
+) -> dict[str, Any]:
+    """A line of `votes.jsonl`: the same for a question that is not held out, which no metric can be compared with."""
     return {
-        "question_id": question_id(question, known),
+        "question_id": question_id(question, None),
+        "question": _clean(question),
         "variants": list(variants),
+        "answers": [_clean(answer) for answer in answers],
         "vote": vote,
         "note": _clean(note)[:LONGEST_NOTE],
         "at": _now(),

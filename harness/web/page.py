@@ -48,6 +48,7 @@ class Keep:
     """Where votes and candidates are written; None: the page does not offer them."""
 
     marks: Path | None = None
+    """Votes on held-out questions; those on others go into `votes.jsonl` beside it."""
     candidates: Path | None = None
 
 
@@ -102,8 +103,13 @@ class Page:
             return self._shown(asked, "Ask in blind mode first; one vote a question.")
         assert self.keep.marks is not None
         known = self.session.known(asked.question)
+        said = (asked.names, [asked.answers[name].text for name in asked.names], vote, str(note or ""))
         try:
-            keeping.append(self.keep.marks, keeping.mark(asked.question, known, asked.names, vote, str(note or "")))
+            if known:
+                keeping.append(self.keep.marks, keeping.mark(known, self.session.split_id, *said))
+            else:
+                file = self.keep.marks.with_name("votes.jsonl")
+                keeping.append(file, keeping.vote_elsewhere(asked.question, *said))
         except HarnessError as error:
             return self._shown(asked, f"The vote was not kept: {error}")
         asked = replace(asked, blind=False)

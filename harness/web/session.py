@@ -82,7 +82,7 @@ class Session:
         job: variant -> how it is loaded and asked; called once each.
         config: its prompt, its further models and its metrics are used.
         shots: (prompt settings, question) -> few-shot examples.
-        heldout: questions whose references are known.
+        heldout: questions whose references are known, of the split `split_id`.
         memory: bytes for all loaded models; 0: `SHARE_OF_MEMORY` of what is free now.
         in_process: load models into this process.
     """
@@ -95,10 +95,11 @@ class Session:
         *,
         shots: Callable[[PromptSettings, Question], list[Turn]] = lambda *_: [],
         heldout: Sequence[Question] = (),
+        split_id: str = "",
         memory: int = 0,
         in_process: bool = False,
     ):
-        self.names, self.config, self.heldout = names, config, list(heldout)
+        self.names, self.config, self.heldout, self.split_id = names, config, list(heldout), split_id
         self._make_job, self._shots, self._in_process = job, shots, in_process
         self._jobs: dict[str, Job] = {}
         self._prompters: dict[str, Prompter] = {}
@@ -267,7 +268,7 @@ def open_run(
         raise ConfigError(f"no variant {unknown[0]!r} to ask in run {run.name}", f"use one of {', '.join(there)}")
     if not there:
         raise ArtifactError("has no model that can be asked", f"run harness export --run {run.name}", file=run.path)
-    heldout = storage.read_split(run)[1] if run.split_json.exists() else []
+    split, heldout = storage.read_split(run) if run.split_json.exists() else (None, [])
     placeholder = [Question(id="asked", row=1, question="?", answer="-", group="asked")]
 
     def job(name: str) -> Job:
@@ -283,6 +284,7 @@ def open_run(
         config,
         shots=shots,
         heldout=heldout,
+        split_id=split.split_id if split else "",
         memory=memory,
         in_process=in_process,
     )

@@ -22,7 +22,7 @@ from harness.config import Config
 from harness.errors import ArtifactError, ConfigError
 from harness.prediction.jobs import Job
 from harness.prompt import CHAT_TEMPLATE_FILES, TOKENIZER_FILES
-from harness.records import GateResult, Question
+from harness.records import Comparison, GateResult, Question
 from harness.storage import RunFolder
 from harness.web import session as sessions
 from harness.web.session import Session
@@ -174,7 +174,7 @@ def _installed(name: str) -> str:
 
 
 def _chosen(run: RunFolder, session: Session, variant: str | None) -> str:
-    """The variant named, or the smallest GGUF that the gate did not refuse."""
+    """The variant named, or the smallest GGUF that can be shipped: one that passes the decision's limits, else one that fails none of them."""
     extra = session.config.predict.extra
     files = [n for n in session.names if (extra[n].backend == "llamacpp" if n in extra else variants.is_gguf(n))]
     if not files:
@@ -184,13 +184,17 @@ def _chosen(run: RunFolder, session: Session, variant: str | None) -> str:
             raise ConfigError(f"{variant!r} is not a GGUF file of run {run.name}", f"use one of {', '.join(files)}")
         return variant
     refused: set[str] = set()
+    passed: set[str] = set()
     if run.gate_json.exists():
         checks = storage.read_record(run.gate_json, GateResult).checks
         refused = {check.variant for check in checks if check.verdict == "regression"}
+    if run.comparison_json.exists() and (shipping := storage.read_record(run.comparison_json, Comparison).shipping):
+        refused |= {candidate.variant for candidate in shipping.candidates if candidate.verdict == "fail"}
+        passed = {candidate.variant for candidate in shipping.candidates if candidate.verdict == "pass"}
     fine = [name for name in files if name not in refused]
     if not fine:
-        raise ConfigError(f"the gate refuses every GGUF file of run {run.name}", "name one: --variant NAME")
-    return min(fine, key=lambda name: session.job(name).size_bytes)
+        raise ConfigError(f"no GGUF file of run {run.name} can be shipped", "name one all the same: --variant NAME")
+    return min([n for n in fine if n in passed] or fine, key=lambda name: session.job(name).size_bytes)
 
 
 def _hub(name: str | None) -> dict[str, str] | None:

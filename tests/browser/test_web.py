@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from harness import storage
+from harness.records import Mark
 from harness.web import session as sessions
 from tests.helpers import ask_run
 
@@ -138,11 +140,11 @@ def test_a_blind_vote_is_kept_before_the_names_are_shown(view: Any, served: Serv
     view.fill("#note textarea, #note input", "clearer <b>")
     view.click("#vote-2")
     view.wait_for_function("document.querySelector('#notice').innerText.includes('Vote kept')")
-    [mark] = map(json.loads, served.keep.marks.read_text().splitlines())
-    assert (mark["question_id"], mark["vote"], mark["note"]) == ("q1", 2, "clearer <b>")
-    assert sorted(mark["variants"]) == ask_run.GGUFS and list(mark)[-1] == "at"
+    [mark] = storage.read_records(served.keep.marks, Mark)
+    assert (mark.id, mark.prefers, mark.note) == ("q1", "other", "clearer <b>")
+    assert [mark.answer, mark.other_answer] == answers(view)
     labels = {"gguf_f16": "GGUF F16", "gguf_q8_0": "GGUF Q8_0"}
-    a, b = (labels[name] for name in mark["variants"])
+    a, b = labels[mark.variant], labels[mark.other or ""]
     assert notice(view) == f"Vote kept. A was {a}, B was {b}."
     assert not view.locator("#vote-2").is_visible()
 
