@@ -424,6 +424,10 @@ class Gate(Section):
         "constant_answers": 0.5,
     }
     """Alarm -> the largest tolerated share of a gated variant's answers."""
+    kind_questions: Annotated[int, Field(ge=0, le=10**6)] = 15
+    """Held-out questions of one kind from which a loss on that kind alone fails; 0: kinds are not looked at."""
+    must_improve: bool = False
+    """Every gated variant must be surely better than `base` in the same run: an untrained model fails."""
     strict: bool = False
     """Too few questions to exclude a loss of the margin fails as well (exit 4)."""
 
