@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.resampling import Floats
 from harness.gating.differences import BEST_MARGINS, KIND_LEVEL, LEVEL
-from harness.gating.noninferiority import Column, SeedBound, outcomes
+from harness.gating.noninferiority import Column, SeedBound, kind_p, outcomes
 
 QUESTIONS = 280
 RUNS = 200
@@ -44,8 +44,8 @@ def simulated(
     lost_kind: int | None = None,
     trainings: int = 1,
     seed_spread: float = 0.0,
-) -> tuple[list[Column], list[Column], NDArray[np.int64]]:
-    """Scores before and after of six variants on exact match and two graded metrics, the same by kind of question, and the groups of the n questions.
+) -> tuple[list[Column], list[Column], list[NDArray[np.bool_]], NDArray[np.int64]]:
+    """Scores before and after of six variants on exact match and two graded metrics, the same by kind of question, the kinds' questions, and the groups of the n.
 
     Groups have 1 to 12 questions (mean 3) and their own chance of a right answer. A loss forgets some groups more than others.
 
@@ -86,7 +86,7 @@ def simulated(
         scores += [[np.where(a, 1.0, most * rng.random(n)) for a in answers] for most in PARTIAL]
     many = [kinds == kind for kind in range(len(KINDS) + 1) if (kinds == kind).sum() >= LEAST]
     by_kind = [_judged([np.where(rows, s, np.nan) for s in column]) for rows in many for column in scores]
-    return [_judged(column) for column in scores], by_kind, groups
+    return [_judged(column) for column in scores], by_kind, many, groups
 
 
 def _judged(scores: list[Floats]) -> Column:
@@ -94,10 +94,18 @@ def _judged(scores: list[Floats]) -> Column:
     return Column(before, after, MARGIN, seeds=SeedBound.of([float(np.nanmean(training)) for training in scores[:-1]]))
 
 
-def _fails(columns: list[Column], by_kind: list[Column], groups: NDArray[np.int64], seed: int) -> bool:
+def _fails(
+    columns: list[Column],
+    by_kind: list[Column],
+    kinds: list[NDArray[np.bool_]],
+    groups: NDArray[np.int64],
+    seed: int,
+) -> bool:
     """Whether any check of the gate is a regression: the two families that `harness.gating.differences` makes."""
     found = outcomes(columns, groups, resamples=RESAMPLES, seed=seed, level=LEVEL)
-    found += outcomes(by_kind, groups, resamples=RESAMPLES, seed=seed, level=KIND_LEVEL, bootstrap=False)
+    changes = np.column_stack([column.after - column.before for column in columns])
+    p_values = kind_p(changes, groups, kinds, permutations=RESAMPLES, seed=seed + 2).ravel()
+    found += outcomes(by_kind, groups, resamples=RESAMPLES, seed=seed, level=KIND_LEVEL, p_values=p_values)
     return any(outcome.verdict == "regression" for outcome in found)
 
 
@@ -105,8 +113,7 @@ def share_failed(runs: int, loss: float = 0.0, **setting: float | None) -> float
     """The share of simulated changes in which any check of the gate is a regression."""
     failed = 0
     for seed in range(runs):
-        columns, by_kind, groups = simulated(seed, loss, **setting)  # pyright: ignore[reportArgumentType]
-        failed += _fails(columns, by_kind, groups, seed)
+        failed += _fails(*simulated(seed, loss, **setting), seed)  # pyright: ignore[reportArgumentType]
     return failed / runs
 
 

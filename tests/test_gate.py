@@ -138,7 +138,7 @@ def test_a_difference_that_other_seeds_make_too_is_no_verdict(delta, centre, hal
 def test_the_bound_of_seeds_converges_instead_of_growing():
     rng = np.random.default_rng(0)
     halves = [np.mean([SeedBound.of(rng.normal(0.6, 0.02, n)).half for _ in range(300)]) for n in (3, 5, 10, 40, 160)]
-    assert halves == sorted(halves, reverse=True) and halves[-1] == pytest.approx(1.96 * 0.02, rel=0.03)
+    assert halves == sorted(halves, reverse=True) and halves[-1] == pytest.approx(1.645 * 0.02, rel=0.03)
     assert SeedBound.of([0.6]) == SeedBound(0.0, 0.0)
 
 
@@ -202,7 +202,7 @@ def test_a_loss_no_worse_than_that_of_other_seeds_is_told_and_does_not_fail(tmp_
         baseline.save(path, baseline.with_trainings(first, known), config(), confirm=lambda _: True)
         result = gate.run(scored(tmp_path, "new", {"adapter": right_but(12, "no")}), config(), baseline_file=path)
         assert (result.verdict, result.exit_code) == (verdict, exit_code)
-    assert "another seed -15 to +10" in result.reason
+    assert "another seed -11 to +5.7" in result.reason
     far = gate.run(scored(tmp_path, "new", {"adapter": right_but(4)}), config(), baseline_file=path)
     assert (far.verdict, far.exit_code) == ("regression", 1)
 
@@ -255,9 +255,7 @@ def test_small_losses_one_after_another_are_held_against_the_best_mean_ever(tmp_
                 assert "points against the best mean ever" in result.reason and "--forget-best" in result.hint
                 break
         baseline.save(path, baseline.snapshot(run, settings), settings, confirm=lambda _: True)
-    assert verdicts[0] == "pass" and verdicts[-1] == "regression" and len(verdicts) == 3, (
-        "4 points are lost with the third"
-    )
+    assert verdicts == ["inconclusive", "inconclusive", "regression"], "4 points are lost with the third"
     saved = baseline.read(path).variants["adapter"]
     assert saved.best["exact_match_normalized"] == 1 > saved.means["exact_match_normalized"]
 
@@ -629,20 +627,20 @@ def test_family_p_is_that_of_one_column_alone_and_no_smaller_with_more():
 
 
 def test_harmless_changes_fail_at_most_one_time_in_twenty():
-    assert share_failed(200, 0.0) <= 0.05
+    assert share_failed(150, 0.0) <= 0.05
 
 
 def test_a_loss_of_ten_points_is_caught_nine_times_in_ten():
-    assert share_failed(100, 0.10) >= 0.90
+    assert share_failed(60, 0.10) >= 0.90
 
 
 def test_both_hold_with_the_variance_between_seeds_that_was_measured():
-    assert share_failed(100, 0.0, seed_spread=MEASURED_SPREAD, trainings=5) <= 0.05
-    assert share_failed(60, 0.10, seed_spread=MEASURED_SPREAD, trainings=5) >= 0.90
+    assert share_failed(60, 0.0, seed_spread=MEASURED_SPREAD, trainings=5) <= 0.05
+    assert share_failed(40, 0.10, seed_spread=MEASURED_SPREAD, trainings=5) >= 0.90
 
 
 def test_a_kind_of_twenty_questions_that_is_lost_fails():
-    assert share_failed(60, 0.0, lost_kind=4) >= 0.90
+    assert share_failed(40, 0.0, lost_kind=4) >= 0.90
 
 
 def test_most_drifts_are_stopped_by_the_best_means():

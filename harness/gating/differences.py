@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from harness.analysis import statistics
+from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ConfigError, IncomparableError
 from harness.gating import baseline
 from harness.gating.likeness import differs
-from harness.gating.noninferiority import Column, Outcome, outcomes
+from harness.gating.noninferiority import Column, Outcome, kind_p, outcomes
 from harness.records import Baseline, GateCheck, GateKind
 from harness.report.headline import percent, points
 from harness.variants import BASE, MERGED
@@ -29,6 +32,8 @@ LEVEL = 0.03
 """Family-wise level of the checks on all questions."""
 KIND_LEVEL = 0.01
 """Family-wise level of the checks by kind of question."""
+PERMUTATIONS = 2_000
+"""Of kinds over groups, at most."""
 BEST_MARGINS = 2
 """Margins below the best mean ever from which a drift fails."""
 
@@ -69,9 +74,7 @@ def against_baseline(
             if variant in new.variants and variant != MERGED
             for metric in config.gate.metrics
         ]
-    checks = _judged(specs, new, config)
-    by_kind = _by_kind(old, new, gated, config)
-    return checks + _judged(by_kind, new, config, level=KIND_LEVEL, bootstrap=False)
+    return _judged(specs, new, config, level=LEVEL) + _by_kind(old, new, gated, config)
 
 
 def against_base(new: Baseline, gated: Sequence[str], primary: str, config: Config) -> list[GateCheck]:
@@ -106,7 +109,7 @@ def against_base(new: Baseline, gated: Sequence[str], primary: str, config: Conf
                 "message": check.message + ("" if check.verdict == "improvement" else "; not surely better than base"),
             }
         )
-        for check in _judged(specs, new, config)
+        for check in _judged(specs, new, config, level=statistics.LEVEL)
     ]
 
 
@@ -146,31 +149,51 @@ def _whole(old: Baseline, new: Baseline, variant: str, metric: str, margin: floa
     return specs
 
 
-def _by_kind(old: Baseline, new: Baseline, gated: Sequence[str], config: Config) -> list[Spec]:
-    if not config.gate.kind_questions:
+def _by_kind(old: Baseline, new: Baseline, gated: Sequence[str], config: Config) -> list[GateCheck]:
+    found = baseline.kinds(new, config.gate.kind_questions) if config.gate.kind_questions else {}
+    if not found or not gated:
         return []
-    specs = []
-    for kind, rows in baseline.kinds(new, config.gate.kind_questions).items():
-        others = np.ones(len(new.questions), dtype=bool)
-        others[rows] = False
-        for variant in gated:
-            for metric in config.gate.metrics:
-                before, after = _column(old, variant, metric), _column(new, variant, metric)
-                before[others] = after[others] = np.nan
-                if np.isnan(before).all():
-                    continue  # A metric that reads no answer of this kind.
-                margin = config.gate.margins.get(metric, config.gate.margin)
-                seeds = baseline.seed_bound(old, variant, metric, kind)
-                column = Column(before, after, margin, seeds=seeds)
-                specs.append(Spec("kind", variant, metric, column, "the baseline", kind))
-    return specs
+    kinds: dict[str, NDArray[np.bool_]] = {}
+    for kind, rows in found.items():
+        kinds[kind] = np.zeros(len(new.questions), dtype=bool)
+        kinds[kind][rows] = True
+    tested = [(variant, metric) for variant in gated for metric in config.gate.metrics]
+    before, after = ([_column(side, *which) for which in tested] for side in (old, new))
+    changes = np.column_stack(after) - np.column_stack(before)
+    p_values = kind_p(
+        changes,
+        [question.group for question in new.questions],
+        list(kinds.values()),
+        permutations=min(config.compare.resamples, PERMUTATIONS),
+        seed=config.compare.seed + 2,
+    )
+    specs = [
+        Spec(
+            "kind",
+            variant,
+            metric,
+            Column(
+                np.where(rows, before[at], np.nan),
+                np.where(rows, after[at], np.nan),
+                config.gate.margins.get(metric, config.gate.margin),
+                seeds=baseline.seed_bound(old, variant, metric, kind),
+            ),
+            "the baseline",
+            kind,
+        )
+        for kind, rows in kinds.items()
+        for at, (variant, metric) in enumerate(tested)
+    ]
+    checks = _judged(specs, new, config, level=KIND_LEVEL, p_values=p_values.ravel())
+    # A metric that reads no answer of this kind has nothing to lose.
+    return [c for c, spec in zip(checks, specs, strict=True) if not np.isnan(spec.column.before).all()]
 
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
 
 
 def _judged(
-    specs: Sequence[Spec], new: Baseline, config: Config, *, level: float = LEVEL, bootstrap: bool = True
+    specs: Sequence[Spec], new: Baseline, config: Config, *, level: float, p_values: Floats | None = None
 ) -> list[GateCheck]:
     """One family of checks."""
     groups = [question.group for question in new.questions]
@@ -180,7 +203,7 @@ def _judged(
         resamples=config.compare.resamples,
         seed=config.compare.seed,
         level=level,
-        bootstrap=bootstrap,
+        p_values=p_values,
     )
     return [_check(spec, outcome) for spec, outcome in zip(specs, found, strict=True)]
 

@@ -32,6 +32,11 @@ class MetricValue(Record):
     """Metric, version, normaliser, tokenizer, stemmer: unequal signatures are not compared."""
     interval: str = ""
     """The method of the interval."""
+    n_failed: int = 0
+    """Questions that the metric would score and whose answer failed: among `n_unscored`."""
+    failures_as_wrong: float | None = None
+    """Mean over the scored questions and the failed ones, which count as 0; None where none failed: it would be `value`."""
+    failures_as_wrong_ci95: Interval | None = None
 
 
 class ScoreManifest(Manifest):

@@ -57,6 +57,13 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         intervals = [_interval(v.metrics.get(primary)) for v in variants]
         columns.append(Column(metric_label(primary), [*means, *_values(without_model, primary)], needed=True))
         columns.append(Column("95% interval", [*intervals, *blank], needed=True))
+        if any(value and value.n_failed for value in (v.metrics.get(primary) for v in variants)):
+            # Each mean is over the questions that its variant answered: one that fails on the hard ones would look better.
+            columns.append(
+                Column(
+                    "failed = wrong", [*(_with_failures(v.metrics.get(primary)) for v in variants), *blank], needed=True
+                )
+            )
     columns.append(Column("MB", [*(f"{v.cost.size_bytes / 1e6:,.1f}" for v in variants), *blank], needed=True))
     speeds = [f"{v.cost.tokens_per_second:,.0f}" if v.cost.tokens_per_second else "-" for v in variants]
     columns.append(Column("tokens/s", [*speeds, *blank]))
@@ -85,6 +92,7 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     columns += [
         Column("points", ["-" if p.delta is None else points(p.delta) for p in pairs], needed=True),
         Column("verdict", [p.verdict for p in pairs], needed=True, right=False),
+        *([Column("n", [str(p.n) for p in pairs])] if len({p.n for p in pairs}) > 1 else []),
         Column("95% interval", spans),
         Column("p, corrected", ["-" if p.p_adjusted is None else p_value(p.p_adjusted)[2:] for p in pairs]),
     ]
@@ -129,6 +137,13 @@ def _values(without_model: list[tuple[str, dict[str, float]]], metric: str) -> l
 
 def _mean(value: MetricValue | None) -> str:
     return "-" if value is None or value.value is None else percent(value.value)
+
+
+def _with_failures(value: MetricValue | None) -> str:
+    """The mean with failed answers counted as wrong, which is the mean where none failed."""
+    if value is None or value.failures_as_wrong is None:
+        return _mean(value)
+    return f"{percent(value.failures_as_wrong)} ({value.n_failed} failed)"
 
 
 def _interval(value: MetricValue | None) -> str:

@@ -74,11 +74,8 @@ def run(
         f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}"
     )
     unlike = list(likeness.differs(old, new, gated, config.gate.metrics))
-    checks = (
-        [] if unlike else [*against_baseline(old, new, gated, config), *limits.checks(comparison, gated, config.gate)]
-    )
-    if not unlike and (must_improve or config.gate.must_improve):
-        checks += against_base(new, gated, comparison.primary, config)
+    must_improve = must_improve or config.gate.must_improve
+    checks = [] if unlike else _checks(old, new, gated, comparison, config, must_improve=must_improve)
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
@@ -98,10 +95,21 @@ def run(
         notes=_notes(new, gated, config.gate, comparison),
         seconds=round(time.monotonic() - began, 2),
     )
+    _write(run, result)
+    return result
+
+
+def _write(run: RunFolder, result: GateResult) -> None:
     storage.write_text(run.gate_md, gate_outputs.markdown(result))
     storage.write_text(run.junit_xml, gate_outputs.junit(result))
     storage.write_json(run.gate_json, result)
-    return result
+
+
+def _checks(
+    old: Baseline, new: Baseline, gated: list[str], comparison: Comparison, config: Config, *, must_improve: bool
+) -> list[GateCheck]:
+    improved = against_base(new, gated, comparison.primary, config) if must_improve else []
+    return [*against_baseline(old, new, gated, config), *limits.checks(comparison, gated, config.gate), *improved]
 
 
 def overall(checks: list[GateCheck]) -> GateVerdict:

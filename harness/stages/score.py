@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import storage
 from harness.analysis import statistics
@@ -29,6 +30,7 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
+NO_ANSWER = ""
 PREDICT_AGAIN = "run harness predict again"
 CHUNK = 128
 """Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
@@ -126,7 +128,7 @@ def _score_variant(
         lines_sha256=storage.sha256_file(lines),
         n=len(rows),
         n_groups=len({row.group for row in rows}),
-        metrics=_means(rows, metrics, config),
+        metrics=_means(rows, matched, metrics, config),
         finish=asked.finish,
         empty_answers=sum(p.finish_reason != "error" and not p.text.strip() for _, p in matched),
         prompts_cut=asked.prompts_cut,
@@ -175,16 +177,41 @@ def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> 
         )
 
 
-def _means(rows: list[Score], metrics: list[Metric], config: Config) -> dict[str, MetricValue]:
+def _means(
+    rows: list[Score], matched: list[tuple[Question, Prediction]], metrics: list[Metric], config: Config
+) -> dict[str, MetricValue]:
     values = np.array([[row.scores[m.name] for m in metrics] for row in rows], dtype=np.float64)  # None becomes NaN
     groups = [row.group for row in rows]
-    estimates = statistics.mean_intervals(values, groups, resamples=config.score.resamples, seed=config.score.seed)
+    settings = {"resamples": config.score.resamples, "seed": config.score.seed}
+    estimates = statistics.mean_intervals(values, groups, **settings)
+    failed = _failed(rows, matched, metrics)
+    as_wrong = (
+        statistics.mean_intervals(np.where(failed, 0.0, values), groups, **settings) if failed.any() else estimates
+    )
     return {
         metric.name: MetricValue(
-            value=e.value, ci95=e.ci95, n=e.n, n_unscored=len(rows) - e.n, signature=metric.signature, interval=e.method
+            value=e.value,
+            ci95=e.ci95,
+            n=e.n,
+            n_unscored=len(rows) - e.n,
+            signature=metric.signature,
+            interval=e.method,
+            n_failed=n_failed,
+            failures_as_wrong=wrong.value if n_failed else None,
+            failures_as_wrong_ci95=wrong.ci95 if n_failed else None,
         )
-        for metric, e in zip(metrics, estimates, strict=True)
+        for metric, e, wrong, n_failed in zip(metrics, estimates, as_wrong, failed.sum(axis=0).tolist(), strict=True)
     }
+
+
+def _failed(rows: list[Score], matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> NDArray[np.bool_]:
+    """Which answers failed where the metric would have scored one, shape (n, metrics): what it scores depends on the references alone."""
+    failed = np.zeros((len(rows), len(metrics)), dtype=bool)
+    for at, (row, (question, _)) in enumerate(zip(rows, matched, strict=True)):
+        if row.unscored is not None:
+            references = [question.answer, *question.references]
+            failed[at] = [metric.score_one(NO_ANSWER, references) is not None for metric in metrics]
+    return failed
 
 
 def _summary(manifest: ScoreManifest) -> str:
@@ -192,4 +219,9 @@ def _summary(manifest: ScoreManifest) -> str:
         f"{name} {m.value:.3f}" if m.value is not None else f"{name} unscored" for name, m in manifest.metrics.items()
     ]
     failed = manifest.finish.get("error", 0)
-    return f"{', '.join(shown)}" + (f"; {failed} of {manifest.n} failed and are unscored" if failed else "")
+    if not failed:
+        return ", ".join(shown)
+    wrong = [
+        f"{name} {m.failures_as_wrong:.3f}" for name, m in manifest.metrics.items() if m.failures_as_wrong is not None
+    ]
+    return f"{', '.join(shown)}; {failed} of {manifest.n} failed and are unscored; counted as wrong: {', '.join(wrong)}"
