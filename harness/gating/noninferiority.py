@@ -127,12 +127,13 @@ def outcomes(
         after, before, groups, resamples=resamples if p_values is None else 0, seed=seed, unseen=False
     )
     tolerated = np.array([column.tolerated for column in columns])
+    given = p_values is not None
     if p_values is None:
         p_values = family_p(Totals.of(after - before + tolerated, groups), flips=resamples, seed=seed + 1)
     means = [Totals.of(side, groups).mean for side in (before, after)]
     return [
         Outcome(
-            verdict=judge(d.value, d.ci95, p, column.margin, column.tolerated, column.seeds, level),
+            verdict=judge(d.value, d.ci95, p, column.margin, column.tolerated, column.seeds, level, by_p=given),
             before=float(means[0][k]) if d.n else None,
             after=float(means[1][k]) if d.n else None,
             delta=d.value,
@@ -152,8 +153,13 @@ def judge(
     tolerated: float = 0.0,
     seeds: SeedBound = NOT_KNOWN,
     level: float = statistics.LEVEL,
+    by_p: bool = False,
 ) -> GateVerdict:
-    """The verdict on one difference, as the head of this module says; nothing scored on both sides is a regression, never a pass."""
+    """The verdict on one difference, as the head of this module says; nothing scored on both sides is a regression, never a pass.
+
+    Args:
+        by_p: a loss needs no interval below 0 besides its p: for kinds of so few groups that their own interval says next to nothing.
+    """
     if delta is None:
         return "regression"
     if ci95 is None:
@@ -164,7 +170,7 @@ def judge(
         return (
             "improvement" if ci95[0] > ROUNDING and sure and min(delta, from_centre - seeds.half) > ROUNDING else "pass"
         )
-    lost = sure and ci95[1] < -tolerated - ROUNDING and delta < -margin - ROUNDING
+    lost = sure and (by_p or ci95[1] < -tolerated - ROUNDING) and delta < -margin - ROUNDING
     if lost and from_centre < -math.hypot(margin, seeds.half) - ROUNDING:
         return "regression"
     return "inconclusive"
@@ -204,8 +210,8 @@ def kind_p(
 ) -> Floats:
     """Whether a kind of question lost more than as many groups drawn from all kinds would: p-values corrected for all kinds and columns, shape (kinds, K).
 
-    Kinds are shuffled over the groups. A kind's mean change, less its mean over the shuffles and by their standard deviation, is held against the
-    lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
+    Kinds are shuffled over the groups. A kind's mean change times the root of its number of questions, less its mean over the shuffles and by their standard
+    deviation, is held against the lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
     kinds alike is not seen here, but in the mean over all questions. Source: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3
     (single step), with permutations.
 
@@ -224,23 +230,20 @@ def kind_p(
     both = np.hstack([totals.sums, totals.counts])
     columns = changes.shape[1]
 
-    def means(labels: NDArray[np.int64]) -> Floats:
+    def rooted_means(labels: NDArray[np.int64]) -> Floats:
         sums = np.stack([(labels == k) @ both for k in range(len(kinds))], axis=-2)
-        return np.divide(
-            sums[..., :columns],
-            sums[..., columns:],
-            out=np.zeros_like(sums[..., :columns]),
-            where=sums[..., columns:] > 0,
-        )
+        root = np.sqrt(sums[..., columns:])
+        # The root keeps a shuffle that gives a kind few questions from looking like a large change.
+        return np.divide(sums[..., :columns], root, out=np.zeros_like(root), where=root > 0)
 
     generator = np.random.default_rng(seed)
-    shuffled = means(generator.permuted(np.tile(of_cell, (permutations, 1)), axis=1))
+    shuffled = rooted_means(generator.permuted(np.tile(of_cell, (permutations, 1)), axis=1))
     centre, spread = shuffled.mean(axis=0), shuffled.std(axis=0)
     moved = spread > ROUNDING
 
     def scaled(values: Floats) -> Floats:
         return np.divide(values - centre, spread, out=np.zeros_like(values), where=np.broadcast_to(moved, values.shape))
 
-    lowest, seen = scaled(shuffled).min(axis=(1, 2)), scaled(means(of_cell))
+    lowest, seen = scaled(shuffled).min(axis=(1, 2)), scaled(rooted_means(of_cell))
     reached = (lowest[:, None, None] <= seen + ROUNDING).sum(axis=0)
     return np.where(moved, (1 + reached) / (1 + permutations), 1.0)
