@@ -244,7 +244,9 @@ def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
     found, expected = ([p.heldout_loss for p in points(of) if p.heldout_loss is not None] for of in (run, finished[0]))
     assert found == pytest.approx(expected, rel=1e-4)
     least = 0
-    with pytest.raises(TrainingError, match=r"out of memory with a single held-out row; lower train.max_length"):
+    with pytest.raises(
+        TrainingError, match=r"out of memory with a single row of the measured loss; lower train.max_length"
+    ):
         train.run(small_run.split(tmp_path / "none"), config(tiny_model))
 
 
@@ -281,7 +283,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert [p.step for p in points(run) if p.loss is not None] == [1, 2, 3, 4, 5]
     told: list[str] = []
     resumed = train.run(run, settings, progress=told.append)
-    assert resumed.resumed_from == 4 and "going on from checkpoint-4" in told
+    assert resumed.resumed_from == 4 and "resuming from checkpoint-4" in told
     assert curve(run) == curve(whole)
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 

@@ -246,7 +246,9 @@ class EndpointBackend:
         if name not in models:
             raise self._not_served(name, list(models))
         longest = models[name].get("max_model_len") if isinstance(models[name], dict) else None
-        return name, longest if isinstance(longest, int) and longest > 0 else 2**31
+        if longest is not None and (not isinstance(longest, int) or longest <= 0):
+            raise ModelError(f"gives {str(longest)[:40]!r} as max_model_len", "check the server", file=self.url)
+        return name, longest or 2**31
 
     def _not_served(self, name: str, models: list[str]) -> ModelError:
         shown = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")

@@ -285,7 +285,7 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
                     "warn",
                     "model",
                     f"{path}: its weights are not all in the hub's cache",
-                    f"run `hf download {path}` to go on",
+                    f"run `hf download {path}` to resume",
                 )
             ]
         else:

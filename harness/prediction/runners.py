@@ -208,7 +208,7 @@ class _Worker:
         why = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
         raise ArtifactError(
             f"the process that answered with {self.variant} {why}",
-            "run the same command again to go on where it stopped; look for too little memory",
+            "run the same command again to resume; look for too little memory",
         )
 
 

@@ -19,7 +19,7 @@ from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.transformers import TransformersBackend
 from harness.formats import merged
 from harness.models import base_model
-from harness.prediction import jobs
+from harness.prediction import asking, jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.stages import compare, predict
 from tests import test_llamacpp, test_predict
@@ -178,9 +178,9 @@ def test_bos_and_template(bench: Bench) -> None:
 
 
 @caught(
-    (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (configured,)), "'runaway'"),
+    (lambda b: b.patch.setattr(asking, "stop_ids", lambda tokenizer, configured, *more: (configured,)), "'runaway'"),
     (
-        lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (tokenizer.eos_token_id,)),
+        lambda b: b.patch.setattr(asking, "stop_ids", lambda tokenizer, configured, *more: (tokenizer.eos_token_id,)),
         "not the union",
     ),
 )
