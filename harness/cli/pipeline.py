@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,9 @@ def run(
     settings: Settings = None,
     force: Force = False,
     gpus: Gpus = 0,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=0, max=100, help="Train with so many seeds; compare the mean over them.")
+    ] = 0,
     sets: SettingsText = "",
 ) -> None:
     """Do everything: split, train, export, predict, score, compare, report. What is up to date is left as it is."""
@@ -56,17 +60,48 @@ def run(
         from harness.stages import pipeline
 
         resolved, folder = chosen.load(), chosen.folder()
+        if seeds:
+            listed = [resolved.train.seed + at for at in range(seeds)]
+            chosen = replace(chosen, settings=[*chosen.settings, f"train.seeds={listed}"])
+            resolved = chosen.load()
         announce("run", chosen, resolved, folder.name)
         for name in pipeline.until(until):
-            if name == "train":
-                _train_alone(folder, resolved, chosen, force, gpus)
-                continue
-            with pipeline.attempt(folder, resolved, name, command()) as attempt:
-                result = pipeline.run(name, folder, resolved, progress=say, force=force)
             if name == "compare":
-                _show_comparison(folder, resolved, result, log=attempt.wrote)
+                _further_seeds(folder, resolved, chosen, force, gpus)
+            _stage_of_run(name, folder, resolved, chosen, force, gpus)
         if until == "report":
             say(f"report: {folder.report_html}")
+
+
+def _stage_of_run(name: str, folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
+    from harness.stages import pipeline
+
+    if name == "train":
+        _train_alone(folder, resolved, chosen, force, gpus)
+        return
+    with pipeline.attempt(folder, resolved, name, command()) as attempt:
+        result = pipeline.run(name, folder, resolved, progress=say, force=force)
+    if name == "compare":
+        _show_comparison(folder, resolved, result, log=attempt.wrote)
+
+
+def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
+    """Trains and scores the recipe with the further seeds of the config, each in a run of its own, and lists them for compare."""
+    from harness.stages import pipeline
+    from harness.storage import RunFolder
+    from harness.variants import BASE
+
+    further = pipeline.runs_of_seeds(folder, resolved)
+    variants = [name for name in resolved.predict.variants if name != BASE]
+    for seed, name in further.items():
+        settings = [f"train.seed={seed}", "train.seeds=[]", f"predict.variants={json.dumps(variants)}"]
+        settings += ["predict.fidelity_questions=0"]
+        one = replace(chosen, run=name, settings=[*chosen.settings, *settings])
+        config, other = one.load(), RunFolder(name, folder.root)
+        say(f"run: seed {seed}, run {name}")
+        for verb in pipeline.until("score"):
+            _stage_of_run(verb, other, config, one, force, gpus)
+    pipeline.list_seeds(folder, resolved, further)
 
 
 def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:

@@ -32,7 +32,7 @@ from harness.records.prediction import Cost, Finding, Prediction, PredictionMani
 from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest
-from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -72,6 +72,7 @@ __all__ = [
     "Score",
     "ScoreManifest",
     "ScoreSet",
+    "SeedRuns",
     "SplitManifest",
     "Thinking",
     "TokenId",

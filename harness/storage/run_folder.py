@@ -70,6 +70,7 @@ class RunFolder:
         self.reports = self.root / "reports" / self.name
 
         self.run_json = self.path / "run.json"
+        self.seeds_json = self.path / "seeds.json"
         self.split = self.path / "split"
         self.split_json, self.train_jsonl, self.heldout_jsonl = (
             self.split / f for f in ("split.json", "train.jsonl", "heldout.jsonl")
