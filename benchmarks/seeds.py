@@ -55,8 +55,8 @@ def share_outside(n_seeds: int, *, with_seeds: bool = True, loss: float = 0.0, p
             trainings.average(left), trainings.average(right), groups, resamples=0, seed=0
         )[0]
         if with_seeds and n_seeds > 1:
-            variances = [trainings.of_trainings(side, groups) for side in (left, right)]
-            found = trainings.widened(found, variances[0].plus(variances[1]) if all(variances) else None)
+            of_left, of_right = (trainings.of_trainings(side, groups) for side in (left, right))
+            found = trainings.widened(found, of_left.plus(of_right) if of_left and of_right else None)
         outside += found.ci95 is not None and not found.ci95[0] <= 0 <= found.ci95[1]
     return outside / pairs
 

@@ -97,10 +97,10 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
         Column("p, corrected", ["-" if p.p_adjusted is None else p_value(p.p_adjusted)[2:] for p in pairs]),
     ]
     title = "paired differences" + (f", {metric_label(next(iter(metrics)))}" if len(metrics) == 1 else "")
-    console = console or _console()
-    _print(console, title, columns)
+    shown_on = console or _console()
+    _print(shown_on, title, columns)
     for note in dict.fromkeys(p.seed_note for p in pairs if p.seed_note):
-        console.print(visible(note[0].upper() + note[1:]) + ".", markup=False, highlight=False)
+        shown_on.print(visible(note[0].upper() + note[1:]) + ".", markup=False, highlight=False)
 
 
 def show_answers(answers: list[tuple[str, str, str]]) -> None:
