@@ -10,7 +10,7 @@ from rich.console import Console
 from harness import storage
 from harness.records import Comparison
 from harness.report import terminal
-from harness.report.headline import percent
+from harness.report.headline import percent, primary_metric
 from tests.helpers.report_fixture import write_run
 
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_q8_0", "gguf_q4_k_m"]
@@ -56,7 +56,7 @@ def test_failures_are_shown_as_wrong_too(comparison: Comparison) -> None:
     adapter = comparison.variants["adapter"]
     failed = {"n_failed": 3, "failures_as_wrong": 0.41}
     metrics = {
-        name: value.model_copy(update=failed if name == comparison.primary else {})
+        name: value.model_copy(update=failed if name == primary_metric(comparison) else {})
         for name, value in adapter.metrics.items()
     }
     changed = comparison.model_copy(

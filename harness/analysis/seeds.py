@@ -5,7 +5,7 @@ cluster-robust variance V_q. A new draw of seeds would move the mean of all ques
 the trainings' means holds that, and what single questions answered otherwise in each training, V_e, which is in V_q already: V_s = max(0, s^2 - V_e). With V_e
 by the same cluster-robust formula from each training's departure from the average, se^2 = V_q + V_s / R, on Satterthwaite's degrees of freedom
 
-    se^4 / (V_q^2 / (G - 1) + (s^2 / R)^2 / (R - 1))
+    se^4 / (V_q^2 / (G - 1) + (V_s / R)^2 / (R - 1))
 
 over the G groups. Between two recipes with seeds of their own both sides' V_s / R are added. Sources: Bouthillier et al., MLSys 2021 (arXiv:2103.03098) on
 seeds as a source of variance; Satterthwaite, Biometrics Bulletin 2 (1946) 110-114. Simulated size: benchmarks/seeds.py.
@@ -33,7 +33,7 @@ class SeedVariance:
 
     variance: float
     spread: float
-    """(s^2 / R)^2 / (R - 1), what it adds to the denominator of Satterthwaite's degrees of freedom."""
+    """(V_s / R)^2 / (R - 1), what it adds to the denominator of Satterthwaite's degrees of freedom."""
 
     def plus(self, other: SeedVariance) -> SeedVariance:
         """Of the difference of two independent means."""
@@ -58,7 +58,8 @@ def of_trainings(scores: Sequence[Floats], groups: Sequence[Any] | NDArray[Any])
     errors = np.nan_to_num(cluster_se(Totals.of(departure, kept))) ** 2
     total = float(table.mean(axis=0).var(ddof=1))
     of_questions = float(errors.mean()) * count / (count - 1)
-    return SeedVariance(max(0.0, total - of_questions) / count, (total / count) ** 2 / (count - 1))
+    variance = max(0.0, total - of_questions) / count
+    return SeedVariance(variance, variance**2 / (count - 1))
 
 
 def of_known_spread(deviation: float, trainings: int) -> SeedVariance:
