@@ -75,7 +75,8 @@ base:                               ## train the embedded base model (a GPU, fou
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,dev]"
 	@touch $@
 
-data/constitution_qa.json: $(wildcard data/facts/*.jsonl data/handwritten/*.jsonl) data/facts.py data/generate.py
+data/constitution_qa.json: $(wildcard data/facts/*.jsonl data/handwritten/*.jsonl) \
+    $(addprefix data/,facts.py tables.py gradable.py croissant.py generate.py)
 	$(PYTHON) data/generate.py
 
 # ----------------------------------------------------------------------------------------------------------- pipeline

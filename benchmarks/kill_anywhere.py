@@ -63,8 +63,9 @@ TIMES = {
     "history_sha256",
     "slots",
     "threads",
+    "how",
 }
-"""Keys that are not compared: times, memory, what llama.cpp measures to be fastest, the step that a training went on from, and hashes of files that hold times."""
+"""Keys that are not compared: times, memory, what llama.cpp measures to be fastest (also in the noise's `how`), the step that a training went on from, and hashes of files that hold times."""
 APART = {".lock", "run.json", "selection"}
 """Files that are not compared: the holder of the lock, and the log of the stages with their times."""
 ENDED = "had ended"

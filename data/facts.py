@@ -11,19 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-DUTIES = {
-    "ascertain",
-    "cause",
-    "conduct",
-    "consolidate",
-    "inquire",
-    "investigate",
-    "monitor",
-    "prepare",
-    "receive",
-    "superintend",
-    "witness",
-}
 
 
 @dataclass(frozen=True)
@@ -33,6 +20,8 @@ class Point:
     what: str
     value: str
     kind: str
+    checked: dict | None = None
+    """Sources and date of the text, `verified_against` and `text_as_of`, of a point that was checked by `verify.py`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,10 @@ class Fact:
     authority: tuple[str, str] | None
     """(who, what they may do)."""
     points: tuple[Point, ...]
+    must: bool = False
+    """The authority has to act, where the text says that it shall."""
+    right: bool = False
+    """The authority holds a right, not a power."""
 
     @property
     def name(self) -> str:
@@ -62,9 +55,7 @@ class Fact:
     @property
     def may(self) -> str:
         """The verb between the authority and its act: a power is one it may use, a duty one it is to perform."""
-        who, does = self.authority or ("", "")
-        duty = self.part == "IV" or who == "the Union" or does.split(" ")[0] in DUTIES
-        return "is to" if duty else "may"
+        return "is to" if self.must else "may"
 
     @property
     def group(self) -> str:
@@ -101,14 +92,25 @@ def facts() -> list[Fact]:
     """Every article in force in order, then the Preamble and the Schedules."""
     titles = {p.number: p.title for p in parts()}
     rows = [row for path in (HERE / "facts").glob("articles-*.jsonl") for row in read(path)]
+    added = clauses()
     articles = [
-        _fact(f"Article {r['article']}", r, titles) for r in sorted(rows, key=lambda r: article_order(r["article"]))
+        _fact(f"Article {r['article']}", r, titles, added)
+        for r in sorted(rows, key=lambda r: article_order(r["article"]))
     ]
     schedules = [
-        _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles)
+        _fact("Preamble" if r.get("preamble") else f"{r['schedule']} Schedule", r, titles, added)
         for r in read(HERE / "facts" / "schedules.jsonl")
     ]
     return articles + schedules
+
+
+def clauses() -> dict[str, list[Point]]:
+    """The clause-level points of the longer articles and of the Schedules, by key."""
+    points: dict[str, list[Point]] = {}
+    for row in read(HERE / "facts" / "clauses.jsonl"):
+        sources = {k: row[k] for k in ("cites", "verified_against", "text_as_of") if k in row}
+        points.setdefault(row["key"], []).append(Point(row["what"], row["is"], row["kind"], sources))
+    return points
 
 
 def handwritten() -> list[dict]:
@@ -129,8 +131,8 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _fact(key: str, row: dict, titles: dict[str, str]) -> Fact:
-    authority = row.get("authority")
+def _fact(key: str, row: dict, titles: dict[str, str], added: dict[str, list[Point]]) -> Fact:
+    authority = row.get("authority") or {}
     return Fact(
         key=key,
         article=row.get("article"),
@@ -141,5 +143,7 @@ def _fact(key: str, row: dict, titles: dict[str, str]) -> Fact:
         aliases=tuple(row.get("aliases") or ()),
         gist=row["gist"],
         authority=(authority["who"], authority["does"]) if authority else None,
-        points=tuple(Point(p["what"], p["is"], p["kind"]) for p in row.get("points") or ()),
+        must=bool(authority.get("must")),
+        right=bool(authority.get("right")),
+        points=(*(Point(p["what"], p["is"], p["kind"]) for p in row.get("points") or ()), *added.get(key, ())),
     )

@@ -5,13 +5,16 @@ Which phrasing a fact gets is decided by a hash of the fact, so that a new fact 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 
+import croissant
+import gradable
+import tables
 from facts import HERE, Fact, Part, Point, capital, facts, handwritten, parts
+from tables import choose, number
 
 # A subject may be a clause ("who may stand for election"), so each phrasing takes it as an object and agrees with any number.
 LOOKUP = [
@@ -60,14 +63,18 @@ AUTHORITY = [
 POWER = [*AUTHORITY, "Who is empowered to {does}?", "To whom does {a} give the power to {does}?"]
 POINT = ["{Who} is {what}?", "{State} {what}."]
 POINT_IN_ARTICLE = [*POINT, "Under {a}, {who} is {what}?", "According to {a}, {who} is {what}?"]
-PERSON = re.compile(r"the (person|officer|maker|owner|addressee)\b")
+PHRASINGS = [
+    "I am looking for {what}. What does {a} say?",
+    "{A} settles {what}. {Who} is it?",
+    "What answer does {a} give on {what}?",
+    "Can you state {what} under {a}?",
+]
+THREE_WAYS = 110
+"""Short facts that are asked in three ways."""
+PART_ROWS = 60
+"""Questions for the Part of an article: a table of ranges answers them, so that few are kept."""
+PERSON = re.compile(r"the (person|officer|maker|owner|addressee|Chair\w+|ex officio Chair\w+)\b")
 COUNTS = re.compile(r"(?<=<!-- counts -->\n).*?(?=<!-- /counts -->)", re.DOTALL)
-
-
-def choose(templates: list[str], *key: str) -> str:
-    """A template that depends on the key alone."""
-    digest = hashlib.sha256("|".join(key).encode()).digest()
-    return templates[int.from_bytes(digest[:8], "big") % len(templates)]
 
 
 def pair(fact: Fact, kind: str, question: str, answer: str, *references: str) -> dict:
@@ -80,16 +87,15 @@ def pair(fact: Fact, kind: str, question: str, answer: str, *references: str) ->
         "kind": kind,
         "group": fact.group,
     }
-    others = [r for r in dict.fromkeys(references) if r != answer]
-    return row | {"references": others} if others else row
+    return row | {"references": list(references)} if references else row
 
 
-def about(fact: Fact) -> Iterator[dict]:
+def about(fact: Fact, ask_part: set[str], three_ways: set[str]) -> Iterator[dict]:
     """The systematic questions about one fact."""
     a, n = fact.name, fact.key
     lookups = LOOKUP if fact.article else LOOKUP_SCHEDULE
     if fact.key != "Preamble":
-        for phrase in (fact.subject, *fact.aliases[:1]):
+        for phrase in (fact.subject, *fact.aliases):
             yield pair(fact, "lookup", choose(lookups, n, "lookup", phrase).format(x=phrase), n)
         yield pair(
             fact,
@@ -101,16 +107,36 @@ def about(fact: Fact) -> Iterator[dict]:
         )
     if not fact.article or choose(["yes", "no"], n, "gist?") == "yes":
         yield pair(fact, "content", choose(GIST if fact.article else GIST_SCHEDULE, n, "gist").format(a=a), fact.gist)
-    if fact.article:
+    if fact.article in ask_part:
         yield pair(fact, "part", choose(PART, n, "part").format(a=a), f"Part {fact.part}")
     if fact.authority:
         who, does = fact.authority
-        templates = POWER if fact.may == "may" else AUTHORITY
+        templates = AUTHORITY if fact.must or fact.right else POWER
         yield pair(
             fact, "authority", choose(templates, n, "authority").format(a=a, may=fact.may, does=does), capital(who)
         )
     for point in fact.points:
-        yield pair(fact, point.kind, ask(fact, point), capital(point.value))
+        name = {"fact": slug(fact, point)} if slug(fact, point) in three_ways else {}
+        for question in [ask(fact, point), *(phrasings(fact, point) if name else ())]:
+            yield pair(fact, point.kind, question, capital(point.value)) | name | (point.checked or {})
+
+
+def slug(fact: Fact, point: Point) -> str:
+    """The name of a short fact that is asked in several ways."""
+    return f"{fact.group}-{number(fact.key, point.what) % 10**6:06}"
+
+
+def phrasings(fact: Fact, point: Point) -> list[str]:
+    """Two further ways to ask for a short fact."""
+    first = number(fact.key, point.what, "phrasing") % len(PHRASINGS)
+    chosen = [PHRASINGS[first], PHRASINGS[(first + 1) % len(PHRASINGS)]]
+    who = "Who" if PERSON.match(point.what) else "What"
+    return [template.format(a=fact.name, A=capital(fact.name), what=point.what, Who=who) for template in chosen]
+
+
+def fewest(keys: list[str], n: int, purpose: str) -> set[str]:
+    """`n` of the keys, drawn by hash: a new key displaces one at most."""
+    return set(sorted(keys, key=lambda key: number(purpose, key))[:n])
 
 
 def ask(fact: Fact, point: Point) -> str:
@@ -138,6 +164,19 @@ def about_part(part: Part) -> Iterator[dict]:
     yield {"question": f"{which} up Part {part.number}?", "answer": part.span, "kind": "lookup"} | shared
 
 
+KEPT = (
+    "references",
+    "answer_type",
+    "must_mention",
+    "answerable",
+    "twin",
+    "fact",
+    "cites",
+    "verified_against",
+    "text_as_of",
+)
+
+
 def by_hand() -> Iterator[dict]:
     """The hand-written rows, each in the group of its article, Schedule or the Preamble."""
     for row in handwritten():
@@ -152,16 +191,34 @@ def by_hand() -> Iterator[dict]:
             "group": row.get("group", key.lower()),
             "source": "hand",
         }
-        yield kept | {"references": row["references"]} if row.get("references") else kept
+        yield kept | {k: row[k] for k in KEPT if k in row}
+
+
+def gradable_row(row: dict) -> dict:
+    """The row with every further right answer, its kind of answer, and the points that a long answer needs."""
+    kind = gradable.answer_type(row)
+    made = {k: v for k, v in row.items() if k not in ("references", "must_mention", "answer_type")}
+    if accepted := gradable.references(row):
+        made["references"] = accepted
+    made["answer_type"] = kind
+    points = gradable.must_mention(row) if kind in ("long", "list") or row.get("must_mention") else []
+    return made | {"must_mention": points} if points else made
 
 
 def rows() -> list[dict]:
     """The whole file, without the questions that would stand in it twice."""
-    everything = [r for f in facts() for r in about(f)] + [r for p in parts() for r in about_part(p)] + list(by_hand())
+    every = facts()
+    ask_part = fewest([f.article for f in every if f.article], PART_ROWS, "part")
+    three_ways = fewest([slug(f, p) for f in every for p in f.points], THREE_WAYS, "three ways")
+    part_of = {f.article: f.part for f in every if f.article and f.part}
+    everything = [r for f in every for r in about(f, ask_part, three_ways)] + [
+        r for p in parts() for r in about_part(p)
+    ]
+    everything += tables.rows(part_of) + list(by_hand())
     first: dict[str, dict] = {}
     for row in everything:
         first.setdefault(" ".join(row["question"].lower().split()), row)
-    return list(first.values())
+    return [gradable_row(row) for row in first.values()]
 
 
 def render(pairs: list[dict]) -> str:
@@ -173,14 +230,43 @@ def counts(pairs: list[dict]) -> str:
     """The data card's tables: pairs by kind, generated and by hand, and by Part."""
     hand = Counter(r["kind"] for r in pairs if r.get("source") == "hand")
     kinds = Counter(r["kind"] for r in pairs)
-    places = Counter(r["part"] or ("Preamble" if r["group"] == "preamble" else "Schedules") for r in pairs)
+    places = Counter(r["part"] or place(r["group"]) for r in pairs)
     lines = ["| kind | generated | by hand | pairs |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {kind} | {n - hand[kind]:,} | {hand[kind]:,} | {n:,} |" for kind, n in kinds.most_common()]
     lines += [f"| **all** | **{kinds.total() - hand.total():,}** | **{hand.total():,}** | **{kinds.total():,}** |", ""]
     lines += ["| Part | title | articles | pairs |", "| --- | --- | --- | ---: |"]
     lines += [f"| {p.number} | {p.title} | {p.articles} | {places[p.number]:,} |" for p in parts()]
-    lines += [f"| | {name} | | {places[name]:,} |" for name in ("Preamble", "Schedules")]
-    return "\n".join(lines) + "\n"
+    lines += [f"| | {name} | | {places[name]:,} |" for name in ("Preamble", "Schedules", "Amendments", "Cases")]
+    return "\n".join([*lines, "", *properties(pairs)]) + "\n"
+
+
+def place(group: str) -> str:
+    """The line of the card's second table for a row outside the Parts."""
+    names = {"preamble": "Preamble", "amendment": "Amendments", "case": "Cases"}
+    return next((name for start, name in names.items() if group.startswith(start)), "Schedules")
+
+
+def properties(pairs: list[dict]) -> list[str]:
+    """The card's third table: what the optional fields hold."""
+    said = Counter(gradable.yes_or_no(r["answer"]) for r in pairs if r["answer_type"] == "yes-no")
+    types = Counter(r["answer_type"] for r in pairs)
+    scenarios = [r for r in pairs if r["kind"] == "scenario"]
+    several = [r for r in scenarios if len(r.get("cites", ())) > 1]
+    counted = {
+        **{f"`answer_type` {name}": n for name, n in types.most_common()},
+        "answers that open with Yes / No": f"{said['Yes']} / {said['No']}",
+        "rows with further `references`": sum("references" in r for r in pairs),
+        "rows with `must_mention`": sum("must_mention" in r for r in pairs),
+        "facts asked in three ways": len({r["fact"] for r in pairs if "fact" in r}),
+        "questions that must not be answered, each beside a twin": sum(r.get("answerable") is False for r in pairs),
+        "scenarios that cite two articles or more": len(several),
+        "rows with `verified_against`": sum("verified_against" in r for r in pairs),
+    }
+    return [
+        "| property | rows |",
+        "| --- | ---: |",
+        *(f"| {k} | {v if isinstance(v, str) else format(v, ',')} |" for k, v in counted.items()),
+    ]
 
 
 def card(text: str, pairs: list[dict]) -> str:
@@ -191,7 +277,9 @@ def card(text: str, pairs: list[dict]) -> str:
 def main() -> None:
     """Writes the QA file and the data card's tables."""
     pairs, readme = rows(), HERE / "README.md"
-    (HERE / "constitution_qa.json").write_text(render(pairs), encoding="utf-8")
+    text = render(pairs)
+    (HERE / "constitution_qa.json").write_text(text, encoding="utf-8")
+    (HERE / "croissant.json").write_text(croissant.render(text), encoding="utf-8")
     readme.write_text(card(readme.read_text(encoding="utf-8"), pairs), encoding="utf-8")
     print(f"constitution_qa.json: {len(pairs):,} pairs")
 

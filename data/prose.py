@@ -6,8 +6,10 @@ A small model learns a fact from many wordings that each state the fact's key an
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from facts import Fact, Part, capital, facts, parts
+from tables import statements
 
 MAIN_SUBJECT = [
     "The subject of {a} is {x}.",
@@ -118,6 +120,14 @@ def corpus(seed: int) -> list[str]:
     Sentences of one fact are kept apart on purpose: beside one another, the second could be read off the first and would teach nothing.
     """
     rng = random.Random(seed)
-    said = [s for f in facts() for s in sentences(f, rng)] + [s for p in parts() for s in part_sentences(p, rng)]
+    every_fact, every_part, fixed = _read()
+    said = [s for f in every_fact for s in sentences(f, rng)] + [s for p in every_part for s in part_sentences(p, rng)]
+    said += fixed
     rng.shuffle(said)
     return said
+
+
+@cache
+def _read() -> tuple[list[Fact], list[Part], list[str]]:
+    """The facts, the Parts, and the sentences that are the same in every pass: read once for all passes."""
+    return facts(), parts(), [s for told in statements() for s in told]

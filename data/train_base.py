@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import time
+from array import array
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY, CONTEXT, SEED = 2048, 512, 1950
+CARD = Path(__file__).parent / "tiny-llama3" / "README.md"
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -56,11 +59,18 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
 
 def blocks(tokenizer: PreTrainedTokenizerFast, passes: int, length: int) -> torch.Tensor:
     """The prose of `passes` passes as one shuffled (n, length) tensor of token ids, documents between BOS and EOS."""
-    ids: list[int] = []
+    ids = array("h")  # a vocabulary of 2,048 fits into 16 bits
+    known: dict[str, array] = {}
     for seed in range(passes):
-        for encoded in tokenizer(corpus(seed), add_special_tokens=False)["input_ids"]:
-            ids += [tokenizer.bos_token_id, *encoded, tokenizer.eos_token_id]
-    return torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
+        documents = corpus(seed)
+        new = list(dict.fromkeys(d for d in documents if d not in known))
+        if new:
+            for document, encoded in zip(new, tokenizer(new, add_special_tokens=False)["input_ids"], strict=True):
+                known[document] = array("h", [tokenizer.bos_token_id, *encoded, tokenizer.eos_token_id])
+        for document in documents:
+            ids += known[document]
+    whole = torch.frombuffer(ids, dtype=torch.int16)[: len(ids) // length * length]
+    return whole.view(-1, length).long()
 
 
 def train(model: LlamaForCausalLM, data: torch.Tensor, steps: int, batch: int, rate: float, device: str) -> list[dict]:
@@ -93,8 +103,26 @@ def train(model: LlamaForCausalLM, data: torch.Tensor, steps: int, batch: int, r
     return log
 
 
+def card(text: str, facts: dict) -> str:
+    """The model's card with the figures of this training, out of the log."""
+    last, log = facts["log"][-1], facts["log"]
+    early = next((entry for entry in log if entry["step"] >= 1000), last)
+    batch = facts["tokens_per_step"] // CONTEXT
+    lines = {
+        "training text": f"`data/prose.py` over `data/facts/`: {facts['passes']} renderings of {facts['sentences']:,} sentences, "
+        "each a document of its own; no question among them",
+        "training": f"{facts['steps']:,} steps of {batch} x {CONTEXT} tokens, AdamW, {facts['rate']:.1e} with cosine decay, weight decay 0.1, "
+        f"seed {facts['seed']}; {last['seconds']:.0f} s on one {facts['device']}",
+        "loss": f"{early['loss']:.2f} nats a token after {early['step']:,} steps, {last['loss']:.2f} after {last['step']:,} "
+        "(`training_log.json` has the curve)",
+    }
+    for name, words in lines.items():
+        text = re.sub(rf"^\| {name} \|.*\|$", f"| {name} | {words} |", text, flags=re.MULTILINE)
+    return text
+
+
 def main() -> None:
-    """Trains, saves and writes the log."""
+    """Trains, saves, and writes the log and the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tiny-llama3")
     parser.add_argument("--steps", type=int, default=10_000)
@@ -137,12 +165,15 @@ def main() -> None:
         "torch": torch.__version__,
         "seed": SEED,
         "steps": options.steps,
+        "rate": options.rate,
         "tokens_per_step": options.batch * CONTEXT,
         "distinct_tokens": data.numel(),
         "passes": options.passes,
+        "sentences": len(corpus(0)),
         "log": log,
     }
     (options.out / "training_log.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (options.out / "README.md").write_text(card(CARD.read_text(encoding="utf-8"), facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

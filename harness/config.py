@@ -243,6 +243,8 @@ class Export(Section):
     )
     llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
+    importance_rows: CountOrAuto = 128
+    """Training rows that the importance matrix of small GGUF types (q3_k_m, q2_k, iq4_xs, q4_k_m) is measured on, at most; 0: none."""
 
     @field_validator("formats")
     @classmethod

@@ -18,7 +18,7 @@ LAYERS = [
     {"formats", "models", "report"},
     {"metrics", "backends", "questions", "training"},
     {"analysis"},
-    {"prediction", "gating", "doctor"},
+    {"prediction", "gating", "doctor", "verification"},
     {"stages"},
     {"api", "web"},
     {"cli"},

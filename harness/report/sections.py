@@ -50,7 +50,11 @@ WORDS = {
     "positions": "Positions",
     "top1_agreement": "Top-1 agreement",
     "mean_kl": "Mean KL",
+    "median_kl": "Median KL",
     "p99_kl": "99% KL",
+    "p999_kl": "99.9% KL",
+    "max_kl": "Largest KL",
+    "rms_dp": "RMS of the difference in probability",
 }
 """Keys of the comparison's free-form rows, in the order of their columns."""
 NONE = "\u2013"
@@ -256,7 +260,7 @@ def _rate(value: object) -> float | None:
 def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
     rows, known = list(rows), list(WORDS)
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, Mapping)))
     keys.sort(key=lambda key: known.index(key) if key in known else len(known))
     return {
         "columns": [WORDS.get(key, key.replace("_", " ").capitalize()) for key in keys],

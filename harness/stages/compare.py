@@ -404,6 +404,8 @@ class _Answers:
     measured: str
     logprobs: dict[str, Floats]
     """Question -> (tokens, vocabulary); empty if not measured."""
+    tokens: dict[str, Any]
+    """Question -> token ids of the reference answer, shape (tokens,)."""
 
 
 def _fidelity(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any]]:
@@ -428,7 +430,8 @@ def _step(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
     if not probed:
         return row
     try:
-        found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed])
+        tokens = [b.tokens[q] for q in probed] if b.tokens else None
+        found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed], tokens)
     except ValueError:
         return row  # a vocabulary was padded: distributions over other tokens
     return row if found is None else row | asdict(found)
@@ -440,6 +443,7 @@ def _answers(run: RunFolder, name: str) -> _Answers:
     storage.check_written(lines, asked.lines_sha256, "predict")
     rows = [row for row in storage.iter_records(lines, Prediction) if row.finish_reason != "error"]
     logprobs: dict[str, Floats] = {}
+    tokens: dict[str, Any] = {}
     if asked.logprobs_sha256:
         file = lines.with_suffix(fidelity.SUFFIX)
         storage.check_written(file, asked.logprobs_sha256, "predict")
@@ -450,7 +454,10 @@ def _answers(run: RunFolder, name: str) -> _Answers:
                 if len(arrays["ids"])
                 else {}
             )
-    return _Answers({r.id: r.text for r in rows}, {r.id: r.answer_ids for r in rows}, asked.measured, logprobs)
+            if "tokens" in arrays and logprobs:
+                tokens = dict(zip(logprobs, np.split(arrays["tokens"], ends), strict=True))
+    texts, ids = ({r.id: getattr(r, name) for r in rows} for name in ("text", "answer_ids"))
+    return _Answers(texts, ids, asked.measured, logprobs, tokens)
 
 
 # ------------------------------------------------------------------------------------------------------ files and hashes
