@@ -108,7 +108,11 @@ def metric_order(name: str) -> tuple[int, str]:
     return (known.index(name), "") if name in METRICS else (len(known), name)
 
 
-BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
+BASELINE_LABELS = {
+    "nearest_train_copy": "Nearest training answer",
+    "rule_answer": "Rule by template",
+    "constant_answer": "Constant answer",
+}
 """The no-model baselines (`harness.questions.no_model_baselines`) -> their names as people read them."""
 
 

@@ -30,7 +30,7 @@ from harness.records.gating import (
 )
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
-from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
 
@@ -60,6 +60,8 @@ __all__ = [
     "Manifest",
     "MetricValue",
     "Name",
+    "NoModelScore",
+    "NoModelScores",
     "Pair",
     "PairExamples",
     "Prediction",

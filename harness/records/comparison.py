@@ -125,7 +125,9 @@ class Comparison(Manifest):
     primary_reason: str = ""
     """Why this one, in words."""
     baselines: dict[str, dict[str, float]]
-    """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
+    """`nearest_train_copy`, `rule_answer`, `constant_answer` -> metric -> value, on the held-out questions."""
+    baseline_pairs: list[Pair] = []
+    """Each variant minus each of these on the primary metric, question by question; empty where nothing was trained on here."""
     examples: list[PairExamples] = []
     """For each two variants that were tested and differ."""
     alarms: list[Alarm] = []

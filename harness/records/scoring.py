@@ -61,6 +61,25 @@ class ScoreManifest(Manifest):
     cost: Cost
 
 
+class NoModelScores(Manifest):
+    """`scores/_no_model.json`, written last: the baselines that need no model, question by question."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    lines_sha256: str
+    names: list[str]
+
+
+class NoModelScore(Record):
+    """A line of `scores/_no_model.jsonl`: what the baselines answered to one question, and how that scored."""
+
+    id: str
+    answers: dict[str, str]
+    """Baseline -> answer."""
+    scores: dict[str, dict[str, Fraction | None]]
+    """Baseline -> metric -> 0..1; None: the metric reads no such question."""
+
+
 class ScoreSet(Manifest):
     """`scores/manifest.json`, written last: the variants that were scored."""
 

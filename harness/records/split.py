@@ -61,7 +61,7 @@ class SplitManifest(Manifest):
     """What is left on both sides: `answers_in_train` (held-out rows whose answer stands verbatim in train),
     `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
     baselines: dict[str, dict[str, dict[str, float]]]
-    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1)."""
+    """{`grouped`, `random`} -> {`nearest_train_copy`, `rule_answer`, `constant_answer`} -> metric -> value (0..1)."""
     train_sha256: str = ""
     """Of train.jsonl."""
     heldout_sha256: str = ""

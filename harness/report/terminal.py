@@ -19,6 +19,7 @@ from harness.report.headline import (
     percent,
     points,
     primary_metric,
+    tuned_variant,
     variant_order,
 )
 
@@ -74,10 +75,21 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     title = f"{comparison.run}: {comparison.n} held-out questions in {comparison.n_groups} groups"
     _print(console, title, columns, rule_after=len(names))
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
+    _show_against_baselines(comparison, console)
     for alarm in comparison.alarms:
         console.print(f"ALARM {alarm.code}: {alarm.message}", markup=False)
     for statement in [headline(comparison), *formats(comparison)]:
         console.print(visible(statement.text), markup=False, highlight=False)
+
+
+def _show_against_baselines(comparison: Comparison, console: Console) -> None:
+    """A line where the fine-tuned model is not surely better than what needs no model."""
+    tuned = tuned_variant(comparison)
+    for pair in comparison.baseline_pairs:
+        if pair.left == tuned and pair.verdict != "better" and pair.delta is not None and pair.ci95 is not None:
+            span = f"{points(pair.ci95[0])} to {points(pair.ci95[1])}"
+            text = f"{tuned} is not surely better than {pair.right}: {points(pair.delta)} points, 95% interval {span}, n = {pair.n}"
+            console.print(visible(text), markup=False, highlight=False)
 
 
 def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness import provenance, registry, storage
-from harness.analysis import alarms, buckets, fidelity, seeds, statistics, trainings
+from harness.analysis import against_no_model, alarms, buckets, fidelity, seeds, statistics, trainings
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
@@ -142,6 +142,7 @@ def run(
         primary=primary,
         primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
+        baseline_pairs=against_no_model.pairs(run, list(variants.values()), primary, config.compare),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
@@ -515,6 +516,7 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         run.heldout_jsonl,
         *(path for name in names for path in (*run.score(name), *run.prediction(name))),
     ]
+    files += [file for file in run.no_model if file.exists()]
     if run.seeds_json.exists():
         others = storage.read_record(run.seeds_json, SeedRuns).further.values()
         scored = [path for other in others for name in names for path in RunFolder(other, run.root).score(name)]

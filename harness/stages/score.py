@@ -17,8 +17,11 @@ from harness.analysis import statistics
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import METRICS, Metric, configured, find
+from harness.questions import no_model_baselines
 from harness.records import (
     MetricValue,
+    NoModelScore,
+    NoModelScores,
     Prediction,
     PredictionManifest,
     PredictionSet,
@@ -67,10 +70,48 @@ def run(
         run.score_json.unlink(missing_ok=True)
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
         progress(f"{variant}: {_summary(manifest)}")
+    _score_no_model(run, config, metrics, split, common)
     scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)
     if not storage.up_to_date(run.score_json, ScoreSet, scored.fingerprint, lambda old: old.variants == answered):
         storage.write_json(run.score_json, scored)
     return scored
+
+
+def _score_no_model(
+    run: RunFolder, config: Config, metrics: list[Metric], split: SplitManifest, common: list[object]
+) -> None:
+    """The no-model baselines, question by question, so that a variant can be compared with them pairwise; none without a training side.
+
+    Only metrics that need no model of their own are applied. Large held-out sides are sampled as in `split.json`.
+    """
+    lines, path = run.no_model
+    if not split.train_sha256 or not run.train_jsonl.exists() or not run.train_jsonl.stat().st_size:
+        path.unlink(missing_ok=True)
+        lines.unlink(missing_ok=True)
+        return
+    fingerprint = storage.sha256_json([*common, split.split_id, split.train_sha256, config.data.ngram])
+    if storage.up_to_date(path, NoModelScores, fingerprint, lambda m: storage.is_written(lines, m.lines_sha256)):
+        return
+    train, heldout = (storage.read_records(file, Question) for file in (run.train_jsonl, run.heldout_jsonl))
+    asked = [heldout[at] for at in no_model_baselines.sample(list(range(len(heldout))))]
+    found = no_model_baselines.answers(train, asked, config.data.ngram)
+    references = [[question.answer, *question.references] for question in asked]
+    plain = [metric for metric in metrics if not METRICS[metric.name].requires]
+    scores = {name: {m.name: m.score_all(texts, references) for m in plain} for name, texts in found.items()}
+    storage.write_jsonl(
+        lines,
+        (
+            NoModelScore(
+                id=question.id,
+                answers={name: texts[at] for name, texts in found.items()},
+                scores={name: {m: column[at] for m, column in columns.items()} for name, columns in scores.items()},
+            )
+            for at, question in enumerate(asked)
+        ),
+    )
+    storage.write_json(
+        path, NoModelScores(fingerprint=fingerprint, lines_sha256=storage.sha256_file(lines), names=list(found))
+    )
 
 
 def _metrics(config: Config) -> list[Metric]:

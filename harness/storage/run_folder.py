@@ -84,6 +84,8 @@ class RunFolder:
         self.export_json = self.path / "export.json"
         self.predictions, self.scores = self.path / "predictions", self.path / "scores"
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
+        # A variant's name does not begin so.
+        self.no_model = (self.scores / "_no_model.jsonl", self.scores / "_no_model.json")
         self.comparison_json = self.reports / "comparison.json"
         self.report_html, self.report_md = self.reports / "report.html", self.reports / "report.md"
         self.gate_json, self.gate_md, self.junit_xml = (self.reports / f for f in ("gate.json", "gate.md", "junit.xml"))
