@@ -136,8 +136,7 @@ def test_a_change_of_another_training_is_noticed(tmp_path):
 
 def test_two_runs_of_one_training_each_say_so(tmp_path):
     left, right = (scored(tmp_path, name, wrong_on(every)) for name, every in (("a", 3), ("b", 4)))
-    missing = tmp_path / "none.json"
-    pairs = {(p.left, p.metric): p for p in compare.compare_runs(left, right, CONFIG, baseline_file=missing)}
+    pairs = {(p.left, p.metric): p for p in compare.compare_runs(left, right, CONFIG)}
     pair, of_base = pairs["a/adapter", "exact_match"], pairs["a/base", "exact_match"]
     assert pair.trainings == (1, 1) and "one training a side" in pair.seed_note and "questions only" in pair.seed_note
     assert of_base.seed_note == ""
@@ -155,7 +154,7 @@ def test_the_spread_that_a_baseline_knows_widens_two_runs_of_one_training(tmp_pa
     baseline.save(path, baseline.with_trainings(first, others), CONFIG, confirm=lambda _: True)
 
     def of_adapter(file):
-        pairs = compare.compare_runs(runs["a"], runs["c"], CONFIG, baseline_file=file)
+        pairs = compare.compare_runs(runs["a"], runs["c"], CONFIG, spread=baseline.known_spread(file))
         return next(p for p in pairs if p.left == "a/adapter" and p.metric == "exact_match_normalized")
 
     alone, known = of_adapter(tmp_path / "none.json"), of_adapter(path)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from harness import storage
 from harness.analysis import seeds, statistics
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
-from harness.records import Baseline, MetricValue
+from harness.records import MetricValue
 from harness.variants import BASE
 
 if TYPE_CHECKING:
@@ -20,6 +18,26 @@ if TYPE_CHECKING:
 
 Known = Mapping[tuple[str, str], tuple[float, int]]
 """(variant, metric) -> standard deviation of the means of a recipe's trainings, and how many there are."""
+
+
+@dataclass(frozen=True)
+class KnownSpread:
+    """How far the trainings of a recipe differ, as a baseline has it."""
+
+    split_id: str
+    signatures: Mapping[str, str]
+    """Metric -> signature."""
+    spread: Known
+
+    def of(self, split_id: str, signatures: Mapping[str, str]) -> Known:
+        """What is known of these held-out questions and metric versions."""
+        if self.split_id != split_id:
+            return {}
+        return {
+            (variant, metric): known
+            for (variant, metric), known in self.spread.items()
+            if self.signatures[metric] == signatures.get(metric)
+        }
 
 
 def pooled(trainings: Sequence[Scored], config: Config) -> Scored:
@@ -56,22 +74,6 @@ def pooled(trainings: Sequence[Scored], config: Config) -> Scored:
         means={t.seed: {m: value.value for m, value in t.manifest.metrics.items()} for t in trainings},
         own_metrics=first.manifest.metrics,
     )
-
-
-def known_spread(
-    baseline: Baseline, split_id: str, signatures: Mapping[str, str]
-) -> dict[tuple[str, str], tuple[float, int]]:
-    """How far trainings differ, as a baseline of the same held-out questions and metric versions has it."""
-    if baseline.split_id != split_id:
-        return {}
-    found = {}
-    for variant, value in baseline.variants.items():
-        for metric, further in value.trainings.items():
-            own = value.means.get(metric)
-            if own is not None and further and baseline.metrics[metric] == signatures.get(metric):
-                means = [own, *further]
-                found[variant, metric] = (float(np.std(means, ddof=1)), len(means))
-    return found
 
 
 def between(left: Scored, right: Scored, k: int, known: Known) -> tuple[SeedVariance | None, tuple[int, int], str]:

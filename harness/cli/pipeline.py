@@ -222,12 +222,13 @@ def compare(
     chosen = select(run, config, qa, settings)
     if runs and len(runs) == 2:
         with errors():
+            from harness.gating import baseline
             from harness.report import terminal
             from harness.stages import compare as stage_
             from harness.storage import RunFolder
 
             left, right = (RunFolder(name).check_exists() for name in runs)
-            pairs = stage_.compare_runs(left, right, chosen.load())
+            pairs = stage_.compare_runs(left, right, chosen.load(), spread=baseline.known_spread())
             shown(lambda: terminal.show_pairs(pairs))
         return
     if runs:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from harness import storage
 from harness.analysis.resampling import Floats
+from harness.analysis.trainings import KnownSpread
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.gating.likeness import differs, losses_against
@@ -153,6 +154,23 @@ def seed_bound(baseline: Baseline, variant: str, metric: str, kind: str | None =
         own = None if np.isnan(scores).all() else float(np.nanmean(scores))
         further = value.trainings_by_kind.get(kind, {}).get(metric, [])
     return NOT_KNOWN if own is None else SeedBound.of([own, *further])
+
+
+def known_spread(path: Path = DEFAULT) -> KnownSpread | None:
+    """How far the trainings that a baseline knows differ; None if there is no baseline, or none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        found = read(path)
+    except ArtifactError:
+        return None  # The gate says what is wrong with it.
+    spread = {}
+    for variant, value in found.variants.items():
+        for metric, further in value.trainings.items():
+            own = value.means.get(metric)
+            if own is not None and further:
+                spread[variant, metric] = (float(np.std([own, *further], ddof=1)), 1 + len(further))
+    return KnownSpread(found.split_id, found.metrics, spread)
 
 
 def centre(baseline: Baseline, variant: str, metric: str) -> float | None:

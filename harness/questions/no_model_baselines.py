@@ -17,7 +17,8 @@ from harness.records import Question
 from harness.registry import default_metrics
 
 COMMON = 0.005
-"""Share of the training questions that a word of a template is in; two questions at least."""
+LEAST = 5
+"""Training questions that a word of a template is in: this share of them, and so many at least."""
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 
@@ -64,7 +65,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
     """
     split = [normalize_question(question).split() for question, _ in known]
     held_by = Counter(word for words in split for word in set(words))
-    needed = max(2.0, COMMON * len(known))
+    needed = max(LEAST, COMMON * len(known))
 
     def template(words: Sequence[str]) -> tuple[str, ...]:
         blanked = [word if held_by[word] >= needed else "" for word in words]
@@ -74,7 +75,8 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
     for words, (_, answer) in zip(split, known, strict=True):
         of_template.setdefault(template(words), Counter())[answer] += 1
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
-    rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items()}
+    # A question of which nothing but the blank is left says nothing.
+    rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
     return [rules.get(template(normalize_question(question).split()), commonest) for question in asked]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.gating import baseline
 from harness.records import (
     Breakdown,
     Comparison,
@@ -156,7 +154,7 @@ def run(
 
 
 def compare_runs(
-    run_a: RunFolder, run_b: RunFolder, config: Config | None = None, *, baseline_file: Path = baseline.DEFAULT
+    run_a: RunFolder, run_b: RunFolder, config: Config | None = None, *, spread: trainings.KnownSpread | None = None
 ) -> list[Pair]:
     """Pairs each variant that both runs scored, `A/variant` minus `B/variant`; nothing is written.
 
@@ -164,7 +162,7 @@ def compare_runs(
     baseline's, where that is of the same questions; else `Pair.seed_note` says that the interval knows nothing of seeds.
 
     Args:
-        baseline_file: read if it is there and can be.
+        spread: how far trainings differ, as the gate's baseline knows it (`harness.gating.baseline.known_spread`).
 
     Raises:
         ArtifactError: scores are missing, or the runs have no variant in common; IncomparableError as in `run`.
@@ -190,17 +188,8 @@ def compare_runs(
     )
     first = left[common[0]].manifest
     signatures = {name: value.signature for name, value in first.metrics.items()}
-    known = _known_spread(baseline_file, first.split_id, signatures)
+    known = spread.of(first.split_id, signatures) if spread else {}
     return differences([(left[name], right[name]) for name in common], config, primary, known=known)
-
-
-def _known_spread(file: Path, split_id: str, signatures: dict[str, str]) -> dict[tuple[str, str], tuple[float, int]]:
-    if not file.exists():
-        return {}
-    try:
-        return trainings.known_spread(baseline.read(file), split_id, signatures)
-    except ArtifactError:
-        return {}  # Of another version or damaged: the gate says so, and the note says that the spread is not known.
 
 
 def _with_seeds(run: RunFolder, variants: dict[str, Scored], split: SplitManifest, config: Config) -> dict[str, Scored]:

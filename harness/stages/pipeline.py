@@ -101,13 +101,15 @@ def report(
     Raises:
         ArtifactError: a run does not exist, or has nothing to report yet.
     """
+    from harness.gating.baseline import known_spread
     from harness.stages.compare import compare_runs
     from harness.stages.report import run as render
 
     further, tested, refused = [RunFolder(name).check_exists() for name in others], [], {}
+    spread = known_spread() if further else None
     for other in further:
         try:
-            tested += compare_runs(folder, other, config)
+            tested += compare_runs(folder, other, config, spread=spread)
         except (IncomparableError, ArtifactError) as error:
             refused[other.name] = error.problem
             progress(f"{other.name} is not compared: {error}")
