@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from harness import config_loading, registry, variants
 from harness.config_loading import CONFIGS, PROJECT, IsPath, find, one_of, unknown
@@ -86,16 +95,21 @@ class Data(Section):
     qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
     """Questions and answers, in one of the shapes of README's "Your file"; null: nothing to train on (a test file is needed then)."""
     test: Annotated[str | None, IsPath()] = None
-    """Holds out exactly the questions of this file."""
+    """Holds out exactly the questions of this file; all of `data.qa` trains."""
     trained_on: Annotated[str | None, IsPath()] = None
-    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on; `data.qa` is not
+    read then."""
+    drop_leaks: bool = False
+    """Leaves training rows out whose question is in the test file, or is a near-duplicate of one there."""
     columns: Columns = Columns()
     turns: Literal["one", "last"] = "one"
     """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
     unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
     """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
-    """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
+    """Share (between 0 and 1) or count (2 or more) of the rows to hold out; not used with a test file."""
+    dev: float | int | None = None
+    """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
@@ -104,9 +118,11 @@ class Data(Section):
     long_answer_words: Count = 6
     """Identical answers of at least so many words keep their rows together."""
 
-    @field_validator("heldout", mode="before")
+    @field_validator("heldout", "dev", mode="before")
     @classmethod
-    def _share_or_count(cls, value: object) -> object:
+    def _share_or_count(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name == "dev" and (value is None or (value == 0 and not isinstance(value, bool))):
+            return value
         if (
             not isinstance(value, int | float)
             or isinstance(value, bool)
@@ -114,6 +130,28 @@ class Data(Section):
         ):
             raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
         return int(value) if value >= 2 else value
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> Data:
+        if self.trained_on and not self.test:
+            raise ValueError("trained_on: needs data.test, the questions to judge the model on")
+        if self.qa is None and not self.test:
+            raise ValueError("qa: is null and there is no data.test; name one of them")
+        if not self.test and self.heldout < 1 and self.dev_size < 1 and self.heldout + self.dev_size >= 1:
+            raise ValueError(f"heldout {self.heldout} and dev {self.dev_size} leave nothing to train on")
+        return self
+
+    @property
+    def dev_size(self) -> float | int:
+        """The share or count of the dev side that holds."""
+        if self.dev is not None:
+            return self.dev
+        return 0 if self.test else 0.1
+
+    @property
+    def training_file(self) -> str | None:
+        """The file whose rows are trained on; None: nothing is."""
+        return None if self.trained_on else self.qa
 
 
 class Prompt(Section):
@@ -214,9 +252,9 @@ class Train(Section):
     """Several: the recipe is trained with each, the first in this run, and compared as one variant with the mean over them (`harness run --seeds N`)."""
     log_every: Count = 1
     eval_every: Count = 50
-    """Steps between measurements of the held-out loss."""
+    """Steps between measurements of the loss on dev."""
     eval_rows: Annotated[int, Field(ge=0)] = 64
-    """Held-out rows whose loss is measured; 0: none."""
+    """Dev rows whose loss is measured; 0: none."""
     save_every: Count = 100
     """Steps between checkpoints."""
 
@@ -459,6 +497,21 @@ class Gate(Section):
         return self
 
 
+class Ship(Section):
+    """When a model is good enough to ship, and in which file (see `harness.gating.shipping` for how it is decided)."""
+
+    least_gain: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The gain over the base on the primary metric that must be certain; none: `compare.margin`."""
+    largest_format_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The most that a format may lose against `merged_16bit`; none: that of `gate.fidelity`, else `compare.margin`."""
+    max_size_gb: Annotated[float, Field(gt=0)] | None = None
+    """Largest file, in GB of 10^9 bytes."""
+    min_tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Least speed, on the machine that answered."""
+    kinds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Kind of question -> the least that the primary metric must certainly reach on it."""
+
+
 class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
@@ -480,6 +533,7 @@ class Config(Section):
     score: Score = Field(default_factory=Score)
     compare: Compare = Compare()
     gate: Gate = Field(default_factory=Gate)
+    ship: Ship = Ship()
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")

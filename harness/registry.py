@@ -108,6 +108,21 @@ def metric_order(name: str) -> tuple[int, str]:
     return (known.index(name), "") if name in METRICS else (len(known), name)
 
 
+IN_PLAIN_WORDS = {
+    "exact_match": "the answer is the reference, character by character",
+    "exact_match_normalized": "the answer is fully right: the reference, but for case, punctuation and articles",
+    "token_f1": "the share of words that answer and reference have in common",
+    "rouge1": "words in common, however they are ordered",
+    "rouge2": "pairs of neighbouring words in common",
+    "rougeL": "the longest run of words, gaps allowed, that both have in this order",
+    "rougeLsum": "the same, sentence by sentence",
+    "citation_f1": "the provisions that are cited are those that the reference cites",
+    "list_f1": "the items of a list that answer and reference have in common, in any order",
+    "semantic_similarity": "how near the meanings are, by a sentence model",
+    "human": "people marked the answer as right",
+}
+"""Metrics -> what a high value means."""
+
 BASELINE_LABELS = {
     "nearest_train_copy": "Nearest training answer",
     "rule_answer": "Rule by template",

@@ -263,7 +263,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("7 rows, 4 steps of 3") == 1
         curves.append(
-            [(p.step, p.epoch, p.loss, p.heldout_loss) for p in storage.read_records(run.history_jsonl, HistoryPoint)]
+            [(p.step, p.epoch, p.loss, p.dev_loss) for p in storage.read_records(run.history_jsonl, HistoryPoint)]
         )
         assert json.loads(run.train_json.read_text())["plan"]["devices"] == processes
     for one, two in zip(*curves, strict=True):

@@ -17,6 +17,7 @@ def doctor(
     qa: QaFile = None,
     settings: Settings = None,
     as_json: Annotated[bool, flag("--json", help="Print the findings as JSON.")] = False,
+    every: Annotated[bool, flag("--verbose", "-v", help="Name the packages that fit, too.")] = False,
     sets: SettingsText = "",
 ) -> None:
     """Check whether this machine can run a config, and how to fix each problem; exit 2 if it cannot."""
@@ -24,7 +25,7 @@ def doctor(
         from harness import doctor
 
         findings = doctor.run(select(None, config, qa, settings, sets).load())
-    say(doctor.as_json(findings) if as_json else "\n".join(map(str, findings)))
+    say(doctor.as_json(findings) if as_json else "\n".join(doctor.lines(findings, every=every)))
     failed = [finding.what for finding in findings if finding.status == "fail"]
     if not as_json:
         say(f"{config} cannot run here: fix {', '.join(failed)}" if failed else f"{config} can run here")

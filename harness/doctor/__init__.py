@@ -10,12 +10,12 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from harness.doctor.finding import Finding, Status
+from harness.doctor.finding import Finding, Status, lines
 
 if TYPE_CHECKING:
     from harness.config import Config
 
-__all__ = ["Finding", "Status", "as_json", "run"]
+__all__ = ["Finding", "Status", "as_json", "lines", "run"]
 
 
 def run(config: Config) -> list[Finding]:
@@ -27,4 +27,5 @@ def run(config: Config) -> list[Finding]:
 
 def as_json(findings: list[Finding]) -> str:
     """The findings as a JSON list of objects with `status`, `what`, `value` and `hint`."""
-    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+    told = [{key: value for key, value in asdict(finding).items() if key != "is_package"} for finding in findings]
+    return json.dumps(told, indent=2, ensure_ascii=False)

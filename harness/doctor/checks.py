@@ -260,13 +260,17 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
-    if config.data.qa is None:
-        return [], Finding("ok", "questions", "none to train on: a test file alone")
-    try:
-        file = dataset.read(config.data.qa or "", config.data)
-    except DataError as error:
-        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-    return file.rows, Finding("ok", "questions", f"{config.data.qa}: {len(file.rows):,} rows")
+    """The rows that are trained on, or the test file's where nothing is: they decide memory."""
+    data, rows, told = config.data, [], []
+    for source in (data.training_file, data.test, data.trained_on):
+        if source is not None:
+            try:
+                file = dataset.read(source, data)
+            except DataError as error:
+                return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
+            rows = rows or file.rows
+            told.append(f"{source}: {file.summary}")
+    return rows, Finding("ok", "questions", "; ".join(told))
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:

@@ -20,6 +20,7 @@ from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
+from harness.gating import shipping
 from harness.records import (
     Breakdown,
     Comparison,
@@ -149,6 +150,9 @@ def run(
         fingerprint=fingerprint,
         provenance=_provenance(run, split, names),
     )
+    columns = {name: scored.values[:, scored.metrics.index(primary)] for name, scored in variants.items()}
+    decided = shipping.decide(comparison, columns, first.groups, config)
+    comparison = comparison.model_copy(update={"shipping": decided})
     storage.write_json(run.comparison_json, comparison)
     return comparison
 
@@ -510,7 +514,9 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         others = storage.read_record(run.seeds_json, SeedRuns).further.values()
         scored = [path for other in others for name in names for path in RunFolder(other, run.root).score(name)]
         files += [run.seeds_json, *(path for path in scored if path.exists())]
-    settings = [config.compare.model_dump(), sorted(config.predict.extra), config.score.resamples, config.score.seed]
+    gate = config.gate.model_dump(include={"fidelity", "alarms"})
+    settings = [config.compare.model_dump(), config.ship.model_dump(), gate, sorted(config.predict.extra)]
+    settings += [config.score.resamples, config.score.seed]
     return storage.sha256_json(
         [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )
