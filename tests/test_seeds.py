@@ -12,6 +12,7 @@ from harness.analysis import seeds, statistics
 from harness.config import Config
 from harness.gating import baseline
 from harness.records import SeedRuns
+from harness.report import two_runs
 from harness.stages import compare, pipeline, score
 from harness.storage import RunFolder
 from tests.helpers.scored_run import CONFIG, make, questions
@@ -140,6 +141,15 @@ def test_two_runs_of_one_training_each_say_so(tmp_path):
     pair, of_base = pairs["a/adapter", "exact_match"], pairs["a/base", "exact_match"]
     assert pair.trainings == (1, 1) and "one training a side" in pair.seed_note and "questions only" in pair.seed_note
     assert of_base.seed_note == ""
+    # Terminal, --json, --markdown and the report's banner all tell the evidence.
+    assert pair.seed_note in two_runs.evidence(pair)
+    everything = list(pairs.values())
+    texts = [
+        two_runs.summary(everything, "a", "b"),
+        two_runs.as_json(everything, "a", "b"),
+        two_runs.as_markdown(everything, "a", "b", str),
+    ]
+    assert all("one training a side" in text for text in texts)
 
 
 def test_the_spread_that_a_baseline_knows_widens_two_runs_of_one_training(tmp_path):

@@ -260,13 +260,14 @@ def compare(
 
 
 def _compare_two(first: str, second: str, config: Config, *, every: bool, as_json: bool, markdown: bool) -> None:
+    from harness.gating import baseline
     from harness.report import terminal, two_runs
     from harness.report.page import plain
     from harness.stages import compare as stage_
     from harness.storage import RunFolder
 
     a, b = (RunFolder(name).check_exists() for name in (first, second))
-    pairs = stage_.compare_runs(b, a, config)
+    pairs = stage_.compare_runs(b, a, config, spread=baseline.known_spread())
     if as_json:
         say_raw(two_runs.as_json(pairs, b.name, a.name))
         return
