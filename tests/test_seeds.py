@@ -198,7 +198,7 @@ def test_run_with_seeds_trains_each_in_a_run_of_its_own_and_lists_them(tmp_path,
     monkeypatch.chdir(tmp_path)
     calls = []
 
-    def recorded(name, folder, resolved, chosen, force, gpus):
+    def recorded(name, folder, resolved, chosen, force, gpus, *, decision=False):
         calls.append((folder.name, name, resolved.train.seed, "base" in resolved.predict.variants))
 
     monkeypatch.setattr("harness.cli.pipeline._stage_of_run", recorded)
