@@ -117,12 +117,17 @@ IN_PLAIN_WORDS = {
     "rougeL": "the longest run of words, gaps allowed, that both have in this order",
     "rougeLsum": "the same, sentence by sentence",
     "citation_f1": "the provisions that are cited are those that the reference cites",
+    "list_f1": "the items of a list that answer and reference have in common, in any order",
     "semantic_similarity": "how near the meanings are, by a sentence model",
     "human": "people marked the answer as right",
 }
 """Metrics -> what a high value means."""
 
-BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
+BASELINE_LABELS = {
+    "nearest_train_copy": "Nearest training answer",
+    "rule_answer": "Rule by template",
+    "constant_answer": "Constant answer",
+}
 """The no-model baselines (`harness.questions.no_model_baselines`) -> their names as people read them."""
 
 

@@ -32,10 +32,10 @@ from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
-from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
-from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -69,6 +69,8 @@ __all__ = [
     "MarksResult",
     "MetricValue",
     "Name",
+    "NoModelScore",
+    "NoModelScores",
     "Pair",
     "PairExamples",
     "Prediction",
@@ -82,6 +84,7 @@ __all__ = [
     "Score",
     "ScoreManifest",
     "ScoreSet",
+    "SeedRuns",
     "ShipCandidate",
     "ShipCheck",
     "ShipVerdict",

@@ -140,6 +140,13 @@ def test_the_gate_sees_it(bench: Bench, name: str) -> None:
         assert [line.partition(":")[0] for line in result.differs] == ["prompts"]
 
 
+def test_must_improve_sees_the_one_variant_whose_training_was_not_applied(bench: Bench) -> None:
+    """The negative control, on what a real untrained model answered."""
+    result = gate.run(bench.run("no_adapter"), bench.config, baseline_file=bench.baseline, must_improve=True)
+    found = {check.variant: check.verdict for check in result.checks if check.kind == "must_improve"}
+    assert found.pop("adapter") == "regression" and set(found.values()) == {"pass"}
+
+
 @pytest.mark.parametrize("seed, other", [("seed_1", "seed_2"), ("seed_2", "seed_1")])
 def test_another_seed_does_not_fail(bench: Bench, seed: str, other: str) -> None:
     """One that the baseline has not seen: it knows of the other only."""
