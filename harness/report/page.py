@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, headline, provenance_section, sections
+from harness.report import answers, figures, headline, provenance_section, sections
 from harness.report.charts import comparison as comparison_charts
 from harness.report.charts import training as training_charts
 from harness.report.charts.plotly_base import Drawing
@@ -209,6 +209,7 @@ def _environment(*, escape: bool) -> Environment:
         "label": variants.label,
     }
     environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
+    environment.globals["figures"] = figures.table
     return environment
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from harness.errors import visible
 from harness.records import Comparison, MetricValue, Pair
 from harness.registry import metric_label, summary_metrics
+from harness.report import figures
 from harness.report.headline import (
     formats,
     headline,
@@ -66,11 +67,26 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
             columns.append(Column(metric_label(metric), [*means, *_values(without_model, metric)]))
     title = f"{comparison.run}: {comparison.n} held-out questions in {comparison.n_groups} groups"
     _print(console, title, columns, rule_after=len(names))
+    show_figures(comparison, console)
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
     for alarm in comparison.alarms:
         console.print(f"ALARM {alarm.code}: {alarm.message}", markup=False)
     for statement in [headline(comparison), *formats(comparison)]:
         console.print(visible(statement.text), markup=False, highlight=False)
+
+
+def show_figures(comparison: Comparison, console: Console | None = None) -> None:
+    """What the QA file's own columns allow to tell, figures x variants; nothing where it has none."""
+    told = figures.table(comparison)
+    if not told.lines:
+        return
+    columns = [Column("", [line.label for line in told.lines], needed=True, right=False)]
+    columns += [
+        Column(name, [line.texts[at] for line in told.lines], needed=name in told.variants[:2])
+        for at, name in enumerate(told.variants)
+    ]
+    columns.insert(1, Column("n", [str(line.n) for line in told.lines]))
+    _print(console or _console(), "what the file says of its questions", columns)
 
 
 def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
