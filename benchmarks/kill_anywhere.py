@@ -61,8 +61,11 @@ TIMES = {
     "checksum",
     "lines_sha256",
     "history_sha256",
+    "slots",
+    "threads",
+    "how",
 }
-"""Keys that are not compared: times, memory, the step that a training went on from, and hashes of files that hold times."""
+"""Keys that are not compared: times, memory, what llama.cpp measures to be fastest (also in the noise's `how`), the step that a training went on from, and hashes of files that hold times."""
 APART = {".lock", "run.json", "selection"}
 """Files that are not compared: the holder of the lock, and the log of the stages with their times."""
 ENDED = "had ended"
@@ -302,7 +305,7 @@ def end(
         problems.append("the run folder is still locked")
     if how in ("SIGINT", "SIGTERM") and process.returncode != 0:
         lines = errors.strip().splitlines()
-        if process.returncode != 130 or len(lines) != 1 or "the same command goes on where it stopped" not in lines[-1]:
+        if process.returncode != 130 or len(lines) != 1 or "run the same command to resume" not in lines[-1]:
             problems.append(f"exit {process.returncode}, and on stderr: {errors.strip()[-1500:]!r}")
     return begun(bench.run)
 

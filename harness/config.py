@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from harness import config_loading, registry, variants
 from harness.config_loading import CONFIGS, PROJECT, IsPath, find, one_of, unknown
@@ -86,16 +95,21 @@ class Data(Section):
     qa: Annotated[str | None, IsPath()] = "data/constitution_qa.json"
     """Questions and answers, in one of the shapes of README's "Your file"; null: nothing to train on (a test file is needed then)."""
     test: Annotated[str | None, IsPath()] = None
-    """Holds out exactly the questions of this file."""
+    """Holds out exactly the questions of this file; all of `data.qa` trains."""
     trained_on: Annotated[str | None, IsPath()] = None
-    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on."""
+    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on; `data.qa` is not
+    read then."""
+    drop_leaks: bool = False
+    """Leaves training rows out whose question is in the test file, or is a near-duplicate of one there."""
     columns: Columns = Columns()
     turns: Literal["one", "last"] = "one"
     """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
     unanswerable: Annotated[str, Field(min_length=1, max_length=1000)] = "unanswerable"
     """The reference answer of rows that are marked as having none, as in SQuAD 2."""
     heldout: float | int = 0.1
-    """Share (between 0 and 1) or count (2 or more) of the rows to hold out."""
+    """Share (between 0 and 1) or count (2 or more) of the rows to hold out; not used with a test file."""
+    dev: float | int | None = None
+    """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
@@ -104,9 +118,11 @@ class Data(Section):
     long_answer_words: Count = 6
     """Identical answers of at least so many words keep their rows together."""
 
-    @field_validator("heldout", mode="before")
+    @field_validator("heldout", "dev", mode="before")
     @classmethod
-    def _share_or_count(cls, value: object) -> object:
+    def _share_or_count(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name == "dev" and (value is None or (value == 0 and not isinstance(value, bool))):
+            return value
         if (
             not isinstance(value, int | float)
             or isinstance(value, bool)
@@ -114,6 +130,28 @@ class Data(Section):
         ):
             raise ValueError("must be a share between 0 and 1, or a count of 2 or more")
         return int(value) if value >= 2 else value
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> Data:
+        if self.trained_on and not self.test:
+            raise ValueError("trained_on: needs data.test, the questions to judge the model on")
+        if self.qa is None and not self.test:
+            raise ValueError("qa: is null and there is no data.test; name one of them")
+        if not self.test and self.heldout < 1 and self.dev_size < 1 and self.heldout + self.dev_size >= 1:
+            raise ValueError(f"heldout {self.heldout} and dev {self.dev_size} leave nothing to train on")
+        return self
+
+    @property
+    def dev_size(self) -> float | int:
+        """The share or count of the dev side that holds."""
+        if self.dev is not None:
+            return self.dev
+        return 0 if self.test else 0.1
+
+    @property
+    def training_file(self) -> str | None:
+        """The file whose rows are trained on; None: nothing is."""
+        return None if self.trained_on else self.qa
 
 
 class Prompt(Section):
@@ -212,9 +250,9 @@ class Train(Section):
     seed: Seed = 3407
     log_every: Count = 1
     eval_every: Count = 50
-    """Steps between measurements of the held-out loss."""
+    """Steps between measurements of the loss on dev."""
     eval_rows: Annotated[int, Field(ge=0)] = 64
-    """Held-out rows whose loss is measured; 0: none."""
+    """Dev rows whose loss is measured; 0: none."""
     save_every: Count = 100
     """Steps between checkpoints."""
 
@@ -227,6 +265,8 @@ class Export(Section):
     )
     llama_cpp: Annotated[str | None, IsPath()] = None
     """A llama.cpp checkout, for architectures that the built-in converter does not write."""
+    importance_rows: CountOrAuto = 128
+    """Training rows that the importance matrix of small GGUF types (q3_k_m, q2_k, iq4_xs, q4_k_m) is measured on, at most; 0: none."""
 
     @field_validator("formats")
     @classmethod
@@ -340,7 +380,10 @@ class Predict(Section):
 class Score(Section):
     """Metrics and the intervals on each number."""
 
-    metrics: list[str] = Field(default_factory=registry.default_metrics)
+    normalizer: Literal["plain", "legal", "code"] = "plain"
+    """What `exact_match_normalized`, `token_f1` and `list_f1` take for equal: see `harness.metrics.normalize`. Part of their signature."""
+    metrics: list[str] = Field(default_factory=lambda data: registry.default_metrics(data.get("normalizer", "plain")))
+    """None named: those that suit the normalizer; citations are read only with `legal`."""
     semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
@@ -436,6 +479,21 @@ class Gate(Section):
         return self
 
 
+class Ship(Section):
+    """When a model is good enough to ship, and in which file (see `harness.gating.shipping` for how it is decided)."""
+
+    least_gain: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The gain over the base on the primary metric that must be certain; none: `compare.margin`."""
+    largest_format_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The most that a format may lose against `merged_16bit`; none: that of `gate.fidelity`, else `compare.margin`."""
+    max_size_gb: Annotated[float, Field(gt=0)] | None = None
+    """Largest file, in GB of 10^9 bytes."""
+    min_tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Least speed, on the machine that answered."""
+    kinds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Kind of question -> the least that the primary metric must certainly reach on it."""
+
+
 class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
@@ -457,6 +515,7 @@ class Config(Section):
     score: Score = Field(default_factory=Score)
     compare: Compare = Compare()
     gate: Gate = Field(default_factory=Gate)
+    ship: Ship = Ship()
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")
@@ -503,6 +562,7 @@ class Config(Section):
 def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
     """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
 
+    The embedded config's normalizer is for its own questions: other ones (`qa`, `data.qa=`) take the schema's default, unless they name one.
     Relative paths in the file are found beside it, those of a shipped config in the project; overrides are relative to the working folder.
 
     Raises:
@@ -510,6 +570,7 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     """
     path = config_loading.find(name)
     values = config_loading.read(path)
+    config_loading.forget_normalizer(values, path, overrides or [], qa, Data().qa)
     config_loading.locate(values, Config, path)
     for setting in overrides or []:
         config_loading.override(values, setting)

@@ -19,6 +19,8 @@ from harness.storage import check_name, strict_json, strict_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 PROJECT = Path(__file__).parent.parent
+EMBEDDED = "tiny"
+"""The shipped config of the embedded model and questions."""
 RENAMED = {"seed-llama3-8b": "notebook-llama3-8b"}
 """Shipped configs that had another name."""
 HUB = "hub:"
@@ -112,6 +114,27 @@ def override(values: dict[str, Any], setting: str) -> None:
         put(values, key.split("."), strict_yaml.loads(text))
     except (strict_yaml.NotUsable, NotASection):
         raise ConfigError(f"--set {setting!r} cannot be applied", HOW_TO_SET) from None
+
+
+def forget_normalizer(
+    values: dict[str, Any], path: Path, settings: Sequence[str], qa: str | None, embedded: str | None
+) -> None:
+    """Drops `score.normalizer` of the embedded config (a legal one) where other questions than the embedded ones are asked.
+
+    Args:
+        path: the config's file.
+        settings: the overrides; one of `score.normalizer` wins, being applied later.
+        qa: `--qa`.
+        embedded: the embedded questions, relative to the project.
+    """
+    asked = qa or next(
+        (s.partition("=")[2] for s in reversed(settings) if s.startswith(("data.qa=", "data.test="))), None
+    )
+    if path != CONFIGS / f"{EMBEDDED}.yaml" or asked is None or embedded is None:
+        return
+    score = values.get("score")
+    if Path(asked).resolve() != (PROJECT / embedded).resolve() and isinstance(score, dict):
+        score.pop("normalizer", None)
 
 
 class NotASection(Exception):

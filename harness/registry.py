@@ -31,6 +31,10 @@ class MetricFacts:
     """Argument of the class -> key of the config's `score` section that gives it; setting them all adds the metric."""
     reads: str | None = None
     """Column of the QA file that holds what it scores against; None: the answer and its references."""
+    normalized: bool = False
+    """Its class takes the `normalizer` of the config's `score` section."""
+    only_for: str | None = None
+    """The one normalizer with which it is a default metric; None: with any."""
 
     @property
     def inline(self) -> str:
@@ -41,14 +45,20 @@ class MetricFacts:
 METRICS: dict[str, MetricFacts] = {
     "exact_match": MetricFacts("harness.metrics.match:ExactMatch", "Exact match, raw", headline=2, binary=True),
     "exact_match_normalized": MetricFacts(
-        "harness.metrics.match:ExactMatchNormalized", "Exact match", headline=1, summary=True, binary=True
+        "harness.metrics.match:ExactMatchNormalized",
+        "Exact match",
+        headline=1,
+        summary=True,
+        binary=True,
+        normalized=True,
     ),
-    "token_f1": MetricFacts("harness.metrics.match:TokenF1", "Token F1", headline=3, summary=True),
+    "token_f1": MetricFacts("harness.metrics.match:TokenF1", "Token F1", headline=3, summary=True, normalized=True),
     "rouge1": MetricFacts("harness.metrics.rouge:Rouge1", "ROUGE-1"),
     "rouge2": MetricFacts("harness.metrics.rouge:Rouge2", "ROUGE-2"),
     "rougeL": MetricFacts("harness.metrics.rouge:RougeL", "ROUGE-L", headline=4, summary=True),
     "rougeLsum": MetricFacts("harness.metrics.rouge:RougeLsum", "ROUGE-Lsum"),
-    "citation_f1": MetricFacts("harness.metrics.citations:CitationF1", "Citation F1", summary=True),
+    "citation_f1": MetricFacts("harness.metrics.citations:CitationF1", "Citation F1", summary=True, only_for="legal"),
+    "list_f1": MetricFacts("harness.metrics.lists:ListF1", "List F1", default=False, normalized=True),
     "point_recall": MetricFacts(
         "harness.metrics.points:PointRecall", "Point recall", default=False, summary=True, reads="must_mention"
     ),
@@ -61,9 +71,9 @@ METRICS: dict[str, MetricFacts] = {
 }
 
 
-def default_metrics() -> list[str]:
-    """What is scored by default, and what the no-model baselines are scored with."""
-    return [name for name, facts in METRICS.items() if facts.default]
+def default_metrics(normalizer: str = "plain") -> list[str]:
+    """What is scored by default with that `score.normalizer`, and what the no-model baselines are scored with."""
+    return [name for name, facts in METRICS.items() if facts.default and facts.only_for in (None, normalizer)]
 
 
 def summary_metrics() -> list[str]:
@@ -102,6 +112,20 @@ def metric_order(name: str) -> tuple[int, str]:
     known = list(METRICS)
     return (known.index(name), "") if name in METRICS else (len(known), name)
 
+
+IN_PLAIN_WORDS = {
+    "exact_match": "the answer is the reference, character by character",
+    "exact_match_normalized": "the answer is fully right: the reference, but for case, punctuation and articles",
+    "token_f1": "the share of words that answer and reference have in common",
+    "rouge1": "words in common, however they are ordered",
+    "rouge2": "pairs of neighbouring words in common",
+    "rougeL": "the longest run of words, gaps allowed, that both have in this order",
+    "rougeLsum": "the same, sentence by sentence",
+    "citation_f1": "the provisions that are cited are those that the reference cites",
+    "semantic_similarity": "how near the meanings are, by a sentence model",
+    "human": "people marked the answer as right",
+}
+"""Metrics -> what a high value means."""
 
 BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
 """The no-model baselines (`harness.questions.no_model_baselines`) -> their names as people read them."""

@@ -18,7 +18,7 @@ LAYERS = [
     {"formats", "models", "report"},
     {"metrics", "backends", "questions", "training"},
     {"analysis"},
-    {"prediction", "gating", "doctor"},
+    {"prediction", "gating", "doctor", "verification"},
     {"stages"},
     {"api", "web"},
     {"cli"},
@@ -30,9 +30,7 @@ LOOSE = 9
 LINES, FUNCTION_LINES = 400, 60
 STILL_LONG = {
     "config.py",
-    "report/charts/comparison.py",
     "stages/compare.py",
-    "stages/split.py",
 }
 """To be split; a file that has become short must leave this list."""
 SOURCES = sorted(PACKAGE.rglob("*.py"))

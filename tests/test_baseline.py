@@ -189,7 +189,7 @@ def test_a_comparison_of_older_scores_is_refused(tmp_path):
 
 
 def test_a_metric_that_was_not_scored_is_named(tmp_path):
-    config = Config.model_validate({"gate": {"metrics": ["no_such"]}})
+    config = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"metrics": ["no_such"]})})
     with pytest.raises(ConfigError, match=r"gate.metrics: 'no_such' was not scored"):
         baseline.snapshot(scored(tmp_path, {"adapter": right}), config)
 

@@ -339,5 +339,6 @@ def test_score_to_report_runs_from_the_command_line(folder: Path) -> None:
     for verb in ("score", "compare", "report"):
         result = run(verb, *quick)
         assert result.exit_code == 0, result.output
-    assert "report: reports/tiny/report.html" in result.stdout
+    assert result.stdout.splitlines()[-1] == "Report: reports/tiny/report.html (harness report --run tiny --open)"
+    assert "\nShip: yes, as Adapter\n" in result.stdout
     assert storage.read_json(made.comparison_json)["variants"]["adapter"]["metrics"]["exact_match"]["value"] == 1.0

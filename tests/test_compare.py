@@ -203,7 +203,7 @@ def test_other_metric_signatures_are_refused(tmp_path):
     score.run(run, CONFIG)
     path = run.score("adapter")[1]
     text = path.read_text().replace(
-        "rouge1|v:1|norm:none|tok:unicode-words-1|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter"
+        "rouge1|v:1|norm:none|tok:unicode-words-2|stem:none", "rouge1|v:1|norm:none|tok:default|stem:porter"
     )
     path.write_text(json.dumps(json.loads(text) | {"checksum": ""}))
     with pytest.raises(IncomparableError, match=r"metric signatures: rouge1 .*stem:none.* against .*stem:porter"):
@@ -402,7 +402,7 @@ def test_all_that_differs_between_two_runs_is_named(tmp_path):
         compare.compare_runs(*runs, CONFIG)
     said = str(caught.value)
     assert said.startswith("a/base and b/base differ in generation parameters: max_new_tokens 64 against absent")
-    assert ", and in prompts: " in said and ", and in metric signatures: citation_f1 " in said
+    assert ", and in prompts: " in said and ", and in metric signatures: exact_match " in said
     assert "split" not in said
 
 

@@ -485,12 +485,15 @@ def test_the_lines_and_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, ["doctor", "--config", "tiny"])
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
-        "ok    torch                 2.13.0",
         "warn  W&B                   off; set the key",
+        "ok    torch                 2.13.0",
         "tiny can run here",
     ]
     findings.append(Finding("fail", "device", "there is none", "use another machine"))
+    findings.extend(Finding("ok", name, "1.0", is_package=True) for name in ("numpy", "scipy"))
     done = CliRunner().invoke(app, ["doctor"])
+    assert done.stdout.startswith("fail  device") and "2 fit (-v names them)" in done.stdout
+    assert "numpy" in CliRunner().invoke(app, ["doctor", "-v"]).stdout and "numpy" not in done.stdout
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (2, "tiny cannot run here: fix device")
     assert json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)[2]["status"] == "fail"
     assert CliRunner().invoke(app, ["doctor", "--set", "train.max_step=3"]).exit_code == 2

@@ -290,6 +290,17 @@ def test_q4_k_m_gives_more_bits_where_llama_cpp_does() -> None:
         ("blk.1.attn_q.bias", (256,), "f16", True, "F32"),
         ("blk.1.attn_q.weight", (256, 256), "f16", True, "F16"),
         ("rope_freqs.weight", (16,), "q8_0", True, "F32"),
+        ("output.weight", (2048, 256), "iq4_xs", False, "Q6_K"),
+        ("blk.0.ffn_down.weight", (256, 256), "iq4_xs", True, "Q5_K"),
+        ("blk.1.ffn_down.weight", (256, 256), "iq4_xs", True, "IQ4_XS"),
+        ("blk.1.attn_q.weight", (256, 192), "iq4_xs", True, "IQ4_NL"),
+        ("blk.1.attn_v.weight", (256, 256), "q3_k_m", True, "Q5_K"),
+        ("blk.2.attn_v.weight", (256, 256), "q3_k_m", True, "Q4_K"),
+        ("blk.2.attn_output.weight", (256, 256), "q3_k_m", True, "Q4_K"),
+        ("blk.2.attn_q.weight", (256, 192), "q3_k_m", True, "Q4_0"),
+        ("blk.2.attn_v.weight", (256, 256), "q2_k", True, "Q3_K"),
+        ("blk.2.attn_output.weight", (256, 256), "q2_k", True, "Q3_K"),
+        ("blk.2.ffn_up.weight", (256, 256), "q2_k", True, "Q2_K"),
     ],
 )
 def test_type_of_a_tensor(name: str, shape: tuple[int, ...], kind: str, tied: bool, expected: str) -> None:
@@ -326,7 +337,17 @@ def plan_without_weights(config: dict[str, Any], kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("kind", "bits"), [("f16", 16.0005), ("q8_0", 8.5008), ("q6_k", 6.5633), ("q5_k_m", 5.7036), ("q4_k_m", 4.8944)]
+    ("kind", "bits"),
+    [
+        ("f16", 16.0005),
+        ("q8_0", 8.5008),
+        ("q6_k", 6.5633),
+        ("q5_k_m", 5.7036),
+        ("q4_k_m", 4.8944),
+        ("iq4_xs", 4.4597),
+        ("q3_k_m", 3.9960),
+        ("q2_k", 3.1593),
+    ],
 )  # llama.cpp tools/quantize/README.md, table of meta-llama/Llama-3.1-8B
 def test_bits_per_weight_are_those_that_llama_cpp_publishes(
     kind: str, bits: float, monkeypatch: pytest.MonkeyPatch
@@ -335,6 +356,14 @@ def test_bits_per_weight_are_those_that_llama_cpp_publishes(
     assert 8 * sum(t.size_bytes for t in planned) / sum(np.prod(t.shape, dtype=int) for t in planned) == pytest.approx(
         bits, abs=5e-5
     )
+
+
+def test_importance_spares_bits_of_the_first_layers() -> None:
+    kinds = [
+        quantize.tensor_type("blk.0.ffn_down.weight", (256, 256), "iq4_xs", layers=8, tied=True, weighed=weighed).name
+        for weighed in (False, True)
+    ]
+    assert kinds == ["Q5_K", "IQ4_XS"]
 
 
 def test_70b_gets_more_bits_for_attn_v(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,17 +39,15 @@ def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
     tell(history, 2, eval_loss=3.0, eval_runtime=1.0)
     tell(history, 2, train_runtime=9.0)
     points = storage.read_records(tmp_path / "h.jsonl", HistoryPoint)
-    assert [(p.step, p.epoch, p.loss, p.heldout_loss, p.tokens) for p in points] == [
+    assert [(p.step, p.epoch, p.loss, p.dev_loss, p.tokens) for p in points] == [
         (1, 0.25, 2.0, None, 250),
         (2, 0.5, 1.0, None, 500),
         (2, 0.5, None, 3.0, 500),
     ]
     assert points[1].tokens_per_second and points[1].tokens_per_second > 0 and points[2].tokens_per_second is None
     assert [step for _, step in rows] == [1, 2, 2]
-    assert (
-        rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/heldout_loss"] == 3.0
-    )
-    assert (history.last("loss"), history.last("heldout_loss"), history.last("grad_norm")) == (1.0, 3.0, 0.5)
+    assert rows[0][0]["train/loss"] == 2.0 and "train/step" not in rows[0][0] and rows[2][0]["train/dev_loss"] == 3.0
+    assert (history.last("loss"), history.last("dev_loss"), history.last("grad_norm")) == (1.0, 3.0, 0.5)
     assert (
         history.last("loss", over=2),
         history.last("loss", over=9),
@@ -83,7 +81,7 @@ def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
         ({"loss": float("nan")}, "loss is nan at step 7"),
         ({"loss": float("inf")}, "loss is inf at step 7"),
         ({"loss": 1.0, "grad_norm": float("nan")}, "gradient norm is nan at step 7"),
-        ({"eval_loss": float("nan")}, "held-out loss is nan at step 7"),
+        ({"eval_loss": float("nan")}, "dev loss is nan at step 7"),
     ],
 )
 def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs: dict[str, float], line: str) -> None:

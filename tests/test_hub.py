@@ -45,9 +45,9 @@ CASES = {
     "no-config/model": "has no config.json; use a model in the format of transformers, not GGUF alone",
     "forbidden/model": f"cannot be reached (the hub answers with 403); try again later, or {ELSEWHERE}",
     "down/model": f"cannot be reached (the hub answers with 503); try again later, or {ELSEWHERE}",
-    "slow/model": f"cannot be reached (the hub does not answer in time); run the same command to go on, or {ELSEWHERE}",
+    "slow/model": f"cannot be reached (the hub does not answer in time); run the same command to resume, or {ELSEWHERE}",
     "quantised/model": "is already quantised; use the 16-bit model: merging and exporting need its full weights",
-    "torn/model": f"cannot be downloaded (the connection breaks off); run the same command to go on, or {ELSEWHERE}",
+    "torn/model": f"cannot be downloaded (the connection breaks off); run the same command to resume, or {ELSEWHERE}",
 }
 
 

@@ -17,7 +17,7 @@ from harness.metrics import rouge as rouge_module
 from harness.metrics.text import legal_tokens, normalize_legal, words
 from harness.registry import default_metrics
 
-METRICS = default_metrics()
+METRICS = default_metrics("legal")
 GOLDEN = Path(__file__).parent / "golden"
 LEGAL = json.loads((GOLDEN / "legal.json").read_text(encoding="utf-8"))
 DEVANAGARI = json.loads((GOLDEN / "devanagari.json").read_text(encoding="utf-8"))["cases"]
@@ -35,15 +35,15 @@ ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 @pytest.mark.parametrize("left, right", LEGAL["must_differ"])
 def test_legal_text_that_must_differ(left, right):
     assert normalize_legal(left) != normalize_legal(right)
-    assert find("exact_match_normalized").score_one(left, [right]) == 0
-    assert find("token_f1").score_one(left, [right]) < 1
+    assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 0
+    assert find("token_f1", normalizer="legal").score_one(left, [right]) < 1
 
 
 @pytest.mark.parametrize("left, right", LEGAL["must_equal"])
 def test_legal_text_that_must_be_equal(left, right):
     assert normalize_legal(left) == normalize_legal(right)
-    assert find("exact_match_normalized").score_one(left, [right]) == 1
-    assert find("token_f1").score_one(left, [right]) == 1
+    assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 1
+    assert find("token_f1", normalizer="legal").score_one(left, [right]) == 1
 
 
 @given(ANSWERS)
@@ -165,7 +165,7 @@ def test_compute_takes_no_mean_over_nothing():
 def test_an_unknown_metric_is_a_config_error():
     with pytest.raises(ConfigError, match="bleu"):
         find("bleu")
-    assert set(METRICS) | {"semantic_similarity"} == set(KNOWN)
+    assert set(METRICS) | {"semantic_similarity", "list_f1"} == set(KNOWN)
 
 
 # -------------------------------------------------------------------------------------------------------------- evaluate

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Comparison, GateResult, HistoryPoint, Pair, SplitManifest
-from harness.report import answers, headline, provenance_section, sections
+from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, Pair, SplitManifest
+from harness.report import answers, first_screen, headline, provenance_section, sections
 from harness.report import page as rendering
-from harness.report.charts import comparison, label_placement, training
+from harness.report.charts import forest, inline_svg, label_placement, pareto, training
 from harness.stages import report
 from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
@@ -91,7 +92,7 @@ class Outline(HTMLParser):
 def test_writes_a_page_and_a_markdown_file(made):
     assert {file.name for file in made.reports.iterdir()} == {"comparison.json", "report.html", "report.md"}
     assert made.report_html.stat().st_size < 3_000_000
-    assert made.report_md.read_text().startswith("## Fine-tuning raised exact match")
+    assert made.report_md.read_text().startswith("## Ship: yes, as ")
 
 
 def test_same_input_same_bytes(made, tmp_path):
@@ -170,7 +171,7 @@ def test_zero_scored_is_unscored_not_zero(tmp_path):
 
 def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
     run = write_run(tmp_path, questions=12)
-    assert "Gate:" not in report.run(run, Config()).read_text()
+    assert "<dt>Gate</dt>" not in report.run(run, Config()).read_text()
     storage.write_json(
         run.gate_json,
         GateResult(
@@ -187,12 +188,12 @@ def test_the_gates_verdict_is_shown_on_the_results_that_it_judged(tmp_path):
             seconds=0.1,
         ),
     )
-    assert "<b>Gate: passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
+    assert "<b>passed.</b> no regression &lt;b&gt;beyond" in report.run(run, Config()).read_text()
     edit(run, provenance={"stages": {"demo": {"command": "harness demo"}}})
-    assert "<b>Gate: passed.</b>" in report.run(run, Config()).read_text(), "a command is no result"
+    assert "<b>passed.</b>" in report.run(run, Config()).read_text(), "a command is no result"
     edit(run, alarms=[])
     page = report.run(run, Config()).read_text()
-    assert "<b>Gate: out of date.</b>" in page and "beyond" not in page
+    assert "<b>out of date.</b>" in page and "beyond" not in page
     assert "**Gate: out of date.**" in run.report_md.read_text()
 
 
@@ -202,12 +203,12 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
         pair(left="one/adapter", right="two/adapter", metric="exact_match_normalized", delta=0.13, ci95=(0.05, 0.2))
     ]
     page = report.run(one, Config(), others=[two], tested=tested).read_text()
-    assert "Runs side by side" in page and "two, held-out" in page
+    assert "Runs side by side" in page and "two, dev" in page
     text = " ".join(Outline(page).text)
     assert re.search(r"Adapter\s+two\s+.*?\u221213\s+\u221220 to \u22125\s+worse", text), (
         "the pair is turned round: two minus one"
     )
-    lines = one.report_md.read_text().splitlines()
+    lines = (tmp_path / "reports" / "one-vs-two" / "report.md").read_text().splitlines()
     head = lines.index("**Runs side by side**") + 2
     assert re.fullmatch(
         r"\| Adapter \| two \| .* \| \u221213 \| \u221220 to \u22125 \| worse \| .* \|", lines[head + 3 + 2]
@@ -222,14 +223,16 @@ def test_several_runs_are_overlaid_and_put_side_by_side(tmp_path):
 
 def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monkeypatch):
     """On the command line, where the runs are compared as well."""
-    runs = {name: write_run(tmp_path, name, questions=24, seed=at) for at, name in enumerate(("one", "two"))}
+    for at, name in enumerate(("one", "two")):
+        write_run(tmp_path, name, questions=24, seed=at)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["report", "one", "two"])
     assert result.exit_code == 0, result.output
     assert "two is not compared: " in result.output
-    text = " ".join(Outline(runs["one"].report_html.read_text()).text)
+    page = (tmp_path / "reports" / "one-vs-two" / "report.html").read_text()
+    text = " ".join(Outline(page).text)
     assert re.search(r"two is not compared: \S+", text) and re.search(r"Adapter\s+two\s.*?\s–\s+–\s+not compared", text)
-    assert "two, held-out" in runs["one"].report_html.read_text()
+    assert "two, dev" in page
 
 
 def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
@@ -279,7 +282,7 @@ def test_hostile_text_stays_text(tmp_path):
     edit(run, **value)
     page = report.run(run, Config()).read_text()
     outline = Outline(page)
-    assert outline.tags.count("script") == 4 and outline.tags.count("img") == 0
+    assert outline.tags.count("script") == 5 and outline.tags.count("img") == 0
     assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "style"]
     assert not [value for _, value in outline.attributes if value and value.lower().startswith("javascript:")]
     assert "\u202e" not in page and "\u2028" not in page and "\x00" not in page
@@ -340,7 +343,7 @@ def test_markdown_of_long_answers_is_short_and_whole(tmp_path):
     report.run(run, Config())
     text = run.report_md.read_text()
     assert len(text) < 65_000 and text.count("<details>") == text.count("</details>") >= 1
-    assert text.startswith("## Fine-tuning raised") and "The whole report is report.html." in text and "21,0" in text, (
+    assert text.startswith("## Ship: yes, as ") and "The whole report is report.html." in text and "21,0" in text, (
         "the length of what was cut"
     )
 
@@ -349,8 +352,138 @@ def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
     text = made.report_md.read_text()
     assert text.count("<details>") == text.count("</details>") >= 1
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 7 + 2 and len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 2 + 6 + 2 + 7 + 2 and {row.count("|") for row in rows} == {7}
+    assert sum("**ship this**" in row for row in rows) == 1
     assert "alarm" in text
+
+
+# ------------------------------------------------------------------------------------------------------- first screen
+
+
+def test_the_decision_is_the_comparisons_wherever_it_is_shown(made):
+    decided = comparison_of(made).shipping
+    assert decided is not None and decided.variant is not None
+    page, text = made.report_html.read_text(), made.report_md.read_text()
+    for sentence in (decided.title, decided.reason, decided.next_step):
+        assert sentence.replace("'", "&#39;") in page and rendering.plain(sentence) in text
+    assert f'<h1 id="headline">{decided.title}</h1>' in page
+    assert page.index(decided.title) < page.index("Fine-tuning raised")
+
+
+def test_the_identity_names_model_data_rows_date_and_commit(made):
+    inputs = report.read(made)
+    stages = {"score": {"ended": "2026-11-25T09:43:00+00:00"}, "split": {"ended": "2026-11-25T09:00:00+00:00"}}
+    known = inputs.comparison.provenance | {"stages": stages}
+    told = first_screen.identity(replace(inputs, comparison=inputs.comparison.model_copy(update={"provenance": known})))
+    assert told == [
+        "tiny-llama3 fine-tuned on 2,520 rows of constitution_qa.json",
+        "tested on 60 held-out questions in 40 groups",
+        "25 Nov 2026, 09:43 UTC",
+        "commit 0123456789",
+    ]
+
+
+def test_an_evaluation_names_its_models(made):
+    inputs = report.read(made)
+    config = {"predict": {"extra": {"mine": {"adapter": "me/my-adapter"}, "old": {"path": "/models/old"}}}}
+    comparison = inputs.comparison.model_copy(update={"provenance": {"config": config}})
+    assert (
+        first_screen.identity(replace(inputs, comparison=comparison, train=None))[0]
+        == "mine (me/my-adapter), old (old)"
+    )
+
+
+def test_title_and_note_are_kept_and_are_text(tmp_path):
+    run = write_run(tmp_path, questions=12)
+    report.set_title(run, f"Our model {' '.join(HOSTILE)}", "\n".join(HOSTILE))
+    outline = Outline(report.run(run, Config()).read_text())
+    assert outline.tags.count("script") == 5 and "img" not in outline.tags
+    assert not any(name.startswith("on") for name, _ in outline.attributes)
+    text = "".join(outline.text)
+    assert all(text.count(rendering.visible(words).split()[0]) >= 2 for words in HOSTILE)
+    assert "# Our model" in run.report_md.read_text() and "<img" not in run.report_md.read_text()
+    report.set_title(run, None, "")
+    kept = report.read(run).title
+    assert kept.title.startswith("Our model") and kept.note == ""
+
+
+def test_strengths_and_weaknesses_are_sure_ones(made):
+    comparison = comparison_of(made)
+    variant, overall = first_screen.shown_variant(comparison), 0.6
+    assert variant is not None
+
+    def bucket(name, value, low, high, n=50):
+        return Breakdown(
+            by="kind", bucket=name, variant=variant, metric=comparison.primary, value=value, ci95=(low, high), n=n
+        )
+
+    kinds = [
+        bucket("part", 1, 0.9, 1),
+        bucket("term", 0.55, 0.4, 0.7),
+        bucket("scenario", 0.05, 0, 0.3, 19),
+        bucket("rare", 0, 0, 0.9, 3),
+    ]
+    value = comparison.variants[variant].metrics[comparison.primary].model_copy(update={"value": overall})
+    result = comparison.variants[variant].model_copy(update={"metrics": {comparison.primary: value}})
+    told = first_screen.strengths(comparison.model_copy(update={"breakdowns": kinds, "variants": {variant: result}}))
+    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to tell: rare (0 of 3).")
+
+
+def test_three_real_answers(made):
+    inputs = report.read(made)
+    found = first_screen.examples(inputs)
+    assert [entry["title"].split(" by ")[0] for entry in found] == ["Newly right", "Still wrong", "Lost"]
+    asked = {question.id: question for question in inputs.questions}
+    for entry in found:
+        assert entry["question"] == asked[entry["id"]].question and entry["count"] >= 1
+    assert [mark for _, _, mark in found[0]["answers"]] == ["wrong", "right"]
+    assert [mark for _, _, mark in found[2]["answers"]] == ["right", "wrong"]
+
+
+# ------------------------------------------------------------------------------------------------------- inline figures
+
+
+def test_every_figure_is_drawn_in_the_page(made):
+    page = made.report_html.read_text()
+    assert page.count('class="static wide"') == page.count('class="static narrow"') == page.count('data-figure="')
+    assert "nan" not in "".join(re.findall("<svg class=.static.*?</svg>", page, re.S))
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(1, 12))
+def test_ticks_are_round_and_inside(low, width, most):
+    found = inline_svg.ticks(low, low + width, most)
+    assert len(found) <= most + 1 and all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in found)
+    assert found == sorted(found)
+
+
+def test_names_in_an_inline_figure_are_text():
+    drawing = forest.forest([pair(left="<b>&amp;x", right="b")], "b", "m", (-5, 25))
+    drawn = inline_svg.svg(drawing)
+    assert "<b>" not in drawn and "&lt;b&gt;&amp;" in drawn
+
+
+def test_provenance_speaks_in_words():
+    split = {
+        "source": "qa.json",
+        "source_sha256": "ab" * 32,
+        "n_train": 3161,
+        "n_heldout": 359,
+        "n_groups_train": 452,
+        "n_groups_heldout": 52,
+        "seed": 2,
+        "split_id": "x",
+    }
+    found = provenance_section.provenance(
+        {"git": {"commit": "c0ffee", "dirty": False}, "split": split, "schema_version": 1}
+    )
+    assert found["facts"] == [
+        ("harness", "commit c0ffee, working tree clean"),
+        (
+            "questions",
+            "qa.json (sha256 abababababab), seed 2: 3,161 training questions in 452 groups, 359 held out in 52",
+        ),
+    ]
+    assert provenance_section.provenance({"split": {"seed": 0}})["facts"] == [("split", "seed 0")]
 
 
 # ------------------------------------------------------------------------------------------------------------ wording
@@ -549,7 +682,7 @@ def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
 
 
 def test_front_of_the_pareto_plot_is_beaten_by_none(made):
-    drawing = comparison.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
+    drawing = pareto.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
     assert drawing is not None
     points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
     front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))
@@ -557,7 +690,7 @@ def test_front_of_the_pareto_plot_is_beaten_by_none(made):
 
 
 def test_forest_draws_the_margin_and_the_noise_floor():
-    drawing = comparison.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
+    drawing = forest.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
     shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
     assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
     assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"

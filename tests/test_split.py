@@ -9,24 +9,7 @@ from harness import config, storage
 from harness.errors import StorageError
 from harness.records import Question, SplitManifest
 from harness.stages import split
-
-SYLLABLES = ["ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "xu", "ze"]
-
-
-def subject(rng):
-    return " ".join("".join(rng.choices(SYLLABLES, k=3)) for _ in range(4))
-
-
-def make(count, seed=0):
-    """Rows on different subjects, every third in two phrasings."""
-    rng = random.Random(seed)
-    rows = []
-    while len(rows) < count:
-        topic, answer = subject(rng), subject(rng)
-        rows.append({"question": f"Who may {topic}?", "answer": answer})
-        if len(rows) % 3 == 0:
-            rows.append({"question": f"Who then may {topic}?", "answer": answer})
-    return rows[:count]
+from tests.helpers.qa_files import make, subject
 
 
 def run(folder, rows, *overrides, **options):
@@ -40,7 +23,7 @@ def run(folder, rows, *overrides, **options):
 def sides(run):
     read = {
         side: storage.read_records(path, Question)
-        for side, path in (("train", run.train_jsonl), ("heldout", run.heldout_jsonl))
+        for side, path in (("train", run.train_jsonl), ("dev", run.dev_jsonl), ("heldout", run.heldout_jsonl))
     }
     return {question.row: side for side, questions in read.items() for question in questions}
 
@@ -48,19 +31,17 @@ def sides(run):
 def test_every_row_is_on_one_side_and_groups_are_whole(tmp_path):
     rows = make(400)
     folder, manifest = run(tmp_path, rows)
-    train, heldout = (
-        storage.read_records(folder.train_jsonl, Question),
-        storage.read_records(folder.heldout_jsonl, Question),
+    train, dev, heldout = (
+        storage.read_records(path, Question) for path in (folder.train_jsonl, folder.dev_jsonl, folder.heldout_jsonl)
     )
-    assert (len(train), len(heldout)) == (manifest.n_train, manifest.n_heldout)
-    assert sorted(q.row for q in train + heldout) == list(range(1, 401))
-    assert not {q.group for q in train} & {q.group for q in heldout}
-    assert (len({q.group for q in train}), len({q.group for q in heldout})) == (
-        manifest.n_groups_train,
-        manifest.n_groups_heldout,
-    )
-    assert 0.06 < manifest.n_heldout / 400 < 0.14
-    assert all(q.nearest_train is None for q in train)
+    assert (len(train), len(dev), len(heldout)) == (manifest.n_train, manifest.n_dev, manifest.n_heldout)
+    assert sorted(q.row for q in train + dev + heldout) == list(range(1, 401))
+    groups = [{q.group for q in side} for side in (train, dev, heldout)]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    assert [len(g) for g in groups] == [manifest.n_groups_train, manifest.n_groups_dev, manifest.n_groups_heldout]
+    assert 0.06 < manifest.n_heldout / 400 < 0.14 and 0.06 < manifest.n_dev / 400 < 0.14
+    assert all(q.nearest_train is None for q in train + dev)
+    assert manifest.leakage["checked"] and not manifest.leakage["train_rows"]
     assert all(0 <= q.nearest_train < 0.9 for q in heldout)
     assert manifest.merges["near_duplicate"] > 50
     assert storage.read_record(folder.split_json, SplitManifest) == manifest
@@ -82,7 +63,7 @@ def test_fields_of_the_file_are_kept(tmp_path):
     folder, _ = run(tmp_path, rows)
     kept = next(
         q
-        for path in (folder.train_jsonl, folder.heldout_jsonl)
+        for path in (folder.train_jsonl, folder.dev_jsonl, folder.heldout_jsonl)
         for q in storage.read_records(path, Question)
         if q.id == "x"
     )
@@ -104,7 +85,7 @@ def test_the_same_bytes_twice_and_another_split_for_another_seed(tmp_path):
     _, other = run(tmp_path / "c", rows, "data.seed=1")
     assert first.train_jsonl.read_bytes() == second.train_jsonl.read_bytes()
     assert first.heldout_jsonl.read_bytes() == second.heldout_jsonl.read_bytes()
-    ignored = {"seconds": 0, "source": "", "fingerprint": ""}
+    ignored = {"seconds": 0, "source": "", "fingerprint": "", "files": []}
     assert one.model_copy(update=ignored) == two.model_copy(update=ignored)
     assert one.split_id == two.split_id != other.split_id
 
@@ -118,7 +99,8 @@ def test_an_unchanged_split_is_left_alone(tmp_path):
     run(tmp_path, rows, force=True)
     assert folder.split_json.stat().st_mtime_ns > before
     assert run(tmp_path, rows, "data.similarity=0.6")[1].fingerprint != first.fingerprint
-    assert run(tmp_path, make(61))[1].n_train + run(tmp_path, make(61))[1].n_heldout == 61
+    again = run(tmp_path, make(61))[1]
+    assert again.n_train + again.n_dev + again.n_heldout == 61
 
 
 @pytest.mark.parametrize("damage", ["{", "", '{"n_train": 1}'])

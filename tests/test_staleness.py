@@ -33,7 +33,7 @@ DECIDES = {
     "training/step.py": {"train"},
     "formats/merged.py": {"export", "predict"},
     "backends/decoding/decoder.py": {"predict"},
-    "report/charts/comparison.py": {"report"},
+    "report/charts/forest.py": {"report"},
     "prompt.py": {"train", "predict"},
     "storage/strict_json.py": {"split", "train", "export", "predict", "score"},
     "config.py": set(),

@@ -263,7 +263,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("7 rows, 4 steps of 3") == 1
         curves.append(
-            [(p.step, p.epoch, p.loss, p.heldout_loss) for p in storage.read_records(run.history_jsonl, HistoryPoint)]
+            [(p.step, p.epoch, p.loss, p.dev_loss) for p in storage.read_records(run.history_jsonl, HistoryPoint)]
         )
         assert json.loads(run.train_json.read_text())["plan"]["devices"] == processes
     for one, two in zip(*curves, strict=True):
@@ -282,11 +282,11 @@ def test_several_processes_end_as_one_does(tmp_path: Path) -> None:
         command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}
     )
     assert done.returncode == 2
-    assert re.fullmatch(r"error: runs/two/split/split.json: is missing; .*\n", done.stderr)
+    assert re.fullmatch(r"error: no run 'two'; there are none yet; harness split --run two starts one\n", done.stderr)
     planned = subprocess.run(
         ["make", "-n", "train", "GPUS=2", "RUN=two"], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
-    assert " ".join(command[1:]) in planned
+    assert "harness run --until train --gpus 2 --run 'two'" in planned
 
 
 @pytest.mark.parametrize("arguments", [["two", "train"], ["0", "train"], [""], []])

@@ -51,3 +51,14 @@ def test_control_characters_in_a_name_are_visible() -> None:
     terminal._print(console, "t", [terminal.Column("", ["a\x1b[2Jb"], needed=True)])
     assert isinstance(console.file, io.StringIO)
     assert "\x1b[2J" not in console.file.getvalue()
+
+
+def test_the_decision_comes_last_with_the_file_and_the_report(comparison: Comparison) -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False, color_system=None)
+    terminal.show_decision(
+        comparison, console, file="runs/demo/gguf/model.gguf", report="reports/demo/report.html (harness report --open)"
+    )
+    assert isinstance(console.file, io.StringIO) and comparison.shipping
+    first, *_, last = console.file.getvalue().splitlines()
+    assert first == comparison.shipping.title and last == "Report: reports/demo/report.html (harness report --open)"
+    assert "File: runs/demo/gguf/model.gguf" in console.file.getvalue().splitlines()

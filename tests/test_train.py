@@ -78,7 +78,7 @@ def points(run: RunFolder) -> list[HistoryPoint]:
 
 
 def curve(run: RunFolder) -> list[tuple[Any, ...]]:
-    return [(p.step, p.epoch, p.loss, p.heldout_loss, p.learning_rate, p.grad_norm, p.tokens) for p in points(run)]
+    return [(p.step, p.epoch, p.loss, p.dev_loss, p.learning_rate, p.grad_norm, p.tokens) for p in points(run)]
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_the_history_has_a_point_for_every_step(finished: Any) -> None:
     run, _, manifest, _ = finished
     steps = [p for p in points(run) if p.loss is not None]
     assert [p.step for p in steps] == list(range(1, STEPS + 1))
-    assert [p.step for p in points(run) if p.heldout_loss is not None] == [3, 6]
+    assert [p.step for p in points(run) if p.dev_loss is not None] == [3, 6]
     assert all(p.grad_norm and p.learning_rate is not None and p.tokens for p in steps)
     assert manifest.final_loss == pytest.approx(sum(p.loss or 0 for p in steps) / STEPS)
     assert min(p.loss or 9 for p in steps[-2:]) < (steps[0].loss or 0)
@@ -162,9 +162,7 @@ def test_unchanged_inputs_do_nothing(finished: Any) -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3])
-def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(
-    tiny_model: Path, tmp_path: Path, rows_at_once: int
-) -> None:
+def test_the_dev_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path, tmp_path: Path, rows_at_once: int) -> None:
     """Whatever the batches: a mean of batches' means would change with the plan, and with the number of GPUs."""
     import torch
     from peft import PeftModel
@@ -180,10 +178,10 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(
         micro_batch_size=rows_at_once,
         load_in_4bit=False,
     )
-    found = train.run(run, settings).final_heldout_loss
+    found = train.run(run, settings).final_dev_loss
     base_model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base_model, run.adapter)
-    asked = train.sample(storage.read_records(run.heldout_jsonl, Question), settings.train.eval_rows)
+    asked = train.sample(storage.read_records(run.dev_jsonl, Question), settings.train.eval_rows)
     rows = train.encode(asked, Prompter(tokenizer, settings.prompt), settings.train)
     assert len({sum(label != IGNORED for label in row.labels) for row in rows}) > 1 and len(rows) > rows_at_once
     summed = 0.0
@@ -198,7 +196,7 @@ def test_the_heldout_loss_is_the_mean_over_all_labelled_tokens(
     assert found == pytest.approx(summed / sum(label != IGNORED for row in rows for label in row.labels[1:]), rel=1e-4)
 
 
-def test_looking_at_the_heldout_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
+def test_looking_at_the_dev_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
     """Neither dropout nor the order of the second epoch, which begins with step 5."""
     losses = []
     for every in (2, 8):
@@ -241,10 +239,12 @@ def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
 
     monkeypatch.setattr(Trainer, "compute_loss", tight)
     train.run(run := small_run.split(tmp_path / "halves"), config(tiny_model))
-    found, expected = ([p.heldout_loss for p in points(of) if p.heldout_loss is not None] for of in (run, finished[0]))
+    found, expected = ([p.dev_loss for p in points(of) if p.dev_loss is not None] for of in (run, finished[0]))
     assert found == pytest.approx(expected, rel=1e-4)
     least = 0
-    with pytest.raises(TrainingError, match=r"out of memory with a single held-out row; lower train.max_length"):
+    with pytest.raises(
+        TrainingError, match=r"out of memory with a single row of the measured loss; lower train.max_length"
+    ):
         train.run(small_run.split(tmp_path / "none"), config(tiny_model))
 
 
@@ -281,7 +281,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert [p.step for p in points(run) if p.loss is not None] == [1, 2, 3, 4, 5]
     told: list[str] = []
     resumed = train.run(run, settings, progress=told.append)
-    assert resumed.resumed_from == 4 and "going on from checkpoint-4" in told
+    assert resumed.resumed_from == 4 and "resuming from checkpoint-4" in told
     assert curve(run) == curve(whole)
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 
@@ -329,7 +329,7 @@ def test_several_processes_go_on_from_a_checkpoint(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert storage.read_record(run.train_json, TrainManifest).resumed_from == 4
-    mine, theirs = ([(p.step, p.loss or p.heldout_loss) for p in points(r)] for r in (run, whole))
+    mine, theirs = ([(p.step, p.loss or p.dev_loss) for p in points(r)] for r in (run, whole))
     assert mine == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in theirs]
 
 
@@ -370,7 +370,7 @@ def test_a_changed_config_trains_again(finished: Any, tiny_model: Path, tmp_path
         config(tiny_model, max_steps=None, epochs=0.5, eval_rows=0, train_on="all", max_length=40, load_in_4bit=False),
     )
     assert second.adapter_sha256 != first.adapter_sha256
-    assert (second.steps, second.labelled_token_share, second.final_heldout_loss) == (2, 1.0, None)
+    assert (second.steps, second.labelled_token_share, second.final_dev_loss) == (2, 1.0, None)
     prompter = Prompter(load_tokenizer(tiny_model), small_run.TEMPLATE)
     long = sum(len(prompter.ids(text[:20])) + len(prompter._encode(text[20:])) + 1 > 40 for text in CORPUS)
     assert second.rows_cut == long > 0

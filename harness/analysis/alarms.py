@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from harness import storage
 from harness.config import Compare
 from harness.metrics.text import words
-from harness.records import Alarm, Prediction, PredictionManifest, Question, ScoreManifest
+from harness.records import Alarm, Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
 from harness.storage import RunFolder
 
 SHOWN = 40
@@ -30,14 +30,7 @@ def find(
         tuned: the variants that should answer otherwise than `base`.
         limits: of the alarms that have one; of all else, one answer raises it.
     """
-    split = storage.read_json(run.split_json)
-    if not split.get("n_train"):
-        message = "whether the test questions leaked into training could not be checked: what the models were trained on was not given"
-        yield Alarm(code="leakage_unknown", variant=None, message=message)
-    elif leaked := split.get("leakage", {}).get("questions_in_train"):
-        share = leaked / max(len(questions), 1)
-        message = f"{leaked} of {len(questions)} test questions were trained on"
-        yield Alarm(code="leakage", variant=None, message=message, value=share, limit=0.0)
+    yield from of_split(storage.read_record(run.split_json, SplitManifest))
     texts, prompts = {}, {}
     asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in manifests}
     for name in manifests:
@@ -75,6 +68,25 @@ def find(
             if count:
                 message = f"{name}: {count} of {manifest.n} {what}"
                 yield Alarm(code=code, variant=name, message=message, value=count / manifest.n, limit=0.0)
+
+
+def of_split(split: SplitManifest) -> Iterator[Alarm]:
+    """The alarms of a split: training rows that give held-out questions away, or that this could not be checked."""
+    leakage = split.leakage
+    if leakage.get("checked") is False:
+        message = (
+            "whether held-out questions leaked into training could not be checked: what the models were trained on was not given "
+            "(data.trained_on names it)"
+        )
+        yield Alarm(code="leakage_unknown", variant=None, message=message)
+        return
+    exact, near = leakage.get("questions_in_train", 0), leakage.get("near_duplicates_in_train", 0)
+    if exact or near:
+        message = (
+            f"{exact + near} of {split.n_heldout} held-out questions leak: {exact} are also training questions, "
+            f"{near} have near-duplicates among those"
+        )
+        yield Alarm(code="leakage", variant=None, message=message, value=(exact + near) / split.n_heldout, limit=0.0)
 
 
 def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from harness.variants import ADAPTER, BASE, MERGED, VARIANTS
 
 Floats = npt.NDArray[np.floating]
 
 SUFFIX = ".logprobs.npz"
-"""Of the file beside a variant's predictions: `ids` (n), `lengths` (n) and `logprobs` (their sum, vocabulary), float32."""
+"""Of the file beside a variant's predictions: `ids` (n), `lengths` (n), `tokens` (their sum) and `logprobs` (their sum, vocabulary), float32."""
 LEAST = -80.0
 """Log-probabilities below this are taken for it: a float32 softmax, which llama.cpp's is, gives 0 there, and its logarithm is no number."""
 
@@ -33,6 +34,14 @@ class Divergence:
     top1_agreement: float
     """Share of positions, 0..1."""
     positions: int
+    median_kl: float
+    p999_kl: float
+    """Nats; 99.9th percentile over positions."""
+    max_kl: float
+    rms_dp: float | None
+    """Root mean square of the difference in the probability of the reference answer's token, 0..1; None: the tokens are not known."""
+    intervals: dict[str, tuple[float, float]]
+    """95% intervals of `mean_kl`, `top1_agreement` and `rms_dp`, over questions; empty with a single one."""
 
 
 def subset(ids: Sequence[str], size: int) -> list[int]:
@@ -78,20 +87,61 @@ def kl(reference: Floats, other: Floats) -> npt.NDArray[np.float64]:
     return np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
 
 
-def divergence(reference: Sequence[Floats], other: Sequence[Floats]) -> Divergence | None:
-    """KL and top-1 agreement over the T positions of all questions; None without positions.
+def divergence(
+    reference: Sequence[Floats], other: Sequence[Floats], tokens: Sequence[npt.NDArray[np.integer]] | None = None
+) -> Divergence | None:
+    """What `llama-perplexity --kl-divergence` prints, over the T positions of all questions; None without positions.
 
-    Mean (1/T) sum_t KL_t and the 99th percentile of KL_t, interpolated linearly; top-1 agreement (1/T) sum_t [argmax P_t = argmax Q_t].
+    Mean (1/T) sum_t KL_t, its median, maximum, 99th and 99.9th percentile, interpolated linearly; top-1 agreement (1/T) sum_t [argmax P_t =
+    argmax Q_t]; RMS of the difference in probability sqrt((1/T) sum_t (Q_t(v_t) - P_t(v_t))^2), v_t the reference answer's token.
+    llama.cpp's own error bars take positions for independent; `intervals` do not (see `_interval`).
 
     Args:
         reference, other: for each question what `kl` takes. Raises as it does.
+        tokens: the reference answers' token ids, for each question shape (positions,).
     """
     pairs = list(zip(reference, other, strict=True))
-    values = np.concatenate([kl(p, q) for p, q in pairs] or [np.empty(0)])
+    by_question = [kl(p, q) for p, q in pairs]
+    values = np.concatenate(by_question or [np.empty(0)])
     if not len(values):
         return None
-    agree = sum(int((p.argmax(axis=-1) == q.argmax(axis=-1)).sum()) for p, q in pairs)
-    return Divergence(float(values.mean()), float(np.percentile(values, 99)), agree / len(values), len(values))
+    agree = [(p.argmax(axis=-1) == q.argmax(axis=-1)).astype(np.float64) for p, q in pairs]
+    squares = []
+    for (p, q), ids in zip(pairs, tokens or [], strict=tokens is not None):
+        at = np.arange(len(ids))
+        squares.append((np.exp(q[at, ids].astype(np.float64)) - np.exp(p[at, ids].astype(np.float64))) ** 2)
+    intervals = {"mean_kl": _interval(by_question), "top1_agreement": _interval(agree)}
+    if squares and (found := _interval(squares)):
+        intervals["rms_dp"] = (found[0] ** 0.5, found[1] ** 0.5)
+    p99, p999 = np.percentile(values, [99, 99.9])
+    return Divergence(
+        mean_kl=float(values.mean()),
+        p99_kl=float(p99),
+        top1_agreement=float(np.concatenate(agree).mean()),
+        positions=len(values),
+        median_kl=float(np.median(values)),
+        p999_kl=float(p999),
+        max_kl=float(values.max()),
+        rms_dp=float(np.concatenate(squares).mean() ** 0.5) if squares else None,
+        intervals={name: interval for name, interval in intervals.items() if interval is not None},
+    )
+
+
+def _interval(by_question: Sequence[Floats]) -> tuple[float, float] | None:
+    """95% interval of the mean over all positions, cut at 0; None for fewer than two questions.
+
+    Positions of one answer depend on each other, so that questions are the sample: the mean is a ratio of two sums over them, sum s_q / sum n_q, with
+    the linearised variance K / (K - 1) sum (s_q - m n_q)^2 / N^2 and Student's t with K - 1 degrees of freedom. Source: Cochran, Sampling
+    Techniques (3rd edition, 1977), sections 2.11 and 9A.2 (ratio to size).
+    """
+    rows = [values for values in by_question if len(values)]
+    if len(rows) < 2:
+        return None
+    sums, sizes = np.array([values.sum() for values in rows]), np.array([len(values) for values in rows])
+    mean = sums.sum() / sizes.sum()
+    spread = ((sums - mean * sizes) ** 2).sum() * len(rows) / (len(rows) - 1)
+    half = float(stats.t.ppf(0.975, len(rows) - 1)) * spread**0.5 / sizes.sum()
+    return max(float(mean - half), 0.0), float(mean + half)
 
 
 def flip_rate(before: Sequence[str], after: Sequence[str]) -> float:

@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from harness.backends import Completion, Execution, Facts, Generation, Prompt, Source
+from harness.backends import Completion, Execution, Facts, Generation, Prompt, Source, server_sent_events
+from harness.backends.pieces import Piece
 from harness.errors import ConfigError, HarnessError, ModelError
 from harness.storage import strict_json
 
@@ -116,6 +117,26 @@ class EndpointBackend:
                 yield i, [found]
         finally:
             stopped.set()
+
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """One answer as the server sends it; see `harness.backends.pieces`. A busy server is not asked again."""
+        route = "/chat/completions" if self.chat else "/completions"
+        body = self._body(prompt) | {"stream": True, "return_token_ids": False, "logprobs": True if self.chat else 1}
+        try:
+            with self.client.stream("POST", self.url + route, json=body) as response:
+                if response.status_code < 300:
+                    yield from server_sent_events.pieces(response.iter_lines())
+                    return
+                refused = response.status_code in (400, 422)
+            if refused:  # perhaps for a field that it does not know
+                plain = {k: v for k, v in body.items() if k not in (*MORE_FIELDS, "logprobs")}
+                with self.client.stream("POST", self.url + route, json=plain) as response:
+                    if response.status_code < 300:
+                        yield from server_sent_events.pieces(response.iter_lines())
+                        return
+            yield Piece(end="error", error=f"the server answers with status {response.status_code}")
+        except FAILURES as error:
+            yield Piece(end="error", error=f"the server does not answer ({type(error).__name__})")
 
     def close(self) -> None:
         """Closes the connections."""
@@ -246,7 +267,9 @@ class EndpointBackend:
         if name not in models:
             raise self._not_served(name, list(models))
         longest = models[name].get("max_model_len") if isinstance(models[name], dict) else None
-        return name, longest if isinstance(longest, int) and longest > 0 else 2**31
+        if longest is not None and (not isinstance(longest, int) or longest <= 0):
+            raise ModelError(f"gives {str(longest)[:40]!r} as max_model_len", "check the server", file=self.url)
+        return name, longest or 2**31
 
     def _not_served(self, name: str, models: list[str]) -> ModelError:
         shown = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")

@@ -54,7 +54,7 @@ def evaluate(
             say(note)
         comparison = stage.run(folder, plan, progress=say, command=command(), force=force)
         shown(lambda: terminal.show_comparison(comparison))
-        say(f"report: {folder.report_html}")
+        say(f"Report: {folder.report_html} (harness report --run {folder.name} --open)")
 
 
 @app.command("export-answers", rich_help_panel=RESULTS, epilog="Example: harness export-answers --format xlsx")

@@ -23,7 +23,7 @@ from harness.cli.application import (
     flag,
 )
 from harness.cli.selection import Selection, announce, command, select, stage
-from harness.cli.terminal import WITHIN_RUN, errors, fail, say, shown
+from harness.cli.terminal import WITHIN_RUN, errors, fail, say, say_raw, shown
 
 if TYPE_CHECKING:
     from harness.config import Config
@@ -64,9 +64,24 @@ def run(
             with pipeline.attempt(folder, resolved, name, command()) as attempt:
                 result = pipeline.run(name, folder, resolved, progress=say, force=force)
             if name == "compare":
-                _show_comparison(folder, resolved, result, log=attempt.wrote)
+                # The decision ends the whole output: it is told once.
+                _show_comparison(folder, resolved, result, log=attempt.wrote, decision=until == "compare")
         if until == "report":
-            say(f"report: {folder.report_html}")
+            _show_end(folder)
+
+
+def _show_end(folder: RunFolder) -> None:
+    """The last lines: the decision, the file to ship, and how to open the report."""
+    from harness import storage
+    from harness.records import Comparison
+    from harness.report import terminal
+
+    comparison = storage.read_record(folder.comparison_json, Comparison)
+    chosen = comparison.shipping.variant if comparison.shipping else None
+    place = (folder.adapter if chosen == "adapter" else folder.artifact(chosen)) if chosen else None
+    file = str(place) if place and place.exists() else ""
+    page = f"{folder.report_html} (harness report --run {folder.name} --open)"
+    shown(lambda: terminal.show_decision(comparison, file=file, report=page))
 
 
 def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
@@ -102,17 +117,21 @@ def split(
     settings: Settings = None,
     force: Force = False,
     heldout: Heldout = None,
+    dev: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows for choosing: 0.1, 200, or 0.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Hold out exactly these questions.")] = None,
     question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
     answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
     context_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column of a passage that goes before the question.")
     ] = None,
 ) -> None:
-    """1. Split a QA file into training and held-out questions, near-duplicates on one side."""
+    """1. Split a QA file into training, dev and held-out questions, near-duplicates on one side."""
     columns = {"question": question_column, "answer": answer_column, "context": context_column}
     # JSON strings, so that YAML reads a name like `1` or `yes` as text.
     named = [f"data.columns.{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
-    overrides = [*(settings or []), *named, *([f"data.heldout={heldout}"] if heldout else [])]
+    named += [f"data.test={json.dumps(test)}"] if test else []
+    named += [f"data.{key}={size}" for key, size in (("heldout", heldout), ("dev", dev)) if size]
+    overrides = [*(settings or []), *named]
     with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
         from harness.stages import split as stage_
 
@@ -182,21 +201,20 @@ def compare(
     qa: QaFile = None,
     settings: Settings = None,
     force: Force = False,
+    every: Annotated[bool, flag("--all", help="Two runs: every metric, not only the one that decides.")] = False,
+    as_json: Annotated[bool, flag("--json", help="Two runs: print as JSON.")] = False,
+    markdown: Annotated[bool, flag("--markdown", help="Two runs: print as Markdown.")] = False,
 ) -> None:
-    """6. Compare the variants of a run, or two runs, question by question."""
+    """6. Compare the variants of a run, or two runs question by question: B against A."""
     chosen = select(run, config, qa, settings)
     if runs and len(runs) == 2:
         with errors():
-            from harness.report import terminal
-            from harness.stages import compare as stage_
-            from harness.storage import RunFolder
-
-            left, right = (RunFolder(name).check_exists() for name in runs)
-            pairs = stage_.compare_runs(left, right, chosen.load())
-            shown(lambda: terminal.show_pairs(pairs))
+            _compare_two(runs[0], runs[1], chosen.load(), every=every, as_json=as_json, markdown=markdown)
         return
     if runs:
         fail("give two runs, or none and --run", 2)
+    if every or as_json or markdown:
+        fail("--all, --json and --markdown are for two runs: harness compare RUN_A RUN_B", 2)
     with stage("compare", chosen) as (folder, resolved, attempt):
         from harness.stages import compare as stage_
 
@@ -204,11 +222,32 @@ def compare(
         _show_comparison(folder, resolved, comparison, log=attempt.wrote)
 
 
-def _show_comparison(folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool) -> None:
+def _compare_two(first: str, second: str, config: Config, *, every: bool, as_json: bool, markdown: bool) -> None:
+    from harness.report import terminal, two_runs
+    from harness.report.page import plain
+    from harness.stages import compare as stage_
+    from harness.storage import RunFolder
+
+    a, b = (RunFolder(name).check_exists() for name in (first, second))
+    pairs = stage_.compare_runs(b, a, config)
+    if as_json:
+        say_raw(two_runs.as_json(pairs, b.name, a.name))
+        return
+    told = pairs if every else two_runs.main_pairs(pairs)
+    if markdown:
+        say_raw(two_runs.as_markdown(told, b.name, a.name, plain))
+        return
+    say(two_runs.summary(pairs, b.name, a.name))
+    shown(lambda: terminal.show_pairs(told))
+
+
+def _show_comparison(
+    folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool, decision: bool = True
+) -> None:
     from harness.report import terminal
     from harness.training import wandb_log
 
-    shown(lambda: terminal.show_comparison(comparison))
+    shown(lambda: terminal.show_comparison(comparison, decision=decision))
     if log and (done := wandb_log.log_evaluation(folder, resolved, comparison)):
         say(done)
 
@@ -222,15 +261,26 @@ def report(
     settings: Settings = None,
     force: Force = False,
     open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Stands above the report; kept until changed.")
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept likewise.")
+    ] = None,
     sets: SettingsText = "",
 ) -> None:
     """7. Render report.html and report.md from what the other stages wrote."""
     first, *others = runs or [run]
     with stage("report", select(first, config, qa, settings, sets)) as (folder, resolved, _):
         from harness.stages import pipeline
+        from harness.stages.report import set_title
 
+        set_title(folder, title, note)
         path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)
-        say(f"report: {path}")
+        if others:
+            say(f"report: {path}")
+        else:
+            _show_end(folder)
     if open_:
         import webbrowser
 

@@ -27,6 +27,11 @@ def say(message: str) -> None:
         shown(lambda: print(visible(message), flush=True))
 
 
+def say_raw(text: str) -> None:
+    """Prints lines as they are: for what another program reads, which escapes what it must itself."""
+    shown(lambda: print(text, flush=True))
+
+
 def shown(show: Callable[[], T]) -> T | None:
     """Calls what prints; a reader that is gone (`harness report | head -1`) is no error, and the work is finished without it."""
     try:

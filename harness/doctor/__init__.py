@@ -10,21 +10,26 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from harness.doctor.finding import Finding, Status
+from harness.doctor.finding import Finding, Status, lines
 
 if TYPE_CHECKING:
     from harness.config import Config
 
-__all__ = ["Finding", "Status", "as_json", "run"]
+__all__ = ["Finding", "Status", "as_json", "lines", "run"]
 
 
-def run(config: Config) -> list[Finding]:
-    """Every finding, in the order in which they are read best: device, working parts, inputs, memory and disk, packages."""
+def run(config: Config, *, measure: bool = False) -> list[Finding]:
+    """Every finding, in the order in which they are read best: device, working parts, inputs, memory and disk, packages.
+
+    Args:
+        measure: time llama.cpp on the base's shape too, for half a minute, and forecast how long GGUF variants answer.
+    """
     from harness.doctor import checks
 
-    return checks.run(config)
+    return checks.run(config, measure=measure)
 
 
 def as_json(findings: list[Finding]) -> str:
     """The findings as a JSON list of objects with `status`, `what`, `value` and `hint`."""
-    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+    told = [{key: value for key, value in asdict(finding).items() if key != "is_package"} for finding in findings]
+    return json.dumps(told, indent=2, ensure_ascii=False)

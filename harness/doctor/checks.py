@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config
-from harness.doctor import Finding, estimate, packages, space
+from harness.doctor import Finding, estimate, forecast, packages, space
 from harness.doctor.probes import Probe, probe
 from harness.errors import DataError, HarnessError
 from harness.formats import safetensors_reader
@@ -26,7 +26,7 @@ OLDEST = (7, 0)
 SETUP = "run make setup GPU=1"
 
 
-def run(config: Config) -> list[Finding]:
+def run(config: Config, *, measure: bool = False) -> list[Finding]:
     """See `harness.doctor.run`."""
     names = [
         "torch",
@@ -66,6 +66,10 @@ def run(config: Config) -> list[Finding]:
     elif not any(f.status == "fail" for f in model):
         hint = f"fetch it with `hf download {config.model.path} config.json`"
         findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json is not here", hint))
+    if measure and folder is not None:
+        # By itself: what ran beside it would be timed too.
+        count = forecast.held_out(config, len(rows))
+        findings += [found for found in [forecast.finding(config, folder, rows, device, count)] if found is not None]
     return [*findings, *installed]
 
 
@@ -260,13 +264,17 @@ def _wandb(config: Config) -> Finding:
 
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
-    if config.data.qa is None:
-        return [], Finding("ok", "questions", "none to train on: a test file alone")
-    try:
-        file = dataset.read(config.data.qa or "", config.data)
-    except DataError as error:
-        return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
-    return file.rows, Finding("ok", "questions", f"{config.data.qa}: {len(file.rows):,} rows")
+    """The rows that are trained on, or the test file's where nothing is: they decide memory."""
+    data, rows, told = config.data, [], []
+    for source in (data.training_file, data.test, data.trained_on):
+        if source is not None:
+            try:
+                file = dataset.read(source, data)
+            except DataError as error:
+                return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
+            rows = rows or file.rows
+            told.append(f"{source}: {file.summary}")
+    return rows, Finding("ok", "questions", "; ".join(told))
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:
@@ -285,7 +293,7 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
                     "warn",
                     "model",
                     f"{path}: its weights are not all in the hub's cache",
-                    f"run `hf download {path}` to go on",
+                    f"run `hf download {path}` to resume",
                 )
             ]
         else:

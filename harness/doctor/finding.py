@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["ok", "warn", "fail"]
+WORST_FIRST: list[Status] = ["fail", "warn", "ok"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,19 @@ class Finding:
     hint: str = ""
     """What the user can do about it, as an imperative clause; empty if nothing needs doing."""
 
+    is_package: bool = False
+    """An installed package against the range that is wanted."""
+
     def __str__(self) -> str:
         line = f"{self.status:4}  {self.what:20}  {self.value}"
         return f"{line}; {self.hint}" if self.hint else line
+
+
+def lines(findings: list[Finding], *, every: bool = False) -> list[str]:
+    """What fails, then what warns, then what is well; packages that fit are one line, unless `every` one is wanted."""
+    fitting = [f for f in findings if f.is_package and f.status == "ok"]
+    folded = [] if every or len(fitting) < 2 else fitting
+    told = sorted((f for f in findings if f not in folded), key=lambda f: WORST_FIRST.index(f.status))
+    if folded:
+        told.append(Finding("ok", "packages", f"{len(folded)} fit (-v names them)"))
+    return [str(finding) for finding in told]

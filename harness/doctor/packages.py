@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -27,7 +28,7 @@ def findings(config: Config) -> list[Finding]:
     ]
     if config.train.engine == "unsloth":
         found += [_finding(Requirement(name), {}) for name in UNSLOTH]
-    return found
+    return [replace(finding, is_package=True) for finding in found]
 
 
 def uses_gguf(config: Config) -> bool:

@@ -6,10 +6,11 @@ found. A new format is one function and one entry of `harness.variants.VARIANTS`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from harness import variants
 from harness.errors import ConfigError
@@ -26,6 +27,8 @@ class Sources:
     threads: int = 0
     llama_cpp: Path | None = None
     progress: Callable[[str], None] = lambda _: None
+    importance: Callable[[], Mapping[str, Any] | None] = lambda: None
+    """Measures the importance matrix, or reads it where it was measured (`harness.formats.importance`)."""
 
 
 @dataclass(frozen=True)

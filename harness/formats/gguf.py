@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import index
 from pathlib import Path
@@ -43,6 +43,7 @@ CHECKOUT = "set export.llama_cpp to a llama.cpp checkout, which converts many mo
 
 def export(sources: Sources, out: Path, name: str) -> Checked:
     """Writes and checks `gguf_<type>`."""
+    weights = sources.importance() if name.removeprefix("gguf_") in quantize.WEIGHED else None
     found = write(
         sources.merged_16bit,
         out,
@@ -50,8 +51,12 @@ def export(sources: Sources, out: Path, name: str) -> Checked:
         threads=sources.threads,
         llama_cpp=sources.llama_cpp,
         progress=sources.progress,
+        importance=weights,
     )["tensors"]
-    return Checked(found, [f"{found} tensors read back, sizes within the file, sampled values finite"])
+    checks = [f"{found} tensors read back, sizes within the file, sampled values finite"]
+    if weights:
+        checks.append(f"errors of {len(weights)} tensors weighed by importance, measured on training questions")
+    return Checked(found, checks)
 
 
 def write(
@@ -62,6 +67,7 @@ def write(
     threads: int = 0,
     llama_cpp: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    importance: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Writes `out` atomically and checks it; equal inputs give equal bytes.
 
@@ -71,6 +77,7 @@ def write(
         threads: for quantising; 0: one per core.
         llama_cpp: a llama.cpp checkout, used only for models that are not converted here.
         progress: told now and then how far it is.
+        importance: see `harness.formats.importance`; for the types of `quantize.WEIGHED`.
 
     Returns:
         The facts of `check`.
@@ -93,7 +100,7 @@ def write(
         with atomic_path(out) as temporary:
             llama_cpp_checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads, progress=progress)
             return check(temporary)
-    planned = llama.plan(model_folder, config, type)
+    planned = llama.plan(model_folder, config, type, importance)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
         _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads, progress)
@@ -134,6 +141,9 @@ def _write(
     writer = GGUFWriter(path, families.find(config, path).name)
     llama.add_settings(writer, config, type)
     words.add_to(writer)
+    if weighed := sum(tensor.importance is not None for tensor in planned):
+        writer.add_string("quantize.imatrix.dataset", "training questions")
+        writer.add_int32("quantize.imatrix.entries_count", weighed)
     if chat_template:
         writer.add_chat_template(chat_template)
     for tensor in planned:
@@ -218,7 +228,7 @@ def _convert(tensor: llama.Planned, first: int, count: int) -> np.ndarray:
         values = values.reshape(-1, 2, half, columns).swapaxes(1, 2).reshape(count, columns)
     if tensor.offset:
         values = values + np.float32(tensor.offset)
-    return quantize.quantize(values, tensor.kind, tensor.name)
+    return quantize.quantize(values, tensor.kind, tensor.name, tensor.importance)
 
 
 # -------------------------------------------------------------------------------------------------------------- check

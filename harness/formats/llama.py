@@ -6,6 +6,7 @@ What differs between families stands in `families`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Planned:
     """Of attn_q and attn_k: rows are to be permuted within each of so many heads."""
     offset: float = 0.0
     """Is added to the values."""
+    importance: np.ndarray | None = None
+    """Of each column, where the type is chosen with an importance matrix."""
 
     @property
     def size_bytes(self) -> int:
@@ -89,9 +92,13 @@ def _rotated(config: dict[str, Any]) -> int:
     return int(families.head_dim(config) * families.rope(config)["partial_rotary_factor"])
 
 
-def plan(model_folder: Path, config: dict[str, Any], type: str) -> list[Planned]:
+def plan(
+    model_folder: Path, config: dict[str, Any], type: str, importance: Mapping[str, np.ndarray] | None = None
+) -> list[Planned]:
     """Every tensor of the file, in order: where it comes from, its type, its shape.
 
+    Args:
+        importance: GGUF tensor name -> weight of each column (`harness.formats.importance`); used by the types of `quantize.WEIGHED`.
     Raises:
         ModelError: tensors are missing, unknown, or of another shape than config.json says.
     """
@@ -114,6 +121,7 @@ def plan(model_folder: Path, config: dict[str, Any], type: str) -> list[Planned]
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     names = get_tensor_name_map(family.arch, layers)
+    weights = importance if importance and type in quantize.WEIGHED else {}
     planned = []
     for name, factors in _rope_tensors(config).items():
         planned.append(Planned(name, factors.shape, GGMLQuantizationType.F32, factors))
@@ -128,11 +136,19 @@ def plan(model_folder: Path, config: dict[str, Any], type: str) -> list[Planned]
         if gguf_name is None:
             raise UnsupportedModel(f"tensor {name!r} has no GGUF name", file=model_folder)
         kind = quantize.tensor_type(
-            gguf_name, shape, type, layers=layers, tied=tied, is_70b=layers == 80 and heads != kv_heads
+            gguf_name,
+            shape,
+            type,
+            layers=layers,
+            tied=tied,
+            is_70b=layers == 80 and heads != kv_heads,
+            query_groups=heads // kv_heads,
+            weighed=bool(weights),
         )
         permuted = heads if ".q_proj." in name else kv_heads if ".k_proj." in name else 0
         offset = family.norm_offset if name.endswith("norm.weight") else 0.0
-        planned.append(Planned(gguf_name, shape, kind, found[name], permuted if family.permuted else 0, offset))
+        permuted = permuted if family.permuted else 0
+        planned.append(Planned(gguf_name, shape, kind, found[name], permuted, offset, weights.get(gguf_name)))
     return planned
 
 

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.formats import vocabulary
+
+SERVED_CONTEXT = 8192
+"""Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
 QUESTION = "{question}"
 QUOTES = '"""'
 
@@ -83,14 +87,11 @@ def modelfile(gguf: str, serving: Serving) -> str:
 
     With a chat template that is not known here there is no TEMPLATE line: Ollama takes the one inside the GGUF file.
     """
-    known = go_template(serving.chat_template) if not serving.template else None
     lines = [f"FROM ./{gguf}"]
     stops: Sequence[str] = serving.stop
-    if serving.template:
-        head, tail = serving.template.split(QUESTION)
-        lines.append(f"TEMPLATE {QUOTES}{escaped(head)}{{{{ .Prompt }}}}{escaped(tail)}{QUOTES}")
-    elif known is not None:
-        lines.append(f"TEMPLATE {QUOTES}{known[0]}{QUOTES}")
+    if (found := template(serving)) is not None:
+        lines.append(f"TEMPLATE {QUOTES}{found}{QUOTES}")
+    if not serving.template and (known := go_template(serving.chat_template)) is not None:
         stops = [*dict.fromkeys([*stops, *known[1]])]
     if serving.system and not serving.template:
         lines.append(f"SYSTEM {QUOTES}{serving.system.replace(QUOTES, QUOTES[:2])}{QUOTES}")
@@ -104,6 +105,35 @@ def modelfile(gguf: str, serving: Serving) -> str:
         "PARAMETER seed 0",
     ]
     return "\n".join(lines) + "\n"
+
+
+def template(serving: Serving) -> str | None:
+    """The prompt as Ollama's template, in Go's language; None: a chat template that is not known here."""
+    if serving.template:
+        head, tail = serving.template.split(QUESTION)
+        return f"{escaped(head)}{{{{ .Prompt }}}}{escaped(tail)}"
+    known = go_template(serving.chat_template)
+    return None if known is None else known[0]
+
+
+def serving(folder: Path, prompt: Any, max_new_tokens: int) -> Serving:
+    """What a server is told: the prompt in the form that is asked here, its end tokens, and a context that holds the longest answer.
+
+    Args:
+        folder: the merged 16-bit model's.
+        prompt: the config's section.
+    """
+    chat = read_chat_template(folder)
+    is_chat = prompt.format == "chat" or (prompt.format == "auto" and bool(chat))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Serving(
+        "" if is_chat else prompt.template,
+        min(settings.get("max_position_embeddings", SERVED_CONTEXT), SERVED_CONTEXT),
+        max_new_tokens,
+        chat if is_chat else "",
+        vocabulary.end_texts(folder),
+        prompt.system or "",
+    )
 
 
 def go_template(jinja: str) -> tuple[str, tuple[str, ...]] | None:

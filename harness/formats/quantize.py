@@ -1,7 +1,7 @@
 """llama.cpp's quantisation: which type each tensor takes, and the bytes, from llama.cpp's own code inside xllamacpp.
 
-The choice of types follows llama.cpp src/llama-quant.cpp (`llama_tensor_get_type_impl`, `tensor_type_fallback`) for the Llama architecture
-without an importance matrix. The bytes come from `ggml_quantize_chunk`, which xllamacpp's shared object exports: it works on rows and shares
+The choice of types follows llama.cpp src/llama-quant.cpp (`llama_tensor_get_type_impl`, `tensor_type_fallback`) for dense models, with an importance
+matrix (`harness.formats.importance`) for the types of `WEIGHED`. The bytes come from `ggml_quantize_chunk`, which xllamacpp's shared object exports: it works on rows and shares
 nothing, and ctypes releases the GIL around it, so that rows can be quantised on several threads.
 """
 
@@ -29,10 +29,15 @@ FILE_TYPES: dict[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "q5_0": (LlamaFileType.MOSTLY_Q5_0, T.Q5_0),
     "q4_k_m": (LlamaFileType.MOSTLY_Q4_K_M, T.Q4_K),
     "q4_0": (LlamaFileType.MOSTLY_Q4_0, T.Q4_0),
+    "iq4_xs": (LlamaFileType.MOSTLY_IQ4_XS, T.IQ4_XS),
+    "q3_k_m": (LlamaFileType.MOSTLY_Q3_K_M, T.Q3_K),
+    "q2_k": (LlamaFileType.MOSTLY_Q2_K, T.Q2_K),
 }
 """Our name -> (what the file says it is, the type of most of its tensors)."""
 
-FALLBACK = {T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0}
+WEIGHED = ("q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
+"""The types that an importance matrix is used for, where there is one."""
+FALLBACK = {T.IQ4_XS: T.IQ4_NL, T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0}
 """For rows not divisible by 256: the nearest type with blocks of 32."""
 
 
@@ -42,7 +47,15 @@ def use_more_bits(layer: int, layers: int) -> bool:
 
 
 def tensor_type(
-    name: str, shape: tuple[int, ...], file_type: str, *, layers: int, tied: bool, is_70b: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    file_type: str,
+    *,
+    layers: int,
+    tied: bool,
+    is_70b: bool = False,
+    query_groups: int = 1,
+    weighed: bool = False,
 ) -> GGMLQuantizationType:
     """The type llama.cpp gives to one tensor.
 
@@ -53,6 +66,8 @@ def tensor_type(
         layers: of the model.
         tied: the model has no `output.weight`, so that the embedding does its work.
         is_70b: 80 layers with grouped heads, for which llama.cpp gives attn_v more bits.
+        query_groups: heads for each key and value head.
+        weighed: there is an importance matrix.
     """
     main = FILE_TYPES[file_type][1]
     if main == T.F32 or len(shape) < 2 or name.endswith("_norm.weight"):
@@ -60,16 +75,38 @@ def tensor_type(
     if main == T.F16:
         return T.F16
     kind = main
-    is_mixed = file_type in ("q4_k_m", "q5_k_m")
     if name == "output.weight" or (tied and name == "token_embd.weight"):
         kind = T.Q8_0 if main == T.Q8_0 or shape[-1] % GGML_QUANT_SIZES[main][0] else T.Q6_K
-    elif is_mixed and name.startswith("blk."):
+    elif name.startswith("blk."):
         _, layer, part = name.split(".", 2)
-        if part in ("attn_v.weight", "attn_qkv.weight", "ffn_down.weight") and use_more_bits(int(layer), layers):
-            kind = T.Q6_K
-        elif part in ("attn_v.weight", "attn_qkv.weight") and is_70b and kind == T.Q4_K:
+        kind = _mixed(file_type, part.removesuffix(".weight"), int(layer), layers, query_groups, weighed) or main
+        if part in ("attn_v.weight", "attn_qkv.weight") and is_70b and kind in (T.Q3_K, T.Q4_K):
             kind = T.Q5_K
     return _fitting(kind, shape[-1])
+
+
+def _mixed(
+    file_type: str, part: str, layer: int, layers: int, query_groups: int, weighed: bool
+) -> GGMLQuantizationType | None:
+    """The type of one part of a layer in a mixed file; None: that of most tensors."""
+    is_value = part in ("attn_v", "attn_qkv")
+    if file_type in ("q4_k_m", "q5_k_m"):
+        return T.Q6_K if (is_value or part == "ffn_down") and use_more_bits(layer, layers) else None
+    if file_type == "iq4_xs":
+        if is_value and query_groups >= 4:
+            return T.Q5_K
+        return T.Q5_K if part == "ffn_down" and layer < layers // 8 and not weighed else None
+    if file_type == "q3_k_m":
+        if is_value:
+            return T.Q5_K if layer < 2 else T.Q4_K
+        if part == "ffn_down":
+            return T.Q5_K if layer < layers // 16 else T.Q4_K
+        return T.Q4_K if part == "attn_output" else None
+    if file_type == "q2_k":
+        if is_value:
+            return T.Q4_K if query_groups >= 4 else T.Q3_K
+        return T.Q3_K if part in ("ffn_down", "attn_output") else None
+    return None
 
 
 def _fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:
@@ -84,9 +121,13 @@ def size_bytes(kind: GGMLQuantizationType, shape: tuple[int, ...]) -> int:
     return int(np.prod(shape)) // block * block_bytes
 
 
-def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.ndarray:
+def quantize(
+    values: np.ndarray, kind: GGMLQuantizationType, name: str, importance: np.ndarray | None = None
+) -> np.ndarray:
     """The bytes of float32 rows (rows, columns) in that type, as a flat uint8 array.
 
+    Args:
+        importance: float32 of shape (columns,), what the error of each column is weighed with.
     Raises:
         ModelError: naming the tensor, if a value is not finite or does not fit the type.
     """
@@ -110,7 +151,11 @@ def quantize(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> np.nd
     source = np.ascontiguousarray(values, np.float32)
     rows, columns = source.shape
     out = np.empty(size_bytes(kind, source.shape), np.uint8)
-    written = library.ggml_quantize_chunk(kind, source.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    if weights is not None and weights.shape != (columns,):
+        raise ModelError(f"importance of {name!r} has shape {weights.shape}, not ({columns},)", "export again")
+    pointer = None if weights is None else weights.ctypes.data
+    written = library.ggml_quantize_chunk(kind, source.ctypes.data, out.ctypes.data, 0, rows, columns, pointer)
     if written != out.nbytes or not library.ggml_validate_row_data(kind, out.ctypes.data, out.nbytes):
         raise ModelError(
             f"tensor {name!r} does not fit {kind.name} (values up to {np.abs(values).max():.6g})",

@@ -26,7 +26,7 @@ DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4
 """Decimals of a stored score. Both sides of a difference are rounded, so equal scores stay equal."""
 KEPT = ("git", "packages", "machine", "seeds", "split")
-SCORE_NEUTRAL_SECTIONS = ("gate", "compare", "wandb", "description")
+SCORE_NEUTRAL_SECTIONS = ("gate", "ship", "compare", "wandb", "description")
 """Sections of the config that cannot change a score."""
 
 

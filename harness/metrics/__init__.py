@@ -21,7 +21,7 @@ from harness.registry import METRICS
 if TYPE_CHECKING:
     import evaluate
 
-__all__ = ["METRICS", "Metric", "as_evaluate", "find"]
+__all__ = ["METRICS", "Metric", "as_evaluate", "configured", "find"]
 
 
 @cache
@@ -31,6 +31,11 @@ def find(name: str, **options: Any) -> Metric:
         raise ConfigError(f"no metric {name!r}", f"use one of {', '.join(METRICS)}")
     module, _, attribute = METRICS[name].implementation.partition(":")
     return getattr(import_module(module), attribute)(**options)
+
+
+def configured(name: str, normalizer: str) -> Metric:
+    """The metric of that name with the normaliser of the config (`score.normalizer`), where it takes one."""
+    return find(name, normalizer=normalizer) if METRICS[name].normalized else find(name)
 
 
 def as_evaluate(name: str) -> evaluate.Metric:

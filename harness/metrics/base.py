@@ -20,8 +20,8 @@ class Metric(ABC):
     version: ClassVar[int] = 1
     """Raised whenever any score may change."""
     description: ClassVar[str]
-    normaliser: ClassVar[str] = "none"
-    tokenizer: ClassVar[str] = "none"
+    normaliser: str = "none"
+    tokenizer: str = "none"
     stemmer: str = "none"
     library: str = "harness"
 

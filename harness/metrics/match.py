@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from harness.metrics import normalize
 from harness.metrics.base import Metric, multiset_f1
-from harness.metrics.text import LEGAL, legal_tokens, normalize_legal
+from harness.metrics.normalize import Style
 
 
 class ExactMatch(Metric):
@@ -19,28 +20,40 @@ class ExactMatch(Metric):
 
 
 class ExactMatchNormalized(Metric):
-    """The answer is the reference after the normalisation of legal text (`harness.metrics.text.legal_tokens`)."""
+    """The answer is the reference after normalisation (`harness.metrics.normalize`).
+
+    Args:
+        normalizer: the style of normalisation, `plain`, `legal` or `code`; part of the signature.
+    """
 
     name = "exact_match_normalized"
     description = (
         "Share of answers identical to a reference once case, punctuation, quotes and articles of speech are folded."
     )
-    normaliser = LEGAL
-    tokenizer = LEGAL
+
+    def __init__(self, normalizer: Style = "plain"):
+        self.style: Style = normalizer
+        self.normaliser = self.tokenizer = normalize.VERSIONS[normalizer]
 
     def score_pair(self, prediction: str, reference: str) -> float:
         """1 or 0."""
-        return float(normalize_legal(prediction) == normalize_legal(reference))
+        return float(normalize.tokens(prediction, self.style) == normalize.tokens(reference, self.style))
 
 
 class TokenF1(Metric):
-    """F1 of the answer's tokens against the reference's, as multisets: a token repeated is not a token more found."""
+    """F1 of the answer's tokens against the reference's, as multisets: a token repeated is not a token more found.
+
+    Args:
+        normalizer: the style of normalisation, `plain`, `legal` or `code`; part of the signature.
+    """
 
     name = "token_f1"
     description = "F1 of the normalised tokens, each counted as often as it occurs."
-    normaliser = LEGAL
-    tokenizer = LEGAL
+
+    def __init__(self, normalizer: Style = "plain"):
+        self.style: Style = normalizer
+        self.normaliser = self.tokenizer = normalize.VERSIONS[normalizer]
 
     def score_pair(self, prediction: str, reference: str) -> float:
         """F1 in 0..1; two answers without tokens agree."""
-        return multiset_f1(legal_tokens(prediction), legal_tokens(reference))
+        return multiset_f1(normalize.tokens(prediction, self.style), normalize.tokens(reference, self.style))

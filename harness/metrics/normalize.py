@@ -78,8 +78,8 @@ def fold(text: str) -> str:
     text = THIN_SPACE_IN_NUMBER.sub("", text)
     text = SUPERSCRIPT.sub(lambda found: "^" + found[0], FRACTION.sub(" ", text))
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).translate(HYPHENS).translate(INVISIBLE)
-    text = unicodedata.normalize("NFKC", text.casefold()).replace("i\u0307", "i").replace("\u0131", "i")
     text = ARABIC_VOWELS.sub("", text.replace("\u2044", "/"))
+    text = unicodedata.normalize("NFKC", text.casefold()).replace("i\u0307", "i").replace("\u0131", "i")
     return text if text.isascii() else "".join(map(_ascii_digit, text))
 
 
@@ -127,6 +127,7 @@ def tokens(text: str, style: Style = "plain") -> tuple[str, ...]:
     """The tokens of an answer that count, in order; a text of punctuation only is its own and only token."""
     if style == "code":
         return tuple(CODE.findall(FENCE.sub("", unicodedata.normalize("NFC", text))))
+    text = text.strip()
     if "\n" in text or text[:1] in "*-#\u2022":
         text = BULLET.sub("", text)
     folded = _prepared(text, style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
@@ -19,6 +20,16 @@ MULTIPLES = {
     "crores": 10**7,
     "billion": 10**9,
 }
+
+ORDINALS = {
+    word: number
+    for number, word in enumerate(
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth "
+        "eighteenth nineteenth".split(),
+        1,
+    )
+} | {word[:-1] + "ieth": 10 * number for number, word in enumerate(TENS.split(), 2)}
+SMALL_WORD = "(?:" + "|".join(sorted(VALUES, key=len, reverse=True)) + ")"
 
 
 def figures(words: Sequence[str]) -> list[str]:
@@ -60,3 +71,32 @@ def _number_at(words: Sequence[str], start: int) -> tuple[int | None, int]:
             break
         at += 1
     return total + current, at
+
+
+def spelled_figures(text: str, heads: Sequence[str]) -> str:
+    """The text with the number words after one of the heads as a figure: "Article twenty-one" is "Article 21".
+
+    Args:
+        heads: regular expressions of the words that a number follows.
+    """
+    if not any(character.isalpha() for character in text):
+        return text
+    spelled = rf"\b((?:{'|'.join(heads)})\.?\s+)({SMALL_WORD}(?:(?:\s+|-)(?:{SMALL_WORD}|hundred|and(?=\s+{SMALL_WORD}\b)))*)\b"
+    return re.sub(
+        spelled, lambda m: m[1] + " ".join(figures(re.split(r"[\s-]+", m[2].lower()))), text, flags=re.IGNORECASE
+    )
+
+
+def ordinal_figures(text: str, noun: str) -> str:
+    """The text with ordinals in words as figures where the noun follows: "Forty-second Amendment" is "42nd Amendment"."""
+    if noun not in text.lower():
+        return text
+    hundred = r"(?:(?:one\s+)?hundred\s+(?:and\s+)?)?"
+    tens = rf"(?:(?:{TENS.replace(' ', '|')})[\s-]+)?"
+    pattern = rf"\b({hundred})({tens})({'|'.join(sorted(ORDINALS, key=len, reverse=True))})(?=\s+(?:constitution(?:al)?\s+)?{noun}s?\b)"
+
+    def figure(m: re.Match[str]) -> str:
+        value = 100 * bool(m[1]) + VALUES.get(m[2].strip(" \t\n-").lower(), 0) + ORDINALS[m[3].lower()]
+        return f"{value}th"
+
+    return re.sub(pattern, figure, text, flags=re.IGNORECASE)

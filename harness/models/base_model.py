@@ -185,12 +185,12 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
         case TimeoutException():
             told = (
                 "cannot be reached (the hub does not answer in time)",
-                f"run the same command to go on, or {elsewhere}",
+                f"run the same command to resume, or {elsewhere}",
             )
         case ConnectError():
             told = "cannot be reached (no connection to the hub)", elsewhere
         case TransportError():
-            told = "cannot be downloaded (the connection breaks off)", f"run the same command to go on, or {elsewhere}"
+            told = "cannot be downloaded (the connection breaks off)", f"run the same command to resume, or {elsewhere}"
         case _:
             told = f"cannot be reached ({type(error).__name__})", elsewhere
     return ModelError(*told, file=model.path)

@@ -82,6 +82,7 @@ def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) 
             handle,
             ids=np.array([p.id for p in predictions], dtype=np.str_),
             lengths=np.array([len(c) for c in continuations], dtype=np.int64),
+            tokens=np.array([token for c in continuations for token in c], dtype=np.int64),
             logprobs=np.concatenate(
                 [np.asarray(rows, dtype=np.float32) for rows in logprobs] or [np.empty((0, 0), np.float32)]
             ),

@@ -12,16 +12,18 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.config import Data
 from harness.errors import DataError
-from harness.questions.readers import containers, json_documents, shapes, table
+from harness.questions.readers import containers, hub, json_documents, shapes, table
 from harness.questions.readers.chat import LeftOut
 from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
 from harness.questions.readers.shapes import Shape
 from harness.questions.rows import BLANK, Checker, Row, kind_of, with_ids
+from harness.storage import sha256_file, sha256_json
 
 __all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read"]
 
@@ -37,7 +39,7 @@ class QaFile:
     """What was read."""
 
     source: str
-    """The path, as given."""
+    """As given: a path, or `hub:...`."""
     rows: list[Row]
     shape: str
     """Of its rows: `alpaca`, `question and answer`, `messages`, ..."""
@@ -58,6 +60,10 @@ class QaFile:
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
+
+    def described(self) -> dict[str, Any]:
+        """For `SplitManifest.files`."""
+        return {"path": self.source, "summary": self.summary, "rows": len(self.rows), "left_out": self.left_out}
 
 
 def locate(path: Path | str) -> Path:
@@ -85,13 +91,20 @@ def locate(path: Path | str) -> Path:
     return path
 
 
+def source_sha256(source: str) -> str:
+    """Hash of a file, or of the rows of a hub data set; DataError if it cannot be reached."""
+    if hub.is_hub(source):
+        return sha256_json([values for _, values in _hub_rows(source)[0]])
+    return sha256_file(locate(source))
+
+
 def load(path: Path | str) -> list[Row]:
     """The rows of a QA file, recognised by itself; `read` with the defaults."""
     return read(path, Data()).rows
 
 
 def read(source: Path | str, data: Data) -> QaFile:
-    """Reads a QA file, in file order.
+    """Reads a QA file or hub data set, in file order.
 
     Args:
         data: `columns`, `turns` and `unanswerable` of it decide where the file leaves something open.
@@ -100,6 +113,9 @@ def read(source: Path | str, data: Data) -> QaFile:
         DataError: naming the file, the row or columns, and the fix, at the first thing that cannot be used.
     """
     source = str(source)
+    if hub.is_hub(source):
+        rows, container = _hub_rows(source)
+        return _read_rows(iter(rows), container, source, data, cells=False)
     path = locate(source)
     try:
         content = path.read_bytes()
@@ -107,6 +123,13 @@ def read(source: Path | str, data: Data) -> QaFile:
         raise DataError(f"cannot be read: {error}", "check the file and its permissions", file=path) from None
     rows, container, cells = _open(content, path)
     return _read_rows(rows, container, source, data, cells=cells)
+
+
+@cache
+def _hub_rows(source: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
+    """The rows as (number, values), loaded once in a process, and what they are in words."""
+    rows, split = hub.read(source)
+    return list(rows), f"hub data set, {split}"
 
 
 def _open(content: bytes, path: Path) -> tuple[Iterator[tuple[int, Any]], str, bool]:

@@ -164,7 +164,6 @@ def _connect(count: int, links: Sequence[Link], firm: int) -> tuple[list[int], i
     right = np.fromiter((link.right for link in links), dtype=np.int64, count=len(links))
     kernel = _components(count, left[:firm], right[:firm])
     component = _components(count, left, right)
-    sizes = np.bincount(kernel)
     group = component.astype(np.int64)
     # What one label or one question holds together counts as one.
     kernels_in = np.bincount(component[np.unique(kernel, return_index=True)[1]], minlength=len(component))
@@ -180,9 +179,8 @@ def _connect(count: int, links: Sequence[Link], firm: int) -> tuple[list[int], i
                 tied.setdefault(b, set()).add(a)
         found = _complete_linkage(tied)
         inside = np.flatnonzero(long[component])
-        base = len(kernels_in)
-        kernels: list[int] = kernel[inside].tolist()
-        group[inside] = [base + (found[k] if k in found else k + len(sizes)) for k in kernels]
+        base = count
+        group[inside] = [base + found.get(k, k + count) for k in kernel[inside].tolist()]  # pyright: ignore[reportOperatorIssue]
     first: dict[int, int] = {}
     return [first.setdefault(c, at) for at, c in enumerate(group.tolist())], len(cut)
 

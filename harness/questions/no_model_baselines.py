@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from harness.metrics import find
+from harness.metrics import configured
 from harness.questions.dataset import Row
 from harness.registry import default_metrics
 
@@ -17,13 +17,16 @@ MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 
 
-def measure(rows: Sequence[Row], train: Sequence[int], nearest: Mapping[int, int]) -> dict[str, dict[str, float]]:
+def measure(
+    rows: Sequence[Row], train: Sequence[int], nearest: Mapping[int, int], normalizer: str = "plain"
+) -> dict[str, dict[str, float]]:
     """Scores both baselines on one split.
 
     Args:
         rows: all rows; the other arguments are positions in it.
         train: the training side.
         nearest: held-out row -> the row of its nearest training question, the first of equals.
+        normalizer: `score.normalizer`, so that these scores may be held against a model's.
 
     Returns:
         `nearest_train_copy` (the answer of the nearest training question) and
@@ -33,8 +36,8 @@ def measure(rows: Sequence[Row], train: Sequence[int], nearest: Mapping[int, int
     # Counter.most_common keeps the order of first occurrence among equals.
     constant = Counter(rows[at].answer for at in train).most_common(1)[0][0]
     return {
-        "nearest_train_copy": _score([rows[at].answer for at in nearest.values()], asked),
-        "constant_answer": _score([constant] * len(asked), asked),
+        "nearest_train_copy": _score([rows[at].answer for at in nearest.values()], asked, normalizer),
+        "constant_answer": _score([constant] * len(asked), asked, normalizer),
     }
 
 
@@ -54,10 +57,10 @@ def sample(heldout: Sequence[int]) -> list[int]:
     return [heldout[i * len(heldout) // MAX_QUESTIONS] for i in range(MAX_QUESTIONS)]
 
 
-def _score(predictions: Sequence[str], asked: Sequence[Row]) -> dict[str, float]:
+def _score(predictions: Sequence[str], asked: Sequence[Row], normalizer: str) -> dict[str, float]:
     means = {}
-    for name in default_metrics():
-        metric = find(name)
+    for name in default_metrics(normalizer):
+        metric = configured(name, normalizer)
         scores = [
             metric.score_one(prediction, [row.answer, *row.references])
             for prediction, row in zip(predictions, asked, strict=True)

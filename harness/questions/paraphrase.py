@@ -113,7 +113,7 @@ class _Decision:
         both = (own_left > 0) & (own_right > 0) & ~typo
         crowded = np.maximum(self.n_alike[self.left], self.n_alike[self.right]) >= TEMPLATE
         shares_slot = self._common(self.rare, self.rare) >= np.maximum(1, np.minimum(own_left, own_right))
-        one_answer = self._one_answer(both)
+        one_answer = self._one_answer((own_left > 0) | (own_right > 0))
         differ |= both & crowded & ~shares_slot & ~one_answer
         names = self._rivals(m.names, m.known) & ~typo
         differ |= names & ~one_answer
@@ -132,7 +132,7 @@ class _Decision:
                 informed = one_answer[at] or self._answers(left, right, crowded[at]) > 0
                 same[at] = mostly[at] and not apart and informed
             elif crowded[at] and (own_left[at] or own_right[at]):
-                same[at] = self._answers(left, right, True) > 0
+                same[at] = one_answer[at] or self._answers(left, right, True) > 0
             elif named[at]:
                 answers = self._answers(left, right, crowded[at])
                 same[at] = answers > 0 or (answers == 0 and m.answer_id[left] == m.answer_id[right])
@@ -207,7 +207,7 @@ class _Decision:
             return 1
         return -1 if rivals else 0
 
-    def _one_answer(self, both: np.ndarray) -> np.ndarray:
+    def _one_answer(self, own: np.ndarray) -> np.ndarray:
         """Whether a pair is of a neighbourhood with one answer, whose questions do not all differ in one place: phrasings of one question."""
         m, count = self.meanings, len(self.meanings.sequences)
         equal = m.answer_id[self.left] == m.answer_id[self.right]
@@ -215,7 +215,7 @@ class _Decision:
             self.looks[m.answer_id[self.looks[:, 0]] == m.answer_id[self.looks[:, 1]]].ravel(), minlength=count
         )
         one = one >= ONE_ANSWER * (self.n_alike - 1)
-        result = both & equal & one[self.left] & one[self.right]
+        result = own & equal & one[self.left] & one[self.right]
         pairs_of = np.bincount(self.pairs[result].ravel(), minlength=count)
         frames: dict[int, Counter[tuple[int, ...]]] = {}
         for left, right in self.pairs[result].tolist():

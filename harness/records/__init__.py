@@ -37,14 +37,18 @@ from harness.records.gating import (
     GateResult,
     GateVerdict,
 )
+from harness.records.judging import JudgeReply, JudgeResult
+from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Agreement",
     "Alarm",
     "Artifact",
     "Baseline",
@@ -66,8 +70,13 @@ __all__ = [
     "GateResult",
     "GateVerdict",
     "HistoryPoint",
+    "HumanPair",
     "Interval",
+    "JudgeReply",
+    "JudgeResult",
     "Manifest",
+    "Mark",
+    "MarksResult",
     "MetricValue",
     "Name",
     "Pair",
@@ -78,14 +87,20 @@ __all__ = [
     "PromptForm",
     "Question",
     "Record",
+    "ReportTitle",
     "SchemaVersion",
     "Score",
     "ScoreManifest",
     "ScoreSet",
+    "ShipCandidate",
+    "ShipCheck",
+    "ShipVerdict",
+    "Shipping",
     "SplitManifest",
     "Thinking",
     "TokenId",
     "TrainManifest",
     "VariantResult",
     "Verdict",
+    "Votes",
 ]

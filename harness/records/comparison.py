@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
 from harness.records.prediction import Cost
 from harness.records.scoring import MetricValue
+from harness.records.shipping import Shipping
 
 
 class Pair(Record):
@@ -129,6 +130,8 @@ class Comparison(Manifest):
     """The metric that decides; empty in files of earlier versions."""
     primary_reason: str = ""
     """Why this one, in words."""
+    shipping: Shipping | None = None
+    """Whether to ship; None in files of earlier versions."""
     baselines: dict[str, dict[str, float]]
     """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
     examples: list[PairExamples] = []

@@ -8,7 +8,7 @@ from harness.records.base import SCHEMA_VERSION, Manifest, Record, SchemaVersion
 
 
 class Question(Record):
-    """One question with its reference answer: a line of `split/train.jsonl` or `split/heldout.jsonl`."""
+    """One question with its reference answer: a line of `split/train.jsonl`, `split/dev.jsonl` or `split/heldout.jsonl`."""
 
     id: str
     """Unique in the file; the row's own `id`, or `q` and a hash of question and answer."""
@@ -38,13 +38,21 @@ class SplitManifest(Manifest):
     split_id: str
     """Hash of every row's content and side: equal ids mean equal splits."""
     source: str
-    """The QA file, as given."""
+    """The QA file, as given; the test file where nothing is trained on."""
     source_sha256: str
+    files: list[dict[str, Any]] = []
+    """What was read: `role` (`qa`, `test`, `trained_on`), `path`, `sha256`, `summary` (what was recognised), `rows`, `left_out` (why -> rows)."""
     n_train: int
+    n_dev: int = 0
     n_heldout: int
+    n_trained_on: int = 0
+    """Rows of `data.trained_on`."""
     n_groups_train: int
+    n_groups_dev: int = 0
     n_groups_heldout: int
-    heldout_requested: float | int
+    heldout_requested: float | int | None
+    """The share or count asked for; None: a test file was given."""
+    dev_requested: float | int = 0
     """The share or count asked for."""
     seed: int
     similarity: dict[str, Any]
@@ -58,12 +66,19 @@ class SplitManifest(Manifest):
     conflicts: list[dict[str, Any]]
     """Questions with several different answers: `question`, `answers`, `rows`."""
     leakage: dict[str, Any]
-    """What is left on both sides: `answers_in_train` (held-out rows whose answer stands verbatim in train),
-    `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
+    """What the training and dev rows (or those of `data.trained_on`) give away of the held-out side: `checked` (False: there are no such rows,
+    and nothing below holds), `questions_in_train` and `near_duplicates_in_train` (held-out rows), `train_rows` (rows that leak), `dropped` (rows
+    left out by `data.drop_leaks`; the counts are then of what is left), `examples` (`heldout`, `train`), `answers_in_train` (held-out rows whose
+    answer is also one in train), `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
     baselines: dict[str, dict[str, dict[str, float]]]
-    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1)."""
+    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1); empty without training rows, and without `random`
+    where a test file was given."""
     train_sha256: str = ""
     """Of train.jsonl."""
+    dev_sha256: str = ""
+    """Of dev.jsonl."""
+    trained_on_sha256: str = ""
+    """Of trained_on.jsonl; empty: there is none."""
     heldout_sha256: str = ""
     """Of heldout.jsonl: a damaged file is neither asked nor scored."""
     warnings: list[str] = []

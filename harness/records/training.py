@@ -16,7 +16,7 @@ class HistoryPoint(Record):
     seconds: float
     """Since training began."""
     loss: float | None = None
-    heldout_loss: float | None = None
+    dev_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens: int | None = None
@@ -50,7 +50,7 @@ class TrainManifest(Manifest):
     tokens: int
     final_loss: float | None
     """Mean of the last twenty logged losses: one batch's says little."""
-    final_heldout_loss: float | None
+    final_dev_loss: float | None
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""
     wandb: dict[str, Any]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import registry
 from harness.records import Pair
 from harness.registry import metric_label
 from harness.report.headline import find_pair, percent, points, primary_metric, reference_variant, tuned_variant
 from harness.report.sections import NONE, Inputs, metrics_of
+from harness.variants import ADAPTER
 from harness.variants import label as variant_label
 
 
@@ -43,15 +45,23 @@ def answers(inputs: Inputs) -> dict[str, Any]:
                     column["note"].setdefault(at, f"unscored: {score.unscored}")
         variants.append(column)
     fields = ("id", "question", "answer", "references", "kind", "part", "article", "group", "row", "nearest_train")
-    tuned, reference = tuned_variant(comparison), reference_variant(comparison)
+    shipping = comparison.shipping
+    tuned = (shipping.variant if shipping else None) or tuned_variant(comparison)
+    reference = (shipping.reference if shipping else None) or reference_variant(comparison)
     names = list(comparison.variants)
-    against = "base" if "base" in names else reference
+    against = (shipping.base if shipping else None) or ("base" if "base" in names else reference)
+    formats = [c.variant for c in shipping.candidates] if shipping else []
     return {
         "metrics": [metric_label(metric) for metric in metrics],
         "variants": variants,
         "questions": {name: [getattr(question, name) for question in inputs.questions] for name in fields},
         "left": names.index(tuned) if tuned in names else 0,
         "right": names.index(against) if against in names else 0,
+        "reference": names.index(reference) if reference in names else None,
+        "formats": [names.index(v) for v in formats if v in names and v not in (reference, ADAPTER)],
+        "graded": next((metrics.index(m) for m in registry.graded_metrics() if m in metrics), 0),
+        "run": comparison.run,
+        "split": comparison.split_id,
     }
 
 
@@ -152,11 +162,11 @@ def trainings_table(runs: Sequence[Inputs]) -> dict[str, Any]:
     rows = []
     for run in runs:
         if (t := run.train) is not None:
-            losses = [NONE if loss is None else f"{loss:.3f}" for loss in (t.final_loss, t.final_heldout_loss)]
+            losses = [NONE if loss is None else f"{loss:.3f}" for loss in (t.final_loss, t.final_dev_loss)]
             rows.append(
                 [run.comparison.run, f"{t.steps:,}", f"{t.epochs:.2f}", f"{t.rows:,}", *losses, f"{t.seconds:,.0f}"]
             )
-    columns = ["Run", "Steps", "Epochs", "Rows", "Train loss at the end", "Held-out loss at the end", "Seconds"]
+    columns = ["Run", "Steps", "Epochs", "Rows", "Train loss at the end", "Dev loss at the end", "Seconds"]
     return {"columns": columns, "numeric": [False, *[True] * 6], "rows": rows}
 
 

@@ -23,9 +23,21 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, figures, headline, provenance_section, sections
-from harness.report.charts import comparison as comparison_charts
+from harness.report import (
+    answers,
+    figures,
+    first_screen,
+    headline,
+    marks_section,
+    provenance_section,
+    sections,
+    two_runs,
+)
+from harness.report.charts import inline_svg
 from harness.report.charts import training as training_charts
+from harness.report.charts.bars import bars
+from harness.report.charts.forest import forest
+from harness.report.charts.pareto import pareto
 from harness.report.charts.plotly_base import Drawing
 from harness.report.sections import Inputs
 
@@ -57,16 +69,16 @@ def html(
         fingerprint: of all inputs; kept in the page, so that an unchanged report is not written again.
     """
     comparison = inputs.comparison
-    style, script = (TEMPLATES / "report.css").read_text("utf-8"), (TEMPLATES / "report.js").read_text("utf-8")
+    style, script = (TEMPLATES / "report.css").read_text("utf-8"), _script()
     plotly = _plotly()
     drawings = _drawings(inputs, others)
     # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
     policy = (
-        f"default-src 'none'; script-src 'sha256-{_digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{_digest(style)}' 'sha256-{_digest('')}';"
+        f"default-src 'none'; script-src 'sha256-{digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{digest(style)}' 'sha256-{digest('')}';"
         " img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return (
-        _environment(escape=True)
+        environment(escape=True)
         .get_template("report.html.j2")
         .render(
             c=comparison,
@@ -81,26 +93,47 @@ def html(
             ),
             drawings=drawings,
             answers=_packed(json.dumps(answers.answers(inputs), ensure_ascii=True, separators=(",", ":"))),
+            versus=two_runs.versus(inputs, others, tested, refused),
+            identities=[(i.comparison.run, first_screen.identity(i)) for i in (inputs, *others)],
             runs=answers.runs_table(inputs, others, tested, refused),
             trainings=answers.trainings_table([inputs, *others]) if others else None,
             losses=answers.regression_lists(inputs, 5),
+            examples=first_screen.examples(inputs),
+            markdown=_island(_render_markdown(inputs, [], None, two_runs.versus(inputs, others, tested, refused))),
+            teeth=_grouped_by_length(comparison),
+            fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
-            **_shared(inputs),
+            **shared(inputs),
         )
     )
 
 
 def markdown(inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> str:
     """The short form, of what `html` takes; details are left out, longest first, until it is under MAX_MARKDOWN characters."""
-    template = _environment(escape=False).get_template("report.md.j2")
     runs = answers.runs_table(inputs, others, tested, refused)
+    versus = two_runs.versus(inputs, others, tested, refused)
     for limit in (10, 5, 3, 1, 0):
         lists = answers.regression_lists(inputs, limit) if limit else []
-        text = template.render(c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, **_shared(inputs))
+        text = _render_markdown(inputs, lists, runs, versus)
         if len(text) < MAX_MARKDOWN:
             return text
     return text[: MAX_MARKDOWN - 100].rpartition("\n")[0] + "\n\nCut: the whole report is in report.html.\n"
+
+
+def _render_markdown(
+    inputs: Inputs, lists: list[dict[str, Any]], runs: dict[str, Any] | None, versus: list[two_runs.Versus]
+) -> str:
+    template = environment(escape=False).get_template("report.md.j2")
+    return template.render(
+        c=inputs.comparison, inputs=inputs, runs=runs, regressions=lists, versus=versus, **shared(inputs)
+    )
+
+
+def _script() -> str:
+    """The page's own script, one text: its parts share their helpers."""
+    parts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("report", "marks")}
+    return parts["report"].replace("  // marks.js\n", parts["marks"])
 
 
 def visible(text: str) -> str:
@@ -127,8 +160,8 @@ def plain(text: str) -> str:
     return escaped.replace("@", "&#64;").replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def _shared(inputs: Inputs) -> dict[str, Any]:
-    """What both pages show."""
+def shared(inputs: Inputs) -> dict[str, Any]:
+    """What every page of a run shows: report.html, report.md, the model card."""
     comparison = inputs.comparison
     metric = headline.primary_metric(comparison)
     return {
@@ -137,10 +170,25 @@ def _shared(inputs: Inputs) -> dict[str, Any]:
         "formats": headline.formats(comparison),
         "metric": metric,
         "metric_label": registry.metric_label(metric) if metric else "",
+        "metric_words": registry.IN_PLAIN_WORDS.get(metric or "", ""),
+        "shipping": comparison.shipping,
+        "identity": first_screen.identity(inputs),
+        "format_rows": first_screen.format_rows(comparison),
+        "adapter_note": first_screen.adapter_note(comparison),
+        "strengths": first_screen.strengths(comparison),
+        "leakage": first_screen.leakage(inputs),
+        "alarm_line": first_screen.alarm_line(comparison),
         "board": sections.leaderboard(comparison),
         "contracts": sections.contract_note(comparison),
         "gate": _gate(inputs),
     }
+
+
+def _grouped_by_length(comparison: Comparison) -> bool:
+    """Whether rows of like length shared a batch in training, which gives the raw loss teeth."""
+    config = comparison.provenance.get("config")
+    train = config.get("train") if isinstance(config, Mapping) else None
+    return bool(train.get("group_by_length")) if isinstance(train, Mapping) else False
 
 
 def _gate(inputs: Inputs) -> dict[str, str] | None:
@@ -156,14 +204,14 @@ def _drawings(inputs: Inputs, others: Sequence[Inputs]) -> dict[str, Drawing]:
     comparison = inputs.comparison
     found: list[Drawing | None] = []
     for metric in sections.metrics_of(comparison):
-        found += [comparison_charts.pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
+        found += [pareto(comparison, metric, cost) for cost in ("size_bytes", "tokens_per_second")]
         found += _forests(comparison, metric)
     histories = {run.comparison.run: run.history for run in (inputs, *others) if run.history}
     found += training_charts.curves(histories)
     histogram = inputs.split.leakage.get("similarity_histogram") if inputs.split else None
     if isinstance(histogram, dict):
         title = "Similarity of each held-out question to its nearest training question"
-        found.append(comparison_charts.bars("similarity", histogram, title, "Similarity (Jaccard)", "Questions"))
+        found.append(bars("similarity", histogram, title, "Similarity (Jaccard)", "Questions"))
     return {drawing.key: drawing for drawing in found if drawing is not None}
 
 
@@ -185,12 +233,12 @@ def _forests(comparison: Comparison, metric: str) -> list[Drawing]:
         room = 0.06 * (max(ends) - min(ends)) or 1.0
         spans[is_base] = (min(ends) - room, max(ends) + room)
     return [
-        comparison_charts.forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"])
-        for right in references
+        forest([p for p in pairs if p.right == right], right, metric, spans[right == "base"]) for right in references
     ]
 
 
-def _environment(*, escape: bool) -> Environment:
+def environment(*, escape: bool) -> Environment:
+    """The templates, with the filters that make text from outside harmless: in HTML (`escape`) by themselves, in Markdown where they are called."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=escape,
@@ -207,8 +255,14 @@ def _environment(*, escape: bool) -> Environment:
         "points": headline.points,
         "megabytes": headline.megabytes,
         "label": variants.label,
+        "svg": lambda drawing: Markup(inline_svg.svg(drawing)),
     }
-    environment.globals |= {"table": sections.table, "views": sections, "origins": provenance_section}
+    environment.globals |= {
+        "table": sections.table,
+        "views": sections,
+        "people": marks_section,
+        "origins": provenance_section,
+    }
     environment.globals["figures"] = figures.table
     return environment
 
@@ -229,7 +283,8 @@ def _packed(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """sha256 in base64, as a content security policy wants it."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
@@ -252,4 +307,4 @@ def _plotly() -> Plotly:
 
     source = get_plotlyjs()
     style_ids = sorted(set(re.findall(r'getElementById\("([0-9a-f]{64})"\)', source)))
-    return Plotly(_packed(source), _digest(source), get_plotlyjs_version(), style_ids)
+    return Plotly(_packed(source), digest(source), get_plotlyjs_version(), style_ids)

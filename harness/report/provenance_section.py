@@ -28,12 +28,32 @@ def provenance(value: Mapping[str, Any], short: int = 8) -> dict[str, Any]:
     """`facts`: a row for each short part; `folded`: (title, rows) of the long parts, the config among them."""
     facts, folded = [], []
     for key, inner in value.items():
+        if words := _in_words(key, inner):
+            facts.append(words)
+            continue
         rows = [(name.removeprefix(f"{key}."), text) for name, text in flatten({key: inner})]
         if key == "config" or len(rows) > short:
             folded.append((key, rows))
-        elif key != "commands":
+        elif key not in ("commands", "schema_version"):
             facts.append((key, " \u00b7 ".join(text if name == key else f"{name} {text}" for name, text in rows)))
     return {"facts": facts, "folded": folded}
+
+
+def _in_words(key: str, value: Any) -> tuple[str, str] | None:
+    """What is better said in a sentence than key by key."""
+    if not isinstance(value, Mapping):
+        return None
+    if key == "git" and value.get("commit"):
+        clean = "with changes that were not committed" if value.get("dirty") else "working tree clean"
+        return "harness", f"commit {value['commit']}, {clean}"
+    if key == "split" and {"source", "n_train", "n_heldout", "n_groups_train", "n_groups_heldout"} <= value.keys():
+        text = (
+            f"{value['source']} (sha256 {str(value.get('source_sha256', ''))[:12]}), seed {value.get('seed')}:"
+            f" {value['n_train']:,} training questions in {value['n_groups_train']:,} groups,"
+            f" {value['n_heldout']:,} held out in {value['n_groups_heldout']:,}"
+        )
+        return "questions", text
+    return None
 
 
 def grouping(split: SplitManifest) -> dict[str, Any]:

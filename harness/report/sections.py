@@ -9,19 +9,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import variants
 from harness.records import (
     Comparison,
     ExportManifest,
     GateResult,
     HistoryPoint,
+    JudgeResult,
+    MarksResult,
     MetricValue,
     Prediction,
     Question,
+    ReportTitle,
     Score,
     SplitManifest,
     TrainManifest,
 )
-from harness.registry import BASELINE_LABELS, metric_label, metric_order
+from harness.registry import BASELINE_LABELS, IN_PLAIN_WORDS, metric_label, metric_order, summary_metrics
 from harness.report.headline import best_and_ties, megabytes, p_value, percent, points, primary_metric, tuned_variant
 from harness.variants import BASE
 from harness.variants import label as variant_label
@@ -32,6 +36,8 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("Peak memory", megabytes),
     "seconds": ("Seconds", lambda value: f"{value:,.1f}"),
 }
+FIRST_COSTS = ("size_bytes", "tokens_per_second")
+"""The others are shown with all metrics."""
 BREAKDOWNS = {
     "kind": "Kind of question",
     "part": "Part of the Constitution",
@@ -50,7 +56,12 @@ WORDS = {
     "positions": "Positions",
     "top1_agreement": "Top-1 agreement",
     "mean_kl": "Mean KL",
+    "median_kl": "Median KL",
     "p99_kl": "99% KL",
+    "p999_kl": "99.9% KL",
+    "max_kl": "Largest KL",
+    "rms_dp": "RMS of the difference in probability",
+    "reading": "Reading",
 }
 """Keys of the comparison's free-form rows, in the order of their columns."""
 NONE = "\u2013"
@@ -80,6 +91,11 @@ class Inputs:
     gate: GateResult | None = None
     gate_is_old: bool = False
     """It judged another comparison than this one."""
+    marks: MarksResult | None = None
+    """None: nobody marked anything, or the marks are of another split."""
+    judge: JudgeResult | None = None
+    """Likewise of a judge model."""
+    title: ReportTitle = field(default_factory=ReportTitle)
 
 
 # -------------------------------------------------------------------------------------------------------- leaderboard
@@ -130,9 +146,20 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
             }
         )
     columns = [
-        {"label": metric_label(metric), "metric": True, "key": metric, "note": notes[metric]} for metric in metrics
+        {
+            "label": metric_label(metric),
+            "metric": True,
+            "key": metric,
+            "note": notes[metric],
+            "words": IN_PLAIN_WORDS.get(metric, ""),
+            "extra": metric != metrics[0] and metric not in summary_metrics(),
+        }
+        for metric in metrics
     ]
-    columns += [{"label": label, "metric": False, "key": cost, "note": ""} for cost, (label, _) in COSTS.items()]
+    columns += [
+        {"label": label, "metric": False, "key": cost, "note": "", "words": "", "extra": cost not in FIRST_COSTS}
+        for cost, (label, _) in COSTS.items()
+    ]
     return {"columns": columns, "rows": rows, "marked": any(best for best, _ in marks.values())}
 
 
@@ -256,7 +283,7 @@ def _rate(value: object) -> float | None:
 def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
     rows, known = list(rows), list(WORDS)
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, Mapping)))
     keys.sort(key=lambda key: known.index(key) if key in known else len(known))
     return {
         "columns": [WORDS.get(key, key.replace("_", " ").capitalize()) for key in keys],
@@ -275,6 +302,24 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2g}"
     return str(value)
+
+
+def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The conversion steps, each with a reading: how its divergence stands to the gate's limit of the format."""
+    config = comparison.provenance.get("config")
+    gate = config.get("gate") if isinstance(config, Mapping) else None
+    limits = gate.get("divergence") if isinstance(gate, Mapping) else None
+    limits = limits if isinstance(limits, Mapping) else variants.limits("max_divergence")
+    rows = []
+    for row in comparison.fidelity:
+        sides = [str(row.get(side)) for side in ("left", "right")]
+        limit = next((limits[name] for name in sides if name in limits), None)
+        measured = row.get("mean_kl")
+        reading = None
+        if isinstance(measured, int | float) and isinstance(limit, int | float):
+            reading = f"{'ok' if measured <= limit else 'watch'}, limit {limit:g}"
+        rows.append({**row, "reading": reading})
+    return rows
 
 
 def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:

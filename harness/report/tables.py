@@ -99,13 +99,13 @@ def pairs(run: RunFolder) -> pd.DataFrame:
 
 
 def history(run: RunFolder) -> pd.DataFrame:
-    """One row a logged step of the training: `step`, `epoch`, `seconds`, `loss`, `heldout_loss`, `learning_rate`; empty without a training."""
+    """One row a logged step of the training: `step`, `epoch`, `seconds`, `loss`, `dev_loss`, `learning_rate`; empty without a training."""
     types = {
         "step": "int64",
         "epoch": "float64",
         "seconds": "float64",
         "loss": "Float64",
-        "heldout_loss": "Float64",
+        "dev_loss": "Float64",
         "learning_rate": "Float64",
     }
     points = storage.read_records(run.history_jsonl, HistoryPoint) if run.history_jsonl.exists() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import visible
-from harness.records import Comparison, MetricValue, Pair
+from harness.records import Comparison, MarksResult, MetricValue, Pair
 from harness.registry import metric_label, summary_metrics
 from harness.report import figures
 from harness.report.headline import (
@@ -22,6 +23,7 @@ from harness.report.headline import (
     primary_metric,
     variant_order,
 )
+from harness.report.runs import RunRow
 
 WIDTH = 110
 """Columns where there is no terminal to ask."""
@@ -44,7 +46,7 @@ class Column:
         return max(map(cell_len, [self.heading, *self.cells])) + BORDERS
 
 
-def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
+def show_comparison(comparison: Comparison, console: Console | None = None, *, decision: bool = True) -> None:
     """Variants x metrics, the primary one with its 95% interval; model-free baselines below; the tested pairs, the alarms, the result in words."""
     console = console or _console()
     primary = primary_metric(comparison)
@@ -71,8 +73,29 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
     for alarm in comparison.alarms:
         console.print(f"ALARM {alarm.code}: {alarm.message}", markup=False)
-    for statement in [headline(comparison), *formats(comparison)]:
-        console.print(visible(statement.text), markup=False, highlight=False)
+    statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
+    for statement in statements:
+        _say(console, statement.text)
+    if decision:
+        show_decision(comparison, console)
+
+
+def show_decision(comparison: Comparison, console: Console | None = None, *, file: str = "", report: str = "") -> None:
+    """Whether to ship, why, what next; `file`: where what ships stands; `report`: the page, and how to open it."""
+    console, shipping = console or _console(), comparison.shipping
+    if shipping:
+        console.print(Text(visible(shipping.title), style="bold"))
+        _say(console, shipping.reason)
+        if file:
+            _say(console, f"File: {file}")
+        _say(console, f"Next: {shipping.next_step}")
+    if report:
+        _say(console, f"Report: {report}")
+
+
+def _say(console: Console, text: str) -> None:
+    """A sentence; a path or a command in it is never broken by a line's end that is not there."""
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_figures(comparison: Comparison, console: Console | None = None) -> None:
@@ -106,6 +129,45 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     ]
     title = "paired differences" + (f", {metric_label(next(iter(metrics)))}" if len(metrics) == 1 else "")
     _print(console or _console(), title, columns)
+
+
+def show_runs(rows: Sequence[RunRow], console: Console | None = None) -> None:
+    """One row a run; what is damaged is told below."""
+    columns = [
+        Column("run", [row.run for row in rows], needed=True, right=False),
+        Column("last stage", [row.stage or "-" for row in rows], needed=True, right=False),
+        Column("quality", [row.quality or "-" for row in rows], needed=True),
+        Column("decision", [row.decision or "-" for row in rows], right=False),
+        Column("gate", [row.gate or "-" for row in rows], right=False),
+        Column("date", [row.date or "-" for row in rows], right=False),
+        Column("metric", [metric_label(row.metric) if row.metric else "-" for row in rows], right=False),
+        Column("model", [row.model or "-" for row in rows], right=False),
+    ]
+    console = console or _console()
+    _print(console, "runs", columns)
+    for row in rows:
+        if row.problem:
+            _say(console, f"{row.run}: {row.problem}")
+
+
+def show_marks(result: MarksResult, console: Console | None = None) -> None:
+    """The metric `human` of each variant, and each metric's agreement with people."""
+    console = console or _console()
+    values = list(result.human.values())
+    columns = [
+        Column("", list(result.human), needed=True, right=False),
+        Column("marked right", [_mean(v) for v in values], needed=True),
+        Column("95% interval", [_interval(v) for v in values], needed=True),
+        Column("answers", [f"{v.n:,}" for v in values], needed=True),
+    ]
+    if values:
+        _print(console, f"{result.run}: people's marks", columns)
+    known = [a for a in result.agreements if a.kappa is not None]
+    for a in sorted(known, key=lambda a: -(a.kappa or 0.0)):
+        span = f" ({a.ci95[0]:.2f} to {a.ci95[1]:.2f})" if a.ci95 else ""
+        _say(console, f"{metric_label(a.metric)}: Cohen's kappa {a.kappa:.2f}{span} on {a.n:,} answers")
+    for v in result.preferences:
+        _say(console, f"{v.for_left} prefer {v.left}, {v.for_right} {v.right}, {v.neither} neither; {p_value(v.p)}")
 
 
 def show_answers(answers: list[tuple[str, str, str]]) -> None:

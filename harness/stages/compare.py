@@ -19,6 +19,7 @@ from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
+from harness.gating import shipping
 from harness.records import (
     Breakdown,
     Comparison,
@@ -135,6 +136,9 @@ def run(
         fingerprint=fingerprint,
         provenance=_provenance(run, split, names),
     )
+    columns = {name: scored.values[:, scored.metrics.index(primary)] for name, scored in variants.items()}
+    decided = shipping.decide(comparison, columns, first.groups, config)
+    comparison = comparison.model_copy(update={"shipping": decided})
     storage.write_json(run.comparison_json, comparison)
     return comparison
 
@@ -342,6 +346,8 @@ class _Answers:
     measured: str
     logprobs: dict[str, Floats]
     """Question -> (tokens, vocabulary); empty if not measured."""
+    tokens: dict[str, Any]
+    """Question -> token ids of the reference answer, shape (tokens,)."""
 
 
 def _fidelity(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any]]:
@@ -366,7 +372,8 @@ def _step(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
     if not probed:
         return row
     try:
-        found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed])
+        tokens = [b.tokens[q] for q in probed] if b.tokens else None
+        found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed], tokens)
     except ValueError:
         return row  # a vocabulary was padded: distributions over other tokens
     return row if found is None else row | asdict(found)
@@ -378,6 +385,7 @@ def _answers(run: RunFolder, name: str) -> _Answers:
     storage.check_written(lines, asked.lines_sha256, "predict")
     rows = [row for row in storage.iter_records(lines, Prediction) if row.finish_reason != "error"]
     logprobs: dict[str, Floats] = {}
+    tokens: dict[str, Any] = {}
     if asked.logprobs_sha256:
         file = lines.with_suffix(fidelity.SUFFIX)
         storage.check_written(file, asked.logprobs_sha256, "predict")
@@ -388,7 +396,10 @@ def _answers(run: RunFolder, name: str) -> _Answers:
                 if len(arrays["ids"])
                 else {}
             )
-    return _Answers({r.id: r.text for r in rows}, {r.id: r.answer_ids for r in rows}, asked.measured, logprobs)
+            if "tokens" in arrays and logprobs:
+                tokens = dict(zip(logprobs, np.split(arrays["tokens"], ends), strict=True))
+    texts, ids = ({r.id: getattr(r, name) for r in rows} for name in ("text", "answer_ids"))
+    return _Answers(texts, ids, asked.measured, logprobs, tokens)
 
 
 # ------------------------------------------------------------------------------------------------------ files and hashes
@@ -443,7 +454,8 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         run.heldout_jsonl,
         *(path for name in names for path in (*run.score(name), *run.prediction(name))),
     ]
-    settings = [config.compare.model_dump(), sorted(config.predict.extra)]
+    gate = config.gate.model_dump(include={"fidelity", "alarms"})
+    settings = [config.compare.model_dump(), config.ship.model_dump(), gate, sorted(config.predict.extra)]
     return storage.sha256_json(
         [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness import formats, storage, variants
+from harness.analysis import fidelity
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, gguf, merged, modelfile, vocabulary
+from harness.formats import Checked, Sources, gguf, importance, merged, modelfile, quantize
 from harness.models import base_model
-from harness.records import Artifact, ExportManifest, TrainManifest
+from harness.prompt import Prompter, load_tokenizer
+from harness.records import Artifact, ExportManifest, Question, TrainManifest
 from harness.storage import RunFolder
 
-SERVED_CONTEXT = 8192
-"""Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 
@@ -37,10 +39,8 @@ def run(
         raise ArtifactError("is not what training wrote", "run harness train --force", file=run.adapter)
     if base_model.weights_sha256(folder) != trained.base["weights_sha256"]:
         raise ArtifactError("is not the base that the adapter was trained on", "run harness train again", file=folder)
-    fingerprint = storage.sha256_json(
-        [trained.adapter_sha256, trained.base, config.export.llama_cpp, storage.code_sha256("harness.stages.export")]
-    )
     wanted = config.export.formats
+    fingerprint = _fingerprint(run, config, trained)
     if wanted and variants.MERGED not in wanted:
         wanted = [variants.MERGED, *wanted]  # every other format is made from it
     needed = {"adapter", *wanted}
@@ -61,7 +61,8 @@ def run(
     if run.export_json.exists():
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
-    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress)
+    weigh = partial(_importance, run, config, progress) if _importance_key(run, config) else lambda: None
+    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress, weigh)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
     # The 16-bit model comes first: the others read it.
     for name in sorted(wanted, key=lambda f: f != variants.MERGED):
@@ -82,7 +83,7 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
     """Writes a Modelfile beside each GGUF file, and puts the command that serves it into its record."""
     if not any(name.startswith("gguf_") for name in artifacts):
         return artifacts
-    found = _serving(run, config)
+    found = modelfile.serving(run.merged_16bit, config.prompt, config.predict.max_new_tokens)
     served = dict(artifacts)
     for name, artifact in artifacts.items():
         if name.startswith("gguf_"):
@@ -93,22 +94,34 @@ def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artif
     return served
 
 
-def _serving(run: RunFolder, config: Config) -> modelfile.Serving:
-    """What a server is told: the prompt in the form that is asked here, its end tokens, and a context that holds the longest answer."""
-    folder, prompt = run.merged_16bit, config.prompt
-    chat = modelfile.read_chat_template(folder)
-    form = getattr(prompt, "format", "text")
-    is_chat = form == "chat" or (form == "auto" and bool(chat))
-    settings = storage.read_json(folder / "config.json")
-    context = min(settings.get("max_position_embeddings", SERVED_CONTEXT), SERVED_CONTEXT)
-    return modelfile.Serving(
-        "" if is_chat else prompt.template,
-        context,
-        config.predict.max_new_tokens,
-        chat if is_chat else "",
-        vocabulary.end_texts(folder),
-        getattr(prompt, "system", None) or "",
-    )
+def _fingerprint(run: RunFolder, config: Config, trained: TrainManifest) -> str:
+    """Of everything that decides the exported files."""
+    made_from = [trained.adapter_sha256, trained.base, config.export.llama_cpp]
+    return storage.sha256_json([made_from, _importance_key(run, config), storage.code_sha256("harness.stages.export")])
+
+
+def _importance_key(run: RunFolder, config: Config) -> list[Any]:
+    """What decides the importance matrix, beside the model; empty: no format is to have one."""
+    weighed = {f"{variants.GGUF}{kind}" for kind in quantize.WEIGHED} & set(config.export.formats)
+    if not weighed or not config.export.importance_rows or not run.train_jsonl.exists():
+        return []
+    return [config.export.importance_rows, config.prompt.model_dump(), storage.sha256_file(run.train_jsonl)]
+
+
+def _importance(run: RunFolder, config: Config, progress: Callable[[str], None]) -> dict[str, Any]:
+    """The importance matrix of the merged model on training rows, measured once for all formats."""
+    key = storage.sha256_json([_importance_key(run, config), base_model.weights_sha256(run.merged_16bit)])
+    questions = storage.read_records(run.train_jsonl, Question)
+    chosen = fidelity.subset([q.id for q in questions], config.export.importance_rows)
+    prompter = Prompter(load_tokenizer(run.merged_16bit), config.prompt)
+    length = config.train.max_length
+    rows = [
+        prompter.example(questions[i].question, questions[i].answer, train_on="answer", max_length=length).input_ids
+        for i in chosen
+    ]
+    progress(f"importance matrix: {len(rows)} training rows")
+    file, device = run.path / "importance.npz", base_model.device_of(config.device)
+    return importance.load_or_measure(file, run.merged_16bit, rows, device=device, key=key)
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:

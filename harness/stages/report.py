@@ -11,17 +11,20 @@ from typing import TypeVar
 
 from harness import storage
 from harness.config import Config
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, ConfigError
 from harness.records import (
     Comparison,
     ExportManifest,
     GateResult,
     HistoryPoint,
+    JudgeResult,
+    MarksResult,
     Pair,
     Prediction,
     PredictionManifest,
     Question,
     Record,
+    ReportTitle,
     Score,
     SplitManifest,
     TrainManifest,
@@ -32,6 +35,7 @@ from harness.report.sections import Inputs
 from harness.storage import RunFolder
 
 R = TypeVar("R", bound=Record)
+J = TypeVar("J", MarksResult, JudgeResult)
 
 
 def run(
@@ -45,6 +49,8 @@ def run(
     force: bool = False,
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
+
+    A report of several runs has a folder of its own (`folder_of`): that of the first run stays as it is.
 
     Args:
         run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.
@@ -69,17 +75,42 @@ def run(
             _code(),
         ]
     )
-    if not force and run.report_md.exists() and _written(run.report_html) == fingerprint:
-        progress(f"report {run.report_html} is up to date")
-        return run.report_html
+    page_html, page_md = (folder_of(run, others) / file.name for file in (run.report_html, run.report_md))
+    if not force and page_md.exists() and _written(page_html) == fingerprint:
+        progress(f"report {page_html} is up to date")
+        return page_html
     inputs = read(run)
     progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
     further = [read(other) for other in others]
     rendered = page.html(inputs, further, tested, refused, settings, fingerprint)
-    storage.write_text(run.report_md, page.markdown(inputs, further, tested, refused))
-    storage.write_text(run.report_html, rendered)
-    progress(f"wrote {run.report_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
-    return run.report_html
+    storage.write_text(page_md, page.markdown(inputs, further, tested, refused))
+    storage.write_text(page_html, rendered)
+    progress(f"wrote {page_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
+    return page_html
+
+
+def folder_of(run: RunFolder, others: Sequence[RunFolder]) -> Path:
+    """Where the report stands: `reports/A`, of several runs `reports/A-vs-B`.
+
+    Raises:
+        ConfigError: the names together are too long for a folder, or a run has that name.
+    """
+    if not others:
+        return run.reports
+    folder = RunFolder("-vs-".join([run.name, *(other.name for other in others)]), run.root).reports
+    if (folder / run.comparison_json.name).exists():
+        raise ConfigError(f"{folder} is the report of a run of that name", "rename that run")
+    return folder
+
+
+def set_title(run: RunFolder, title: str | None, note: str | None) -> None:
+    """Keeps people's own words about a run beside its comparison; None leaves what is there, an empty text removes it."""
+    if title is None and note is None:
+        return
+    old = _manifest(run.title_json, ReportTitle) or ReportTitle()
+    new = ReportTitle(title=old.title if title is None else title, note=old.note if note is None else note)
+    if new != old:
+        storage.write_json(run.title_json, new)
 
 
 def read(run: RunFolder) -> Inputs:
@@ -111,8 +142,16 @@ def read(run: RunFolder) -> Inputs:
         train=train,
         export=_manifest(run.export_json, ExportManifest),
         gate=gate,
+        marks=_of_this_split(run.marks_json, MarksResult, comparison),
+        judge=_of_this_split(run.judge_json, JudgeResult, comparison),
+        title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
+
+
+def _of_this_split(path: Path, kind: type[J], comparison: Comparison) -> J | None:
+    found = _manifest(path, kind)
+    return found if found and found.split_id == comparison.split_id else None
 
 
 def _check(path: Path, sha256: str | None, command: str) -> None:
@@ -133,6 +172,9 @@ def _contents(run: RunFolder) -> list[list[str]]:
     files = [
         run.comparison_json,
         run.gate_json,
+        run.title_json,
+        run.marks_json,
+        run.judge_json,
         run.heldout_jsonl,
         run.history_jsonl,
         run.split_json,

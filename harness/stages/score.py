@@ -15,7 +15,7 @@ from harness import storage
 from harness.analysis import statistics
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
-from harness.metrics import METRICS, Metric, find
+from harness.metrics import METRICS, Metric, configured, find
 from harness.records import (
     MetricValue,
     Prediction,
@@ -78,7 +78,7 @@ def _metrics(config: Config) -> list[Metric]:
         for name, facts in METRICS.items()
         if facts.requires
     }
-    plain = [find(name) for name in config.score.metrics if name not in further]
+    plain = [configured(name, config.score.normalizer) for name in config.score.metrics if name not in further]
     return plain + [find(name, **given) for name, given in further.items() if None not in given.values()]
 
 

@@ -1,4 +1,4 @@
-"""split, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
+"""train and dev sides, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
 
 Training runs in a process of its own: on CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights on the first forward pass without gradients,
 so a model that has answered in this process would not train correctly.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import storage
 from harness.config import Config, Train
+from harness.errors import ArtifactError
 from harness.models import base_model
 from harness.prompt import IGNORED, Example, Prompter, Shot, tokenizer_files_sha256, tokenizer_sha256
 from harness.questions import few_shot
@@ -82,7 +83,7 @@ class Data:
 
     rows: list[Example]
     measured: list[Example]
-    """Rows whose loss is measured during training, never trained on."""
+    """Dev rows, whose loss is measured during training: never trained on."""
     prompt: PromptForm
 
 
@@ -93,7 +94,7 @@ def run(run: RunFolder, config: Config, *, progress: Progress = lambda _: None, 
     step's rows, and the first one writes.
 
     Raises:
-        ArtifactError: no split; ModelError: the base cannot be used; ConfigError: the prompt settings do not fit its tokenizer;
+        ArtifactError: no split, or one without training rows; ModelError: the base cannot be used; ConfigError: the prompt settings do not fit its tokenizer;
         DeviceError: no CUDA where the config needs it; TrainingError: the loss is NaN (the last good checkpoint is kept);
         StorageError: nowhere to write.
     """
@@ -114,8 +115,14 @@ def run(run: RunFolder, config: Config, *, progress: Progress = lambda _: None, 
 
 def _inputs(run: RunFolder, config: Config) -> Inputs:
     split = storage.read_record(run.split_json, SplitManifest)
-    for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.heldout_jsonl, split.heldout_sha256)):
+    for file, sha256 in ((run.train_jsonl, split.train_sha256), (run.dev_jsonl, split.dev_sha256)):
         storage.check_written(file, sha256, "split")
+    if not split.n_train:
+        raise ArtifactError(
+            "has no rows to train on: it was made of a test file alone",
+            "name training questions with data.qa (and no data.trained_on), then run harness split again",
+            file=run.split_json,
+        )
     device, folder = base_model.device_of(config.device), base_model.resolve(config.model)
     base_model.check_targets(folder, config.train.lora.target_modules)
     weights, tokenizer = base_model.weights_sha256(folder), tokenizer_files_sha256(folder)
@@ -237,7 +244,7 @@ def _manifest(
         labelled_token_share=labelled_share(rows),
         tokens=round(sum(len(r.input_ids) for r in rows) * epochs),
         final_loss=history.last("loss", over=FINAL_LOSSES),
-        final_heldout_loss=history.last("heldout_loss"),
+        final_dev_loss=history.last("dev_loss"),
         history_sha256=storage.sha256_file(task.run.history_jsonl) if task.processes.writes else "",
         peak_memory_bytes=peak_memory(task.device),
         plan={**dataclasses.asdict(plan), "devices": task.processes.world},
@@ -335,10 +342,12 @@ def _save(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 def _data(task: Task, prompter: Prompter) -> Data:
-    """Both sides as token ids."""
+    """The training and dev sides as token ids."""
     settings, k = task.settings, task.config.prompt.few_shot
     train = storage.read_records(task.run.train_jsonl, Question)
-    measured = sample(storage.read_records(task.run.heldout_jsonl, Question), settings.eval_rows)
+    measured = sample(storage.read_records(task.run.dev_jsonl, Question), settings.eval_rows)
+    if settings.eval_rows and not measured:
+        task.progress("no dev rows: no loss is measured on questions that are not trained on (set data.dev)")
     shots = few_shot.nearest(train, train, k)
     return Data(
         encode(train, prompter, settings, shots),

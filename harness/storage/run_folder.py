@@ -71,8 +71,8 @@ class RunFolder:
 
         self.run_json = self.path / "run.json"
         self.split = self.path / "split"
-        self.split_json, self.train_jsonl, self.heldout_jsonl = (
-            self.split / f for f in ("split.json", "train.jsonl", "heldout.jsonl")
+        self.split_json, self.train_jsonl, self.dev_jsonl, self.heldout_jsonl, self.trained_on_jsonl = (
+            self.split / f for f in ("split.json", "train.jsonl", "dev.jsonl", "heldout.jsonl", "trained_on.jsonl")
         )
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
@@ -84,6 +84,10 @@ class RunFolder:
         self.predictions, self.scores = self.path / "predictions", self.path / "scores"
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
         self.comparison_json = self.reports / "comparison.json"
+        self.marks_jsonl, self.marks_json = self.path / "marks.jsonl", self.reports / "marks.json"
+        self.judge_jsonl, self.judge_json = self.path / "judge.jsonl", self.reports / "judge.json"
+        self.card_md = self.reports / "card.md"
+        self.title_json = self.reports / "title.json"
         self.report_html, self.report_md = self.reports / "report.html", self.reports / "report.md"
         self.gate_json, self.gate_md, self.junit_xml = (self.reports / f for f in ("gate.json", "gate.md", "junit.xml"))
 

@@ -70,17 +70,17 @@ class HistoryCallback(TrainerCallback):
     ) -> None:
         """One HistoryPoint for each log."""
         logs = logs or {}
-        loss, heldout = logs.get("loss"), logs.get("eval_loss")
-        if loss is None and heldout is None:
+        loss, dev = logs.get("loss"), logs.get("eval_loss")
+        if loss is None and dev is None:
             return
         norm = logs.get("grad_norm")
         if norm is not None:
             self._left_out = 0 if math.isfinite(norm) else self._left_out + 1
             if args.fp16 and 0 < self._left_out < MOST_LEFT_OUT:
                 norm = None  # too large a scale of the loss: the step is left out, and the scale lowered
-        for what, value in (("loss", loss), ("gradient norm", norm), ("held-out loss", heldout)):
+        for what, value in (("loss", loss), ("gradient norm", norm), ("dev loss", dev)):
             if value is not None and not math.isfinite(value):
-                among = "" if what == "held-out loss" else self.describe_last_rows()
+                among = "" if what == "dev loss" else self.describe_last_rows()
                 raise TrainingError(
                     f"{what} is {value} at step {state.global_step}{among}",
                     "lower train.learning_rate; the last good checkpoint is kept",
@@ -97,7 +97,7 @@ class HistoryCallback(TrainerCallback):
             epoch=round(epoch, 6),
             seconds=round(seconds, 3),
             loss=loss,
-            heldout_loss=heldout,
+            dev_loss=dev,
             learning_rate=logs.get("learning_rate"),
             grad_norm=norm,
             tokens=round(self.tokens_per_epoch * epoch),
@@ -109,9 +109,9 @@ class HistoryCallback(TrainerCallback):
         self.wandb.log(
             {f"train/{k}": v for k, v in point.model_dump(exclude_none=True).items() if k != "step"}, step=point.step
         )
-        if heldout is not None or seconds - self._told > 10:
+        if dev is not None or seconds - self._told > 10:
             self._told = seconds
-            shown = f"loss {loss:.3f}" if loss is not None else f"held-out loss {heldout:.3f}"
+            shown = f"loss {loss:.3f}" if loss is not None else f"dev loss {dev:.3f}"
             left = seconds / max(point.step, 1) * (self.steps - point.step)
             self.progress(f"step {point.step}/{self.steps}  {shown}  {seconds:.0f} s, about {left:.0f} s left")
 

@@ -6,7 +6,9 @@ AXE_CORE   the path of axe.min.js, if the package axe-playwright-python is not i
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import os
 import shutil
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest
 
 from harness import storage
 from harness.config import Config
-from harness.stages import report
-from tests.helpers.report_fixture import write_run
+from harness.stages import marks, report
+from tests.helpers.report_fixture import CONFIG, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -182,7 +184,7 @@ def test_labels_stay_in_a_narrow_figure(view, small):
 
 def test_the_commands_are_copied(view, small):
     page = view(small, permissions=["clipboard-read", "clipboard-write"])
-    page.click("text=Copy")
+    page.click("[data-copy]")
     page.wait_for_selector("[data-copy]:text('Copied')")
     copied = page.evaluate("navigator.clipboard.readText()")
     assert (
@@ -227,6 +229,75 @@ def test_without_scripts_the_numbers_are_there(view, small):
     page = view(small, wait="#board", java_script_enabled=False)
     assert page.locator("#board tbody tr").count() == 9
     assert page.locator("noscript").count() == 1
+    assert page.locator("#headline").is_visible() and page.locator(".files .chosen").count() == 1
+    figures = page.locator("[data-figure]").count()
+    assert page.locator(".static.wide:visible").count() == figures == 10
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert (
+        page.locator(".static.narrow:visible").count() == figures and page.locator(".static.wide:visible").count() == 0
+    )
+
+
+def test_print_half_a_second_after_opening_has_every_figure(browser, small, tmp_path):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(small.resolve().as_uri())
+    page.wait_for_timeout(500)
+    page.emulate_media(media="print")
+    empty = page.evaluate(
+        "[...document.querySelectorAll('.canvas')].filter((node) => !node.querySelector('svg')).length"
+    )
+    assert page.locator(".canvas").count() == 10 and empty == 0
+    assert page.pdf(format="A4", path=tmp_path / "report.pdf").startswith(b"%PDF")
+    page.close()
+
+
+def test_the_decision_and_the_formats_are_on_the_first_screen(view, small):
+    page = view(small, viewport={"width": 1440, "height": 900})
+    for part in ("#headline", ".identity", ".files table", ".lines", ".example"):
+        box = page.locator(part).first.bounding_box()
+        assert box and box["y"] < 880, part
+    assert page.inner_text("#headline").startswith("Ship: yes, as ")
+
+
+def test_the_leaderboard_fits_and_all_metrics_are_a_click_away(view, small):
+    page = view(small, viewport={"width": 1440, "height": 900})
+    width = "(() => { const box = document.getElementById('board').parentElement; return box.scrollWidth - box.clientWidth; })()"
+    assert page.evaluate(width) <= 0 and page.locator("#board th.extra:visible").count() == 0
+    page.check("#all-metrics")
+    assert page.locator("#board th.extra:visible").count() == 6
+
+
+def test_a_figure_is_enlarged_and_closed(view, small):
+    page = view(small)
+    page.click("[data-figure=forest-base] .enlarge")
+    box = page.locator("dialog .main-svg").first.bounding_box()
+    assert box and box["width"] > 1100
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").is_hidden()
+
+
+def test_presets_open_their_answers_at_the_largest_loss(view, small):
+    page = view(small)
+    page.click(".presets >> text=Still wrong")
+    assert page.input_value("#show") == "still" and "wrong" in page.inner_text("#detail")
+    page.click(".presets >> text=Newly right")
+    told = int(page.inner_text(".presets [data-preset=newly]").split("(")[1].rstrip(")"))
+    assert count(page) == told > 0 and page.get_attribute(".presets [data-preset=newly]", "aria-pressed") == "true"
+    page.click(".example [data-preset=wrong]")
+    assert page.input_value("#show") == "still"
+
+
+def test_answers_leave_as_csv_and_the_decision_as_markdown(view, hostile):
+    page = view(hostile, permissions=["clipboard-read", "clipboard-write"])
+    with page.expect_download() as download:
+        page.click("#csv")
+    text = Path(download.value.path()).read_text("utf-8-sig")
+    rows = list(csv.reader(io.StringIO(text)))
+    assert len(rows) == 1 + 45 and {len(row) for row in rows} == {3 + 7 + 7}
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
+    page.click("#copy-markdown")
+    page.wait_for_selector("text=Copied")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("## ")
 
 
 def test_missing_parts_are_said(view, small, tmp_path):
@@ -248,6 +319,7 @@ def test_leaderboard_sorts_both_ways_and_keeps_empty_cells_last(view, small):
             f"#board tbody tr > :nth-child({at})", "cells => cells.map((cell) => cell.dataset.sort)"
         )
 
+    page.check("#all-metrics")
     page.click("#board thead th:nth-child(2) button")
     values = [float(value) for value in column(2)]
     assert values == sorted(values, reverse=True)
@@ -292,6 +364,9 @@ def test_search_filters_and_clear(view, small):
 
 def test_keyboard_moves_through_the_list(view, small):
     page = view(small)
+    page.select_option("#order", "")
+    page.focus("#list")
+    page.keyboard.press("Home")
     question = page.inner_text("#detail h3")
     page.keyboard.press("j")
     second = page.inner_text("#detail h3")
@@ -314,6 +389,7 @@ def test_keyboard_moves_through_the_list(view, small):
 def test_deep_link_opens_its_question(view, small):
     page = view(small, fragment="#q=q00042")
     assert "q00042" in page.inner_text("#detail .meta")
+    page.select_option("#order", "")
     assert page.locator('.row[aria-selected="true"]').get_attribute("id") == "row-42"
     box = page.locator("#answers").bounding_box()
     assert box and box["y"] < 900
@@ -336,6 +412,29 @@ def test_every_variant_is_shown_with_differences_marked(view, small):
     page.fill("#search", "which article deals with")
     assert page.locator("#detail ins").count() >= 1 and page.locator("#detail del").count() >= 1
     assert "ended by itself" in page.inner_text("#detail")
+
+
+def test_marks_are_kept_saved_and_read_back(view, tmp_path):
+    run = write_run(tmp_path, questions=30)
+    page = view(report.run(run, CONFIG))
+    page.click("#detail .marking >> text=right")
+    page.fill("#detail .marking input >> nth=0", "<b>well</b>")
+    page.keyboard.press("Tab")
+    page.click("#blind")
+    assert page.locator("#detail").get_by_text("Adapter").count() == 0, "who answered is hidden"
+    for key in "120":
+        page.keyboard.press(key)
+    assert page.inner_text("#marks-status").startswith("1 marks, 3 votes")
+    page.click("#blind")
+    page.reload()
+    page.wait_for_selector(READY, state="attached")
+    assert page.inner_text("#marks-status").startswith("1 marks, 3 votes"), "they are kept in the browser"
+    with page.expect_download() as download:
+        page.click("#marks-save")
+    result = marks.add(run, CONFIG, [Path(download.value.path())])
+    assert (result.marks, result.votes, result.left_out) == (1, 3, {})
+    (preference,) = result.preferences
+    assert (preference.for_left + preference.for_right, preference.neither) == (2, 1)
 
 
 def test_hostile_text_is_text(view, hostile):

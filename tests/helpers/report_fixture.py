@@ -1,6 +1,6 @@
 """A whole run folder, written from a seed: what the report reads, without a model or a pipeline.
 
-python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo
+python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/demo and ROOT/reports/demo, the report included
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness import storage
+from harness.config import Config
+from harness.gating import shipping
 from harness.records import (
     Alarm,
     Artifact,
@@ -30,6 +34,7 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
+CONFIG = Config.model_validate({"compare": {"resamples": 200}})
 METRICS = ["exact_match", "exact_match_normalized", "token_f1", "rouge1", "rouge2", "rougeL", "rougeLsum"]
 SHARE_RIGHT = {
     "base": 0.02,
@@ -109,7 +114,11 @@ def write_run(
         storage.write_jsonl(run.history_jsonl, _history(rng))
         storage.write_json(run.train_json, _train())
     storage.write_json(run.export_json, _export(names))
-    storage.write_json(run.comparison_json, _comparison(name, rows, scores, finish))
+    comparison = _comparison(name, rows, scores, finish)
+    primary = "exact_match_normalized"
+    columns = {variant: np.array([line[primary] for line in lines]) for variant, lines in scores.items()}
+    decided = shipping.decide(comparison, columns, [row.group for row in rows], CONFIG)
+    storage.write_json(run.comparison_json, comparison.model_copy(update={"shipping": decided}))
     return run
 
 
@@ -267,6 +276,7 @@ def _comparison(
         n_groups=len({row.group for row in rows}),
         variants=variants,
         pairs=[_pair(left, right, metric, scores, len(wanted)) for metric in METRICS for left, right in wanted],
+        primary="exact_match_normalized",
         baselines={
             "nearest_train_copy": {m: 0.041 if m.startswith("exact") else 0.36 for m in METRICS},
             "constant_answer": {m: 0.057 if m.startswith("exact") else 0.08 for m in METRICS},
@@ -355,7 +365,7 @@ def _history(rng: random.Random, steps: int = 250) -> list[HistoryPoint]:
                 epoch=round(step * 16 / 2520, 4),
                 seconds=round(step * 0.41, 2),
                 loss=round(loss * rng.uniform(0.8, 1.2), 4),
-                heldout_loss=heldout,
+                dev_loss=heldout,
                 learning_rate=2e-3 * min(step / 10, (steps - step) / (steps - 10)),
                 grad_norm=round(rng.lognormvariate(0, 0.35) * (0.6 + loss / 4), 4),
                 tokens=step * 1100,
@@ -388,7 +398,7 @@ def _train() -> TrainManifest:
         labelled_token_share=0.147,
         tokens=275_000,
         final_loss=0.571,
-        final_heldout_loss=0.702,
+        final_dev_loss=0.702,
         wandb={"mode": "offline", "run_id": "demo1234", "url": None},
         seconds=102.5,
         peak_memory_bytes=1_730_000_000,
@@ -484,4 +494,6 @@ def _provenance() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(write_run(Path(sys.argv[1]), questions=int(sys.argv[2]) if len(sys.argv) > 2 else 280).comparison_json)
+    from harness.stages import report
+
+    print(report.run(write_run(Path(sys.argv[1]), questions=int(sys.argv[2]) if len(sys.argv) > 2 else 280), CONFIG))

@@ -60,6 +60,7 @@ def split(root: Path, *, asked: list[Question] | None = None, name: str = "r") -
     ]
     storage.write_jsonl(run.heldout_jsonl, asked)
     storage.write_jsonl(run.train_jsonl, rows)
+    storage.write_jsonl(run.dev_jsonl, [q.model_copy(update={"id": f"dev-{q.id}"}) for q in asked])
     storage.write_json(run.split_json, split_of(asked))
     return run
 
@@ -104,7 +105,7 @@ def trained(run: RunFolder, model: Path, adapter: Path) -> TrainManifest:
         labelled_token_share=0.5,
         tokens=1,
         final_loss=1.0,
-        final_heldout_loss=None,
+        final_dev_loss=None,
         wandb={},
         seconds=1.0,
         peak_memory_bytes=1,

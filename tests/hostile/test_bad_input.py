@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
-from tests.helpers import scored_run, small_run
+from tests.helpers import chain, scored_run, small_run
 from tests.helpers.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
@@ -378,7 +378,10 @@ CASES: dict[str, Case] = {
     "baseline: a folder": Case(["gate", "--baseline", "runs", *QUICK], r"runs: is not a file", start="scored"),
     # predictions, scores, manifests
     "predictions: missing": Case(
-        SCORE, r"adapter\.jsonl: is missing; run the stage", lambda f: (f / PREDICTIONS).unlink(), "scored"
+        SCORE,
+        r"adapter\.jsonl: is missing; run harness predict --run \w+ first",
+        lambda f: (f / PREDICTIONS).unlink(),
+        "scored",
     ),
     "predictions: a torn line": replaced(
         PREDICTIONS,
@@ -578,7 +581,11 @@ def test_a_run_json_of_any_shape_is_written_anew(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     storage.write_text(tmp_path / "runs/tiny/run.json", text)
     assert CliRunner().invoke(cli.app, ["split", "--qa", "none.json"]).exit_code == 2
-    assert json.loads(Path("runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "failed"
+    assert Path("runs/tiny/run.json").read_text() == text, "a call that is refused leaves no trace"
+    chain.write_questions(Path("qa.json"))
+    done = CliRunner().invoke(cli.app, ["split", "--qa", "qa.json"])
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(Path("runs/tiny/run.json").read_text())["stages"]) == ["split"]
 
 
 # ------------------------------------------------------------------------------------------------- what needs more room

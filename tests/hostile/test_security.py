@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,7 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
     import torch
 
     from harness.stages import train
+    from harness.training import checkpoints
     from harness.training.checkpoints import is_readable, seal
     from tests.helpers import small_run
     from tests.test_train import Stop, config, interrupt_at
@@ -256,12 +257,12 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
         torch.save(Bomb(tmp_path / "proof"), checkpoint / name)
     seal(checkpoint)
     with monkeypatch.context() as patched:
-        patched.setattr(train, "is_readable", lambda _: True)
+        patched.setattr(checkpoints, "is_readable", lambda _: True)
         with pytest.raises(Exception, match="weights_only"):
             train.run(run, settings)
     told: list[str] = []
     assert train.run(run, settings, progress=told.append).resumed_from == 0
-    assert f"passing over {checkpoint.name}, which is damaged" in told
+    assert f"skipping {checkpoint.name}, which is damaged" in told
     assert not (tmp_path / "proof").exists()
 
 
@@ -427,10 +428,13 @@ def test_a_hostile_server_is_an_error_and_no_answer(server: Any, name: str) -> N
     with pytest.raises(ModelError):
         endpoint(server)
     server.models, server.answer = b'{"data": [{"id": "m"}]}', ANSWERS[name]
-    backend = endpoint(server)
-    (completion,) = backend.answer([[1, 2, 3]])
-    assert completion.finish_reason == "error" and not completion.text
-    backend.close()
+    with closing(endpoint(server)) as backend:
+        if name == "not JSON":
+            with pytest.raises(ModelError, match="answers with a web page"):
+                backend.answer([[1, 2, 3]])
+        else:
+            (completion,) = backend.answer([[1, 2, 3]])
+            assert completion.finish_reason == "error" and not completion.text
 
 
 @pytest.mark.parametrize("key", ["canary\nkey", "canary\u2019s", "canary\0"])

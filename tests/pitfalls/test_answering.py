@@ -19,7 +19,7 @@ from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.transformers import TransformersBackend
 from harness.formats import merged
 from harness.models import base_model
-from harness.prediction import jobs
+from harness.prediction import asking, jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.stages import compare, predict
 from tests import test_llamacpp, test_predict
@@ -56,18 +56,23 @@ def sample_tokens(bench: Bench) -> None:
 
 @caught(
     (ask_otherwise(max_new_tokens=16), "'runaway'"),
-    (ask_otherwise(repeat_penalty=100.0), "is not the model's"),
+    (ask_otherwise(repeat_penalty=1.1), "the log-probabilities are not the model's"),
+    (ask_otherwise(repeat_penalty=100.0), "is not the model's most probable"),
     (ask_otherwise(temperature=0.8), "answered greedily"),
-    (sample_tokens, "is not the model's|'runaway'"),
+    (sample_tokens, "are not the model's|is not the model's|'runaway'"),
 )
 def test_gguf_defaults(bench: Bench) -> None:
     with closing(test_llamacpp.backend(bench.f16, limit=LIMIT)) as model:
         found = model.answer(bench.prompts())
         rows = [{"text": "x", "finish_reason": answer.finish_reason} for answer in found]
         assert "runaway" not in alarms(compared(bench, {"base": rows}))
-        best = [p.argmax(1) for p in model.logprobs(bench.prompts(), [a.answer_ids or [0] for a in found])]
-    same = [list(b) == a.answer_ids for a, b in zip(found, best, strict=True) if a.answer_ids]
+        model_says = model.logprobs(bench.prompts(), [a.answer_ids or [0] for a in found])
+    pairs = [(a, says) for a, says in zip(found, model_says, strict=True) if a.answer_ids]
+    same = [says.argmax(1).tolist() == a.answer_ids for a, says in pairs]
     assert np.mean(same) > 0.9, "the answer is not the model's most probable one"
+    # A mild penalty changes no token of sentences known by heart, but what each of them was chosen with.
+    off = [np.abs(says[np.arange(len(a.answer_ids)), a.answer_ids] - np.array(a.logprobs)).max() for a, says in pairs]
+    assert max(off) < 1e-3, f"the log-probabilities are not the model's: off by {max(off):.2g}"
 
 
 def key_of_the_path(bench: Bench) -> None:
@@ -178,9 +183,9 @@ def test_bos_and_template(bench: Bench) -> None:
 
 
 @caught(
-    (lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (configured,)), "'runaway'"),
+    (lambda b: b.patch.setattr(asking, "stop_ids", lambda tokenizer, configured, *more: (configured,)), "'runaway'"),
     (
-        lambda b: b.patch.setattr(jobs, "stop_ids", lambda tokenizer, configured: (tokenizer.eos_token_id,)),
+        lambda b: b.patch.setattr(asking, "stop_ids", lambda tokenizer, configured, *more: (tokenizer.eos_token_id,)),
         "not the union",
     ),
 )

@@ -173,13 +173,13 @@ def merge_onto_the_round_trip(bench: Bench) -> None:
 
 
 def answer_with_16_bits_for_the_adapter(bench: Bench) -> None:
-    source = jobs._source
+    weights = jobs._weights
 
-    def same(*arguments: Any) -> Any:
-        backend, found, sha256, size = source(*arguments)
-        return backend, replace(found, load_in_4bit=False), sha256, size
+    def same(*arguments: Any) -> jobs.Weights:
+        found = weights(*arguments)
+        return replace(found, source=replace(found.source, load_in_4bit=False))
 
-    bench.patch.setattr(jobs, "_source", same)
+    bench.patch.setattr(jobs, "_weights", same)
 
 
 def agree_always(bench: Bench) -> None:

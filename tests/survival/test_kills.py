@@ -110,7 +110,6 @@ def test_an_interrupted_stage_says_how_to_go_on(bench: Bench, whole: Whole, how:
     )
     kill_anywhere.end(slow, "score", how, 1.0, lambda run: run.scores.exists(), problems)
     assert problems == []
-    assert storage.read_json(bench.run.run_json)["stages"]["score"]["status"] == "interrupted"
     assert not bench.run.score_json.exists()
 
 

@@ -27,6 +27,8 @@ class Drawing:
     """Pixels; the width is the page's."""
     plotly: dict[str, Any]
     """`data` and `layout`; `narrow`: what changes in them on a narrow page."""
+    key_text: str = ""
+    """What the numbers stand for that a narrow figure has in place of names."""
 
 
 def band(low: float, high: float, colour: str) -> dict[str, Any]:

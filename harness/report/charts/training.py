@@ -35,9 +35,9 @@ def curves(histories: Mapping[str, Sequence[HistoryPoint]]) -> list[Drawing]:
             )
             traces += _raw_and_smooth(history, field, name, colour, dash, several=several)
             if field == "loss":
-                traces += _heldout(
+                traces += _dev(
                     history,
-                    f"{run}, held-out" if several else "held-out",
+                    f"{run}, dev" if several else "dev",
                     colour if several else "var(--series-2)",
                     dash,
                 )
@@ -92,8 +92,8 @@ def _raw_and_smooth(
     ]
 
 
-def _heldout(history: Sequence[HistoryPoint], name: str, colour: str, dash: str) -> list[go.Scatter]:
-    measured = [(float(point.step), point.heldout_loss) for point in history if point.heldout_loss is not None]
+def _dev(history: Sequence[HistoryPoint], name: str, colour: str, dash: str) -> list[go.Scatter]:
+    measured = [(float(point.step), point.dev_loss) for point in history if point.dev_loss is not None]
     if not measured:
         return []
     line, marker = {"color": colour, "width": 2, "dash": dash}, {"symbol": "square", "size": 7, "color": colour}

@@ -69,6 +69,33 @@
     }
   }
 
+  function startMarkdown() {
+    const button = find("copy-markdown"), text = JSON.parse(find("markdown").textContent);
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+        setTimeout(() => (button.textContent = "Copy as Markdown"), 2000);
+      } catch {
+        save("report.md", "text/markdown", text); // no clipboard for this page: as a file
+      }
+    });
+  }
+
+  /** Offers a text as a file. */
+  function save(name, type, text) {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  /** One cell of a CSV file; a text that a spreadsheet would run as a formula gets an apostrophe in front. */
+  const cell = (value) => {
+    const text = String(value ?? "").replace(/^(?=[=+\-@\t\r\n])/, "'");
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+
   // ---------------------------------------------------------------------------------------------------------- sorting
 
   function startSorting() {
@@ -144,8 +171,29 @@
     width ??= canvas.clientWidth;
     if (spec.narrow && width < NARROW) spec = overlay(spec, spec.narrow);
     const { data, layout } = coloured(spec);
+    canvas.querySelectorAll(".static").forEach((node) => node.remove());
     window.Plotly.react(canvas, data, { ...layout, height: spec.height, width }, { displayModeBar: false, scrollZoom: false });
     drawn.add(figure);
+  }
+
+  /** A figure alone and as large as the window, with what it tells under the pointer. */
+  function startEnlarging() {
+    const dialog = document.body.appendChild(make("dialog", { class: "large", "aria-label": "Enlarged figure" }));
+    const close = make("button", { type: "button" }, "Close"), canvas = make("div");
+    close.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => window.Plotly?.purge(canvas));
+    dialog.append(close, canvas);
+    for (const figure of document.querySelectorAll("[data-figure]")) {
+      const button = make("button", { type: "button", class: "enlarge" }, "Enlarge");
+      button.setAttribute("aria-label", `Enlarge: ${figure.querySelector("figcaption").textContent.trim()}`);
+      button.addEventListener("click", async () => {
+        await loadPlotly();
+        const { data, layout } = coloured(specOf(figure));
+        dialog.showModal();
+        window.Plotly.react(canvas, data, { ...layout, width: innerWidth - 96, height: innerHeight - 160 }, { displayModeBar: false });
+      });
+      figure.querySelector("figcaption").append(button);
+    }
   }
 
   function redraw(width) {
@@ -169,11 +217,9 @@
       if (spec) figure.querySelector(".canvas").style.height = `${spec.height}px`;
     }
     if (!figures.length) return;
-    if (!window.DecompressionStream) {
-      for (const figure of figures) figure.querySelector(".canvas").textContent = "This browser is too old to draw the figure; its numbers stand in the tables.";
-      return;
-    }
+    if (!window.DecompressionStream) return; // too old to unpack Plotly: the drawings in the page stay
     for (const choice of document.querySelectorAll("[data-figures]")) {
+      choice.closest("label").hidden = false;
       choice.addEventListener("change", () => {
         const targets = choice.dataset.figures.split(" ");
         for (const figure of figures) {
@@ -184,6 +230,7 @@
         }
       });
     }
+    startEnlarging();
     // What comes into view is drawn first; the rest follows while the page is idle, so that it is there for printing.
     const observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -297,7 +344,7 @@
 
   async function startAnswers() {
     if (!find("browser") || !window.DecompressionStream) return;
-    const { metrics, variants, questions, left, right } = JSON.parse(await unpack("answers-data"));
+    const { metrics, variants, questions, left, right, reference, formats, graded, run, split } = JSON.parse(await unpack("answers-data"));
     const total = questions.id.length;
     const list = find("list"), rows = find("rows"), detail = find("detail");
     const control = Object.fromEntries(["search", "kind", "part", "show", "left", "right", "order"].map((id) => [id, find(id)]));
@@ -311,6 +358,7 @@
     const haystack = questions.id.map((id, at) =>
       [id, questions.question[at], questions.answer[at], ...questions.references[at], ...variants.map((v) => v.text[at] ?? "")].join("\n").toLowerCase());
     const disagree = questions.id.map((_, at) => new Set(each.map((v) => variants[v].text[at])).size > 1);
+    let marks = null; // set once the browser is ready
     let shown = [], chosen = -1; // positions of the questions that pass the filters; the place of the chosen one among them
 
     for (const [select, values] of [[control.kind, questions.kind], [control.part, questions.part]]) {
@@ -324,7 +372,12 @@
     control.right.value = right;
     find("legend").textContent = `${MARKS.right} right ${MARKS.partly} partly ${MARKS.wrong} wrong ${MARKS.unscored} unscored, ⚠ answers with an alarm; from left to right: ${variants.map((v) => v.label).join(", ")}.`;
 
+    const right1 = (variant, at) => (score(variant, at) ?? 0) >= 1;
+    const known = (...values) => values.every((value) => value !== null);
     const tests = {
+      newly: (at, a, b) => known(score(a, at), score(b, at)) && right1(a, at) && !right1(b, at),
+      still: (at, a, b) => known(score(a, at), score(b, at)) && !right1(a, at) && !right1(b, at),
+      lost: (at) => reference !== null && right1(reference, at) && formats.some((variant) => score(variant, at) !== null && !right1(variant, at)),
       wins: (at, a, b) => score(a, at) !== null && score(b, at) !== null && score(a, at) > score(b, at),
       losses: (at, a, b) => score(a, at) !== null && score(b, at) !== null && score(a, at) < score(b, at),
       disagree: (at) => disagree[at],
@@ -345,11 +398,18 @@
         if (words.every((word) => haystack[at].includes(word))) shown.push(at);
       }
       if (control.order.value === "delta") {
-        const delta = (at) => (score(a, at) === null || score(b, at) === null ? Infinity : score(a, at) - score(b, at));
-        shown.sort((one, two) => (delta(one) === delta(two) ? one - two : delta(one) - delta(two)));
+        // By the metric that decides; of equals by the graded one, which tells a near miss from nonsense.
+        const delta = (at, metric) => {
+          const [x, y] = [variants[a].scores[at][metric] ?? null, variants[b].scores[at][metric] ?? null];
+          return x === null || y === null ? 9 : x - y;
+        };
+        const keys = new Map(shown.map((at) => [at, [delta(at, 0), delta(at, graded)]]));
+        shown.sort((one, two) => keys.get(one)[0] - keys.get(two)[0] || keys.get(one)[1] - keys.get(two)[1] || one - two);
       } else if (control.order.value === "similar") {
         shown.sort((one, two) => (questions.nearest_train[two] ?? -1) - (questions.nearest_train[one] ?? -1) || one - two);
       }
+      for (const button of document.querySelectorAll(".presets button"))
+        button.setAttribute("aria-pressed", String(shows[button.dataset.preset] === control.show.value && a === left && b === right));
       find("count").textContent = shown.length === total ? `${wide.format(total)} questions.` : `${wide.format(shown.length)} of ${wide.format(total)} questions.`;
       rows.style.height = `${shown.length * ROW}px`;
       rows.replaceChildren();
@@ -407,6 +467,7 @@
     const address = (at) => `#q=${encodeURIComponent(questions.id[at].toWellFormed?.() ?? questions.id[at])}`;
 
     function showDetail() {
+      if (marks?.isBlind()) return;
       detail.replaceChildren();
       detail.scrollTop = 0;
       if (chosen < 0) return detail.append(make("p", { class: "missing" }, "No question passes these filters."));
@@ -451,7 +512,7 @@
       const numbers = make("p", { class: "numbers" }, metrics.map((name, m) => `${name} ${scores[at][m] === null ? "unscored" : scores[at][m].toFixed(2)}`).join(" · "));
       numbers.append(" · ", make("span", finish[at] === "stop" ? {} : { class: "note" }, ends[finish[at]] ?? "not answered"));
       if (note[at]) numbers.append(" · ", put(make("bdi", { class: "note" }), note[at]));
-      return [heading, answerNode(text[at], reference), numbers];
+      return [heading, answerNode(text[at], reference), numbers, ...(marks && text[at] !== null ? [marks.controls(at, group[0], text[at])] : [])];
     }
 
     function followLink() {
@@ -468,6 +529,38 @@
       if (!shown.includes(at)) reset();
       choose(shown.indexOf(at), { link: false });
       find("answers").scrollIntoView();
+    }
+
+    const presets = { newly: "Newly right", wrong: "Still wrong", lost: "Lost by a format" };
+    const shows = { newly: "newly", wrong: "still", lost: "lost" };
+
+    function usePreset(name) {
+      if (marks?.isBlind()) marks.stop();
+      control.left.value = left;
+      control.right.value = right;
+      for (const other of ["search", "kind", "part"]) control[other].value = "";
+      control.show.value = shows[name];
+      control.order.value = "delta";
+      filter(-1);
+    }
+
+    function startPresets() {
+      const group = document.querySelector(".presets");
+      for (const [name, label] of Object.entries(presets)) {
+        let fits = 0;
+        for (let at = 0; at < total; at++) fits += tests[shows[name]](at, left, right);
+        const button = make("button", { type: "button", "data-preset": name, "aria-pressed": "false" }, `${label} (${wide.format(fits)})`);
+        button.disabled = !fits;
+        group.append(button);
+      }
+      for (const node of document.querySelectorAll("[data-preset]")) node.addEventListener("click", () => usePreset(node.dataset.preset));
+    }
+
+    /** All questions that pass the filters: texts, then each variant's answer and score. */
+    function csv() {
+      const heads = ["id", "question", "reference", ...variants.map((v) => v.label), ...variants.map((v) => `${v.label}: ${metrics[0]}`)];
+      const lines = shown.map((at) => [questions.id[at], questions.question[at], questions.answer[at], ...variants.map((v) => v.text[at]), ...each.map((v) => score(v, at))]);
+      return `\ufeff${[heads, ...lines].map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
     }
 
     function reset() {
@@ -504,6 +597,7 @@
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+      if (marks?.isBlind()) return;
       if (event.key === "/") control.search.focus();
       else if (event.key === "j") choose(chosen + 1);
       else if (event.key === "k") choose(chosen - 1);
@@ -514,15 +608,21 @@
       if (event.key === "Enter" || event.key === "Escape") list.focus();
     });
     addEventListener("hashchange", followLink);
+    find("csv").addEventListener("click", () => save(`${run}-answers.csv`, "text/csv", csv()));
     find("browser").hidden = false;
+    startPresets();
+    marks = startMarks({ run, split, variants, questions, left: control.left, right: control.right, refresh: () => showDetail() });
+    control.order.value = "delta";
     filter();
     followLink();
     document.documentElement.setAttribute("data-answers-done", "");
   }
 
+  // marks.js
   startTheme();
   startSorting();
   startCopying();
+  startMarkdown();
   startFigures();
   // The data blocks stand behind this script.
   document.addEventListener("DOMContentLoaded", startAnswers);

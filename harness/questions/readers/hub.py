@@ -1,0 +1,65 @@
+"""Data sets of the Hugging Face hub, or folders laid out like one: `hub:owner/name[:split]`, through `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.errors import DataError
+from harness.questions.readers.containers import plain
+from harness.questions.readers.limits import MAX_COLUMNS, MAX_ROWS, shown
+
+PREFIX = "hub:"
+DEFAULT_SPLIT = "train"
+
+
+def is_hub(source: str) -> bool:
+    """Whether a source names a data set of the hub."""
+    return source.startswith(PREFIX)
+
+
+def read(source: str) -> tuple[Iterator[tuple[int, dict[str, Any]]], str]:
+    """The rows of `hub:owner/name[:split]` as (number, values), and which split they are; `train`, or the only one, by default.
+
+    Raises:
+        DataError: `datasets` is not installed; the data set is out of reach, has no such split, or too many rows.
+    """
+    name, _, split = source.removeprefix(PREFIX).partition(":")
+    if not name:
+        raise DataError("names no data set", "write it as hub:owner/name or hub:owner/name:split", file=source)
+    found = _load(name, source)
+    if not split:
+        if DEFAULT_SPLIT not in found and len(found) > 1:
+            raise DataError(
+                f"has several splits: {shown(found)}",
+                f"name one, as in {PREFIX}{name}:{next(iter(found))}",
+                file=source,
+            )
+        split = DEFAULT_SPLIT if DEFAULT_SPLIT in found else next(iter(found))
+    if split not in found:
+        raise DataError(f"has no split {split[:60]!r}: found {shown(found)}", "name one of these", file=source)
+    rows = found[split]
+    if len(rows) > MAX_ROWS:
+        raise DataError(
+            f"has {len(rows):,} rows, more than {MAX_ROWS:,}", "save a sample of it into a file", file=source
+        )
+    if len(rows.column_names) > MAX_COLUMNS:
+        raise DataError(f"has {len(rows.column_names):,} columns", "save those that matter into a file", file=source)
+    numbered = ((number, {key: plain(value) for key, value in row.items()}) for number, row in enumerate(rows, 1))
+    return numbered, f"split {split}"
+
+
+def _load(name: str, source: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("needs the package datasets", "pip install datasets, or give a file", file=source) from None
+    try:
+        return datasets.load_dataset(name)
+    except Exception as error:  # of a dozen packages: network, hub, file formats
+        said = (str(error).splitlines() or [""])[0][:160]
+        raise DataError(
+            f"cannot be loaded from the hub ({type(error).__name__}: {said})",
+            "check the name, the network and, for a gated data set, HF_TOKEN; or save it as a file",
+            file=source,
+        ) from None
