@@ -263,7 +263,7 @@ def environment(*, escape: bool) -> Environment:
         "people": marks_section,
         "origins": provenance_section,
     }
-    environment.globals["figures"] = figures.table
+    environment.globals["figure_table"] = figures.table
     return environment
 
 
