@@ -115,7 +115,7 @@ def metric_order(name: str) -> tuple[int, str]:
 
 IN_PLAIN_WORDS = {
     "exact_match": "the answer is the reference, character by character",
-    "exact_match_normalized": "the answer is fully right: the reference, but for case, punctuation and articles",
+    "exact_match_normalized": "the answer is fully right: the reference, but for what the normaliser drops, as case and punctuation",
     "token_f1": "the share of words that answer and reference have in common",
     "rouge1": "words in common, however they are ordered",
     "rouge2": "pairs of neighbouring words in common",
@@ -123,6 +123,7 @@ IN_PLAIN_WORDS = {
     "rougeLsum": "the same, sentence by sentence",
     "citation_f1": "the provisions that are cited are those that the reference cites",
     "list_f1": "the items of a list that answer and reference have in common, in any order",
+    "point_recall": "the points of the reference that the answer makes",
     "semantic_similarity": "how near the meanings are, by a sentence model",
     "human": "people marked the answer as right",
 }

@@ -109,7 +109,8 @@ def test_it_is_told_only_beside_its_agreement_with_people(made, tmp_path):
             and "prefers" not in marks_section.judge(alone)
         )
         marks.add(made, CONFIG, [saved(tmp_path, [*lines_of(made, "adapter"), *lines_of(made, "base")])])
-        assert "prefers" not in report.run(made, Config()).read_text().partition("A judge model")[2]
+        shown = report.run(made, Config()).read_text().partition("A judge model</h3>")[2].partition("</section>")[0]
+        assert "not shown" in shown and " prefers " not in shown
         # On one question the people of these marks prefer the other: both verdicts occur, and kappa is defined.
         first = next(iter(judge.people_prefer(made, report.read(made).comparison, "adapter", "base")))
         lines = [storage.read_records(made.marks_jsonl, Mark)[0].model_dump()]

@@ -91,3 +91,7 @@ def test_a_backend_is_one_class_and_one_entry(monkeypatch: pytest.MonkeyPatch) -
     config = Config.model_validate({"predict": {"extra": {"mine": {"backend": "echo", "path": "http://x"}}}})
     assert config.predict.extra["mine"].backend == "echo"
     assert backends.find("echo") is Echo
+
+
+def test_every_metric_is_said_in_plain_words() -> None:
+    assert set(registry.METRICS) <= set(registry.IN_PLAIN_WORDS)
