@@ -439,6 +439,8 @@ class Compare(Section):
     """The metric that decides; auto: exact match where the references are short, token F1 where they are long."""
     resamples: Resamples = 10_000
     seed: Seed = 0
+    easy_kinds: list[str] = []
+    """Kinds of question that a rule answers without a model, the easiest first: the primary metric is told without them as well."""
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of answers that end at the length limit from which an alarm is raised."""
     constant_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5

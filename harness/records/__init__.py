@@ -17,7 +17,16 @@ from harness.records.base import (
     TokenId,
     Verdict,
 )
-from harness.records.comparison import Alarm, Breakdown, Comparison, Example, Pair, PairExamples, VariantResult
+from harness.records.comparison import (
+    Alarm,
+    Breakdown,
+    Comparison,
+    Example,
+    Figure,
+    Pair,
+    PairExamples,
+    VariantResult,
+)
 from harness.records.gating import (
     Baseline,
     BaselineQuestion,
@@ -51,6 +60,7 @@ __all__ = [
     "Cost",
     "Example",
     "ExportManifest",
+    "Figure",
     "Finding",
     "FinishReason",
     "Fraction",

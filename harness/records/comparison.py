@@ -107,6 +107,21 @@ class Breakdown(Record):
     n: int
 
 
+class Figure(Record):
+    """One variant's figure that rests on columns of the QA file (`harness.analysis.figures`); a fraction in 0..1."""
+
+    name: str
+    """`without_<kinds>`, `by_answer_type`, `answer_type_<type>`, `correct_abstention`, `false_abstention`, `false_abstention_twins`,
+    `consistency`, `all_phrasings_right`."""
+    label: str
+    """As people read it."""
+    variant: str
+    value: float | None
+    ci95: Interval | None
+    n: int
+    """Questions, or facts where facts are counted."""
+
+
 class Comparison(Manifest):
     """`reports/<run>/comparison.json`: the whole result, versioned and stable. Metrics are fractions in 0..1."""
 
@@ -135,6 +150,8 @@ class Comparison(Manifest):
     """For each two variants that were tested and differ."""
     alarms: list[Alarm] = []
     breakdowns: list[Breakdown] = []
+    figures: list[Figure] = []
+    """What the QA file's own columns allow to tell; empty without them."""
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
     noise: dict[str, Any] = {}

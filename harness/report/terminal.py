@@ -13,6 +13,7 @@ from rich.text import Text
 from harness.errors import visible
 from harness.records import Comparison, MarksResult, MetricValue, Pair
 from harness.registry import metric_label, summary_metrics
+from harness.report import figures
 from harness.report.headline import (
     formats,
     headline,
@@ -76,6 +77,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
             columns.append(Column(metric_label(metric), [*means, *_values(without_model, metric)]))
     title = f"{comparison.run}: {comparison.n} held-out questions in {comparison.n_groups} groups"
     _print(console, title, columns, rule_after=len(names))
+    show_figures(comparison, console)
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
     _show_against_baselines(comparison, console)
     for alarm in comparison.alarms:
@@ -113,6 +115,20 @@ def _show_against_baselines(comparison: Comparison, console: Console) -> None:
             span = f"{points(pair.ci95[0])} to {points(pair.ci95[1])}"
             text = f"{tuned} is not surely better than {pair.right}: {points(pair.delta)} points, 95% interval {span}, n = {pair.n}"
             console.print(visible(text), markup=False, highlight=False)
+
+
+def show_figures(comparison: Comparison, console: Console | None = None) -> None:
+    """What the QA file's own columns allow to tell, figures x variants; nothing where it has none."""
+    told = figures.table(comparison)
+    if not told.lines:
+        return
+    columns = [Column("", [line.label for line in told.lines], needed=True, right=False)]
+    columns += [
+        Column(name, [line.texts[at] for line in told.lines], needed=name in told.variants[:2])
+        for at, name in enumerate(told.variants)
+    ]
+    columns.insert(1, Column("n", [str(line.n) for line in told.lines]))
+    _print(console or _console(), "what the file says of its questions", columns)
 
 
 def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:

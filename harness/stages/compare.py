@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness import provenance, registry, storage
-from harness.analysis import against_no_model, alarms, buckets, fidelity, seeds, statistics, trainings
+from harness.analysis import against_no_model, alarms, buckets, fidelity, figures, seeds, statistics, trainings
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
@@ -145,6 +145,9 @@ def run(
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
+        figures=figures.find(
+            questions, [_said(run, scored) for scored in variants.values()], primary, config.compare.easy_kinds
+        ),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         fingerprint=fingerprint,
@@ -383,6 +386,15 @@ def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterat
         estimates = statistics.mean_intervals(values[rows], groups[rows], resamples=0, seed=0)
         for (variant, metric), e in zip(names, estimates, strict=True):
             yield Breakdown(by=by, bucket=bucket, variant=variant, metric=metric, value=e.value, ci95=e.ci95, n=e.n)
+
+
+def _said(run: RunFolder, scored: Scored) -> figures.Answers:
+    texts = {
+        found.id: None if found.finish_reason == "error" else found.text
+        for found in storage.iter_records(run.prediction(scored.name)[0], Prediction)
+    }
+    scores = {metric: scored.values[:, k] for k, metric in enumerate(scored.metrics)}
+    return figures.Answers(scored.name, [texts.get(name) for name in scored.ids], scores)
 
 
 # ------------------------------------------------------------------------------------------------------------ fidelity

@@ -205,8 +205,8 @@ def _matched(path: Path, questions: list[Question]) -> list[tuple[Question, Pred
 def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> Iterator[Score]:
     answered = [(question, prediction) for question, prediction in matched if prediction.finish_reason != "error"]
     texts = [prediction.text for _, prediction in answered]
-    references = [[question.answer, *question.references] for question, _ in answered]
-    columns = {metric.name: iter(metric.score_all(texts, references)) for metric in metrics}
+    asked = [question for question, _ in answered]
+    columns = {m.name: iter(m.score_all(texts, [expected(m.name, question) for question in asked])) for m in metrics}
     for question, prediction in matched:
         failed = prediction.finish_reason == "error"
         scores = {name: None if failed else next(column) for name, column in columns.items()}
@@ -216,6 +216,15 @@ def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> 
             scores=scores,
             unscored=(prediction.error or "failed") if failed else None,
         )
+
+
+def expected(metric: str, question: Question) -> list[str]:
+    """What a metric scores an answer against: the right answers, or the texts of the column that it reads."""
+    column = METRICS[metric].reads
+    if column is None:
+        return [question.answer, *question.references]
+    given = question.extra.get(column)
+    return [text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str)]
 
 
 def _means(
@@ -250,8 +259,9 @@ def _failed(rows: list[Score], matched: list[tuple[Question, Prediction]], metri
     failed = np.zeros((len(rows), len(metrics)), dtype=bool)
     for at, (row, (question, _)) in enumerate(zip(rows, matched, strict=True)):
         if row.unscored is not None:
-            references = [question.answer, *question.references]
-            failed[at] = [metric.score_one(NO_ANSWER, references) is not None for metric in metrics]
+            failed[at] = [
+                metric.score_one(NO_ANSWER, expected(metric.name, question)) is not None for metric in metrics
+            ]
     return failed
 
 
