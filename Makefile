@@ -24,6 +24,8 @@ TRAINED_ON ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
+VARIANT ?=
+PORT   ?=
 TORCH_INDEX ?=
 
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -35,7 +37,7 @@ CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA)))
 OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
 OUT     = reports/$(RUN)
 
-.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo clean help FORCE
+.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo chat web clean help FORCE
 .DELETE_ON_ERROR:
 
 help:           ## show this
@@ -70,6 +72,10 @@ base:                               ## train the embedded base model (a GPU, fou
 	if $(BIN)/python -c 'from harness.models import devices as d; raise SystemExit(not d.wants_xformers(d.capability()))'; then \
 		$(BIN)/pip install --quiet -c requirements/constraints.txt xformers; fi
 	@$(HAS_CUDA_TORCH) && touch $@ || echo 'torch is a CPU build still: set pip up with an index that has CUDA builds'
+
+.venv/ready-web: .venv/ready
+	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,web]"
+	@touch $@
 
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,dev]"
@@ -140,6 +146,12 @@ bench: .venv/ready-dev              ## the figures of the README
 
 demo: export                        ## ask the variants: make demo ASK="What does Article 21 deal with?"
 	$(HARNESS) demo --run $(call quoted,$(RUN)) --config $(call quoted,$(CONFIG)) $(if $(SET),--sets $(call quoted,$(SET))) $(if $(ASK),$(call quoted,$(ASK)))
+
+chat: export                        ## ask one variant in the terminal: make chat VARIANT=gguf_q8_0, or two side by side: VARIANT="base adapter"
+	@$(HARNESS) chat --run $(call quoted,$(RUN)) $(foreach v,$(VARIANT),--variant $(call quoted,$(v))) $(if $(ASK),$(call quoted,$(ASK)))
+
+web: export .venv/ready-web         ## ask all variants on a web page, side by side or blind; PORT=7860
+	$(HARNESS) web --run $(call quoted,$(RUN)) $(if $(PORT),--port $(call quoted,$(PORT)))
 
 clean:                              ## remove runs, reports and caches; keeps .venv and the baselines
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis $(filter-out $(wildcard reports/baseline*.json),$(wildcard reports/*))

@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from harness.backends import Completion, Execution, Facts, Generation, Prompt, Source
+from harness.backends import Completion, Execution, Facts, Generation, Prompt, Source, server_sent_events
+from harness.backends.pieces import Piece
 from harness.errors import ConfigError, HarnessError, ModelError
 from harness.storage import strict_json
 
@@ -116,6 +117,26 @@ class EndpointBackend:
                 yield i, [found]
         finally:
             stopped.set()
+
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """One answer as the server sends it; see `harness.backends.pieces`. A busy server is not asked again."""
+        route = "/chat/completions" if self.chat else "/completions"
+        body = self._body(prompt) | {"stream": True, "return_token_ids": False, "logprobs": True if self.chat else 1}
+        try:
+            with self.client.stream("POST", self.url + route, json=body) as response:
+                if response.status_code < 300:
+                    yield from server_sent_events.pieces(response.iter_lines())
+                    return
+                refused = response.status_code in (400, 422)
+            if refused:  # perhaps for a field that it does not know
+                plain = {k: v for k, v in body.items() if k not in (*MORE_FIELDS, "logprobs")}
+                with self.client.stream("POST", self.url + route, json=plain) as response:
+                    if response.status_code < 300:
+                        yield from server_sent_events.pieces(response.iter_lines())
+                        return
+            yield Piece(end="error", error=f"the server answers with status {response.status_code}")
+        except FAILURES as error:
+            yield Piece(end="error", error=f"the server does not answer ({type(error).__name__})")
 
     def close(self) -> None:
         """Closes the connections."""

@@ -10,7 +10,7 @@ What is computed together decides the last bits of the numbers, so nothing here 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +82,19 @@ class Greedy:
             if self.running:
                 self._step()
         return answers
+
+    def stream(self, prompt: Sequence[int], room: int) -> Iterator[Answer]:
+        """The answer to one prompt, given again after each step as it grows; leaving off early frees its sequence."""
+        answer = Answer()
+        self._share([prompt])
+        self._start([_Running(prompt, room, answer)])
+        try:
+            yield answer
+            while self.running:
+                self._step()
+                yield answer
+        finally:
+            self._end(list(range(len(self.running))))
 
     def forget(self) -> None:
         """The sequences are about to be used otherwise: what is in them must not be relied on."""

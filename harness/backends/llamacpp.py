@@ -9,13 +9,14 @@ eight rows, so for them `predict.slots` below 8 gives other last bits; and so do
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from harness.backends import Completion, Execution, Facts, Generation, Source, libllama, llama_tuning
 from harness.backends.llama_batching import Batching, Greedy
 from harness.backends.llama_context import BATCH, Context, DecodeError, Model, log_softmax
+from harness.backends.pieces import Piece
 from harness.errors import ArtifactError, ConfigError, ModelError
 from harness.formats import gguf
 
@@ -79,6 +80,20 @@ class LlamaCppBackend:
                     reason = "stop" if answer.stopped else "length"
                     answers[i] = Completion(answer.ids, reason, seconds, logprobs=answer.logprobs)
         return [answers[i] for i in range(len(prompts))]
+
+    def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
+        """One answer as it is made; see `harness.backends.pieces`."""
+        if problem := self._problem(prompt):
+            yield Piece(end="error", error=problem)
+            return
+        room, given = self._room(prompt), 0
+        for answer in self._reserve(len(prompt) + room).stream(prompt, room):
+            yield from map(Piece, answer.ids[given:], answer.logprobs[given:])
+            given = len(answer.ids)
+            if answer.error:
+                yield Piece(end="error", error=answer.error)
+            elif answer.stopped or given == room:
+                yield Piece(end="stop" if answer.stopped else "length")
 
     def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The model's next-token distributions along given continuations.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source
 from harness.backends.decoding import decoder, kernels
 from harness.backends.decoding.decoder import Decoder
+from harness.backends.pieces import Piece
 from harness.errors import ModelError
 from harness.models.devices import compute_dtype
 
@@ -90,6 +91,29 @@ class TransformersBackend:
             return [Completion([], "error", time.monotonic() - began, error="out of device memory")]
         self.largest = self.facts.execution["largest_batch"] = -(-len(prompts) // 2)
         return self.answer(prompts)
+
+    def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
+        """One answer as it is made; see `harness.backends.pieces`."""
+        steps = self.decoder.stream(prompt) if self.decoder and self.decoder.fits(len(prompt)) else self._steps(prompt)
+        try:
+            for token, logprob in steps:
+                if token in self.stop_ids:
+                    yield Piece(end="stop")
+                    return
+                yield Piece(token, logprob)
+            yield Piece(end="length")
+        except torch.OutOfMemoryError:
+            yield Piece(end="error", error="out of device memory")
+
+    def _steps(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Tokens with their log-probabilities, of a model that has no decoder."""
+        ids, cache = torch.tensor([list(prompt)], device=self.device), None
+        for _ in range(self.model.generation_config.max_new_tokens):
+            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            logits, cache = output.logits[0, -1], output.past_key_values
+            token = int(decoder.greedy(logits))
+            yield token, float(torch.log_softmax(logits.float(), -1)[token])
+            ids = torch.tensor([[token]], device=self.device)
 
     def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Next-token log-probabilities along given continuations.

@@ -13,9 +13,9 @@ from harness.cli.terminal import INTERRUPTED
 from harness.errors import visible
 
 # Importing a group of verbs registers them, in the order of the help.
-from harness.cli import start, pipeline, evaluate, results, marks, gate, verify  # isort: skip
+from harness.cli import start, pipeline, evaluate, results, ask, marks, gate, verify  # isort: skip
 
-__all__ = ["INTERRUPTED", "app", "evaluate", "gate", "main", "marks", "pipeline", "results", "start", "verify"]
+__all__ = ["INTERRUPTED", "app", "ask", "evaluate", "gate", "main", "marks", "pipeline", "results", "start", "verify"]
 
 
 def main() -> None:

@@ -15,13 +15,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import connection, forkserver, resource_tracker
-from typing import Any
+from typing import Any, cast
 
 from harness import backends
 from harness.backends import Completion, Execution, Facts, Prompt
+from harness.backends.pieces import Piece
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
 from harness.prediction.jobs import Job
@@ -58,6 +59,10 @@ class InProcessRunner:
         """See the backends."""
         return self.backend.logprobs(prompts, continuations)
 
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """See `harness.backends.pieces`."""
+        return self.backend.stream(prompt)
+
     def peak_memory_bytes(self) -> int:
         """Of the process, or of its GPU, until now."""
         if self.job.execution.device == "cuda" and BACKENDS[self.job.backend].uses_gpu:
@@ -79,18 +84,21 @@ class InProcessRunner:
 class WorkerPool:
     """A job's backend in `job.processes` processes, or in `n`. Has what `InProcessRunner` has.
 
+    Args:
+        fork: start them from a server that has torch loaded, where the device allows it: the first waits for it, later ones start at once.
+
     Raises:
         HarnessError: what a backend raised; ArtifactError: a process was killed; RuntimeError: it failed, and printed its traceback.
     """
 
-    def __init__(self, job: Job, n: int | None = None):
+    def __init__(self, job: Job, n: int | None = None, *, fork: bool = True):
         self.job = job
         places = _visible_devices() if job.execution.device == "cuda" else []
         count = n or job.processes
         self.workers: list[_Worker] = []
         try:
             for i in range(count):
-                self.workers.append(_Worker(job, places[i] if count > 1 and places else None))
+                self.workers.append(_Worker(job, places[i] if count > 1 and places else None, fork))
             for worker in self.workers:
                 worker.load_seconds = worker.receive()
         except BaseException:
@@ -126,6 +134,20 @@ class WorkerPool:
         """Asked of the first one."""
         return self.workers[0].call("logprobs", prompts, continuations)
 
+    def stream(self, prompt: Prompt) -> Iterator[Piece]:
+        """Asked of the first one; see `harness.backends.pieces`. Closing it early ends the work there."""
+        worker, ended = self.workers[0], False
+        worker.send("stream", prompt)
+        try:
+            while (piece := worker.receive()) is not None:
+                yield piece
+            ended = True
+        finally:
+            if not ended:
+                worker.send("stop")
+                while worker.receive() is not None:
+                    pass
+
     def peak_memory_bytes(self) -> int:
         """The largest of them."""
         return max(worker.call("peak_memory_bytes") for worker in self.workers)
@@ -153,25 +175,22 @@ class WorkerPool:
 class _Worker:
     """This process's end of one that holds a backend."""
 
-    def __init__(self, job: Job, place: str | None):
+    def __init__(self, job: Job, place: str | None, fork: bool):
         self.variant = job.variant
         self.load_seconds = 0.0
         # On the CPU the children are forked from a server that has torch loaded already; CUDA does not survive a fork.
-        context = (
-            multiprocessing.get_context("spawn")
-            if job.execution.device == "cuda"
-            else multiprocessing.get_context("forkserver")
-        )
-        if job.execution.device != "cuda":
+        fork = fork and job.execution.device != "cuda"
+        context = multiprocessing.get_context("forkserver") if fork else multiprocessing.get_context("spawn")
+        if fork:
             context.set_forkserver_preload(["harness.backends.preload"])
             start_fork_server()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(job, theirs, place), daemon=True)
-        if job.execution.device == "cuda":
+        if fork:
+            self.process.start()
+        else:
             with _sigint_blocked():
                 self.process.start()
-        else:
-            self.process.start()
         theirs.close()
 
     def call(self, what: str, *arguments: Any) -> Any:
@@ -225,6 +244,10 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
         for what, arguments in _requests(pipe):
             if what == "answer":
                 pipe.send(here.backend.answer(*arguments))
+            elif what == "stream":
+                _send_pieces(pipe, here.stream(*arguments))
+            elif what == "stop":
+                pass  # of a stream that had ended by itself
             else:
                 found = getattr(here, what)
                 pipe.send(found(*arguments) if callable(found) else found)
@@ -236,6 +259,16 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
         if here is not None:
             here.close()
         pipe.close()
+
+
+def _send_pieces(pipe: Any, pieces: Iterator[Piece]) -> None:
+    """Sends the pieces until they end or something comes in, which can only be `stop`; then None."""
+    with closing(cast("Any", pieces)):
+        for piece in pieces:
+            pipe.send(piece)
+            if pipe.poll():
+                break
+    pipe.send(None)
 
 
 def _stop(*_: object) -> None:

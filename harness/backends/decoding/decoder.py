@@ -16,7 +16,7 @@ The arithmetic is the model's own forward, and the choice the argmax of its logi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -144,6 +144,19 @@ class Decoder:
         self._collect(state, owners, answers)
         return answers
 
+    @torch.inference_mode()
+    def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """One answer as it is made: each token, its end token included, with the natural logarithm of its probability. Without graphs."""
+        state = self._state(1, -(-(len(prompt) + self.max_new_tokens) // LENGTH_STEP) * LENGTH_STEP)
+        logits = self._prefill(state, [prompt])
+        for left in reversed(range(self.max_new_tokens)):
+            token = int(state.tokens[0, 0])
+            yield token, float(torch.log_softmax(logits[0].float(), -1)[token])
+            if not left or bool(state.finished[0]):
+                return
+            logits = self._logits(state)
+            state.accept(greedy(logits), self.stops, self.pad_id)
+
     def _rows(self, n: int) -> int:
         """Rows of a batch of `n`: few different numbers, so that graphs are captured once."""
         if not self.graphs:
@@ -165,11 +178,11 @@ class Decoder:
             self._states[rows, length] = _State(rows, length, self.max_new_tokens, self.pad_id, self.device, self.dtype)
         return self._states[rows, length]
 
-    def _prefill(self, state: _State, prompts: list[Sequence[int]]) -> None:
-        """Computes prompts (longest first) and chooses each one's first token."""
+    def _prefill(self, state: _State, prompts: list[Sequence[int]]) -> torch.Tensor:
+        """Computes prompts (longest first) and chooses each one's first token; returns the last slice's logits, shape (rows, vocabulary)."""
         width, lengths = len(prompts[0]), [len(p) for p in prompts]
         state.begin(width, lengths)
-        first = 0
+        first, logits = 0, torch.empty(0)
         while first < len(prompts):
             wide = lengths[first]
             last = min(len(prompts), first + max(1, PREFILL_TOKENS // wide))
@@ -189,12 +202,18 @@ class Decoder:
                 use_cache=True,
                 **self._last_only,
             )
-            state.tokens[first:last] = greedy(output.logits[:, -1])[:, None]
+            logits = output.logits[:, -1]
+            state.tokens[first:last] = greedy(logits)[:, None]
             first = last
         state.accept(state.tokens[:, 0], self.stops, self.pad_id)
+        return logits
 
     def _forward(self, state: _State) -> None:
         """One token for every row; nothing here waits for the device."""
+        state.accept(greedy(self._logits(state)), self.stops, self.pad_id)
+
+    def _logits(self, state: _State) -> torch.Tensor:
+        """Logits of every row's next token, shape (rows, vocabulary)."""
         self._memory.begin_write(state)
         state.mask.index_fill_(3, state.column, 0)
         output = self.model(
@@ -206,7 +225,7 @@ class Decoder:
         )
         state.column += 1
         state.positions += 1
-        state.accept(greedy(output.logits[:, -1]), self.stops, self.pad_id)
+        return output.logits[:, -1]
 
     def _step(self, state: _State) -> None:
         if not self.graphs or self.graph_problem:

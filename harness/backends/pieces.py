@@ -1,0 +1,35 @@
+"""What a streamed answer is made of, and which backends can give one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.records import FinishReason
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of a streamed answer: a token or, from a server that gives no token ids, a piece of text; the last one says how it ended."""
+
+    token: int | None = None
+    """Never an end token."""
+    logprob: float | None = None
+    """Natural logarithm of the token's probability when it was chosen; None: the backend does not give it."""
+    text: str = ""
+    """Only from backends that do not give ids."""
+    end: FinishReason | None = None
+    """Set on the last piece, which holds no token."""
+    error: str | None = None
+
+
+class StreamingBackend(Protocol):
+    """A backend whose answers can be watched as they are made."""
+
+    def stream(self, prompt: Any) -> Iterator[Piece]:
+        """The answer to one prompt of the form that the backend takes, by the same arithmetic as `answer`; closing it early ends the work.
+
+        The last piece has `end`. A question that fails ends with `end="error"`; an error of the whole model raises ModelError.
+        """
+        ...
