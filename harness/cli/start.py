@@ -16,6 +16,9 @@ def doctor(
     config: ConfigName = "tiny",
     qa: QaFile = None,
     settings: Settings = None,
+    measure: Annotated[
+        bool, flag("--measure", help="Forecast how long GGUF files answer: half a minute more.")
+    ] = False,
     as_json: Annotated[bool, flag("--json", help="Print the findings as JSON.")] = False,
     every: Annotated[bool, flag("--verbose", "-v", help="Name the packages that fit, too.")] = False,
     sets: SettingsText = "",
@@ -24,7 +27,7 @@ def doctor(
     with errors():
         from harness import doctor
 
-        findings = doctor.run(select(None, config, qa, settings, sets).load())
+        findings = doctor.run(select(None, config, qa, settings, sets).load(), measure=measure)
     say(doctor.as_json(findings) if as_json else "\n".join(doctor.lines(findings, every=every)))
     failed = [finding.what for finding in findings if finding.status == "fail"]
     if not as_json:

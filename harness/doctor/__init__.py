@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Status", "as_json", "lines", "run"]
 
 
-def run(config: Config) -> list[Finding]:
-    """Every finding, in the order in which they are read best: device, working parts, inputs, memory and disk, packages."""
+def run(config: Config, *, measure: bool = False) -> list[Finding]:
+    """Every finding, in the order in which they are read best: device, working parts, inputs, memory and disk, packages.
+
+    Args:
+        measure: time llama.cpp on the base's shape too, for half a minute, and forecast how long GGUF variants answer.
+    """
     from harness.doctor import checks
 
-    return checks.run(config)
+    return checks.run(config, measure=measure)
 
 
 def as_json(findings: list[Finding]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config
-from harness.doctor import Finding, estimate, packages, space
+from harness.doctor import Finding, estimate, forecast, packages, space
 from harness.doctor.probes import Probe, probe
 from harness.errors import DataError, HarnessError
 from harness.formats import safetensors_reader
@@ -26,7 +26,7 @@ OLDEST = (7, 0)
 SETUP = "run make setup GPU=1"
 
 
-def run(config: Config) -> list[Finding]:
+def run(config: Config, *, measure: bool = False) -> list[Finding]:
     """See `harness.doctor.run`."""
     names = [
         "torch",
@@ -66,6 +66,10 @@ def run(config: Config) -> list[Finding]:
     elif not any(f.status == "fail" for f in model):
         hint = f"fetch it with `hf download {config.model.path} config.json`"
         findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json is not here", hint))
+    if measure and folder is not None:
+        # By itself: what ran beside it would be timed too.
+        count = forecast.held_out(config, len(rows))
+        findings += [found for found in [forecast.finding(config, folder, rows, device, count)] if found is not None]
     return [*findings, *installed]
 
 

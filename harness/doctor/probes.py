@@ -33,12 +33,12 @@ class Probe:
     """Why it ended early, in one line; empty if it did not."""
 
 
-def probe(name: str, device: str) -> Probe:
-    """Runs a probe in a child process; never raises, whatever happens there."""
+def probe(name: str, device: str, *more: str) -> Probe:
+    """Runs a probe in a child process, with what it needs to know; never raises, whatever happens there."""
     with tempfile.TemporaryDirectory(prefix="harness-doctor-") as scratch:
         # Unsloth writes a folder of compiled code on import.
         environment = {**os.environ, "UNSLOTH_COMPILE_LOCATION": scratch}
-        command = [sys.executable, "-m", "harness.doctor.probes", name, device]
+        command = [sys.executable, "-m", "harness.doctor.probes", name, device, *more]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", env=environment, timeout=SECONDS
@@ -153,7 +153,19 @@ def _llamacpp(device: str) -> None:
         raise SystemExit(answer.error)
 
 
-PROBES: dict[str, Callable[[str], None]] = {"torch": _torch, "unsloth": _unsloth, "llamacpp": _llamacpp}
+def _answering(device: str) -> None:
+    """Times llama.cpp on a model's shape."""
+    from harness.doctor import answering_time
+
+    _tell(**answering_time.tell(sys.argv[3]))
+
+
+PROBES: dict[str, Callable[[str], None]] = {
+    "torch": _torch,
+    "unsloth": _unsloth,
+    "llamacpp": _llamacpp,
+    "answering": _answering,
+}
 
 if __name__ == "__main__":
     from harness.models.base_model import quiet_libraries
