@@ -28,7 +28,7 @@ MAX_BATCH_GPU = 512
 
 @dataclass(frozen=True)
 class Generation:
-    """What is asked of every backend. Greedy, and every field is sent explicitly: a backend's own defaults never apply."""
+    """Generation parameters, the same for every backend. Greedy, and every field is sent explicitly: a backend's own defaults never apply."""
 
     max_new_tokens: int
     stop_ids: tuple[int, ...]
@@ -44,7 +44,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is cut up; must not change any answer beyond numerical noise."""
+    """How the work is split; must not change any answer beyond numerical noise."""
 
     device: str = "cpu"
     """`cpu` or `cuda`."""

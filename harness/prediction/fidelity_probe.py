@@ -1,7 +1,7 @@
-"""What tells the formats of a model apart where scores do not, measured on a few questions beside the answers.
+"""Fidelity between formats of a model, measured on a few questions beside the answers.
 
-The log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and how many answers change when the work is cut up
-otherwise.
+Log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and the share of answers that change when the work is
+split into other batches.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def probe(config: Config, questions: list[Question]) -> FidelityProbe | None:
 
 
 def measure(job: Job, team: Runner, probe: FidelityProbe) -> dict[str, Any]:
-    """Writes the log-probabilities and answers the subset again; returns the fields of the manifest that tell of both.
+    """Writes the log-probabilities and answers the subset again; returns the manifest's fields `measured`, `logprobs_sha256` and `noise`.
 
     Questions that the context has no room for, or that failed, are left out.
     """
@@ -95,7 +95,7 @@ def measure(job: Job, team: Runner, probe: FidelityProbe) -> dict[str, Any]:
 
 
 def _noise(job: Job, team: Runner, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
-    """Answers these questions again, cut up otherwise, and counts the texts that changed."""
+    """Answers these questions again in other batches and counts the texts that changed."""
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
     if BACKENDS[job.backend].varied == "slots":

@@ -27,7 +27,7 @@ class BaselineVariant(Record):
     means: dict[str, float | None]
     """Metric -> mean; None if nothing was scored."""
     trainings: dict[str, list[float]] = {}
-    """Metric -> means of further trainings of the recipe, with other seeds: how much of a difference is a training's luck."""
+    """Metric -> means of further trainings of the recipe, with other seeds: they measure the variance between training seeds."""
 
 
 class Baseline(Manifest):
