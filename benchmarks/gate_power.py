@@ -98,12 +98,24 @@ TABLE: list[tuple[str, float, dict[str, float]]] = [
     ("10 points lost by all, 40% answered anew", 0.10, {"churn": 0.4}),
     ("10 points lost by the steadiest variant alone", 0.10, {"only": 0}),
     ("10 points lost by the noisiest variant alone", 0.10, {"only": 5}),
-    ("harmless, another seed (seed_spread of 2 points), baseline of 1 training", 0.0, {"seed_spread": 0.02}),
-    ("harmless, another seed (seed_spread of 2 points), baseline of 3", 0.0, {"seed_spread": 0.02, "trainings": 3}),
-    ("harmless, another seed (seed_spread of 2 points), baseline of 5", 0.0, {"seed_spread": 0.02, "trainings": 5}),
+    (
+        "harmless, another seed (standard deviation between seeds of 2 points), baseline of 1 training",
+        0.0,
+        {"seed_spread": 0.02},
+    ),
+    (
+        "harmless, another seed (standard deviation between seeds of 2 points), baseline of 3",
+        0.0,
+        {"seed_spread": 0.02, "trainings": 3},
+    ),
+    (
+        "harmless, another seed (standard deviation between seeds of 2 points), baseline of 5",
+        0.0,
+        {"seed_spread": 0.02, "trainings": 5},
+    ),
     ("10 points lost by all, another seed, baseline of 3", 0.10, {"seed_spread": 0.02, "trainings": 3}),
     ("10 points lost by all, another seed, baseline of 5", 0.10, {"seed_spread": 0.02, "trainings": 5}),
-    ("10 points lost by all, no seed_spread, baseline of 3", 0.10, {"trainings": 3}),
+    ("10 points lost by all, no seed variance, baseline of 3", 0.10, {"trainings": 3}),
     ("20 points lost by all, another seed, baseline of 3", 0.20, {"seed_spread": 0.02, "trainings": 3}),
 ]
 

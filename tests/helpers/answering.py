@@ -64,7 +64,7 @@ def job(root: Path, model: Path, prompts: list[list[int]], **changes: Any) -> Jo
         weights_sha256="w",
         size_bytes=7,
         questions=[f"q{i}" for i in range(len(prompts))],
-        prompts=prompts,
+        prompts=list(prompts),
         tokenizer=model,
         tokenizer_sha256="t",
         split_id="s",
