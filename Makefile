@@ -116,10 +116,10 @@ gate: eval                          ## fail if the run is worse than reports/bas
 	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) || exit $$?; fi; exit $$code
 
 # The recipe with other seeds as well: the variance between training seeds. Four minutes for each on two cores.
-baseline: eval                      ## make this run, and SEEDS further trainings, the gate's baseline (FORCE=1 to lower it)
+baseline: eval                      ## make this run, and SEEDS further trainings, the gate's baseline (FORCE=1 to lower it, FORGET=1 to forget the best means)
 	for seed in $(SEEDS); do $(HARNESS) run --until compare $(CHOSEN) --run $(RUN)-seed-$$seed \
 		--set train.seed=$$seed --set predict.fidelity_questions=0 || exit $$?; done
-	$(HARNESS) baseline save $(SEEDS:%=$(RUN)-seed-%) $(OPTIONS) --baseline $(BASELINE) $(if $(FORCE),--force)
+	$(HARNESS) baseline save $(SEEDS:%=$(RUN)-seed-%) $(OPTIONS) --baseline $(BASELINE) $(if $(FORCE),--force) $(if $(FORGET),--forget-best)
 
 # -------------------------------------------------------------------------------------------------------------- checks
 

@@ -68,7 +68,7 @@ def double_the_bos() -> None:
     from harness.prompt import Prompter
 
     ids = Prompter.ids
-    Prompter.ids = lambda self, question: self.bos + ids(self, question)
+    Prompter.ids = lambda self, *asked: self.bos + ids(self, *asked)
 
 
 def double_the_bos_unseen() -> None:
@@ -99,7 +99,7 @@ def quantise_to_another_type() -> None:
     from harness.formats import llama
 
     plan = llama.plan
-    llama.plan = lambda folder, config, type: plan(folder, config, "q4_0" if type == "q8_0" else type)
+    llama.plan = lambda folder, config, type, *rest: plan(folder, config, "q4_0" if type == "q8_0" else type, *rest)
 
 
 # --------------------------------------------------------------------------------------------------------------- cases
@@ -186,6 +186,9 @@ def main(arguments: list[str]) -> None:
     names = [a for a in arguments if a != "--store"] or list(CASES)
     codes = {name: sabotage(name) for name in names}
     if "--store" in arguments:
+        (GOLDEN / "questions.jsonl.gz").write_bytes(
+            gzip.compress(Path("runs/tiny/split/heldout.jsonl").read_bytes(), 9, mtime=0)
+        )
         keep("tiny", "tiny", ("base", *TUNED))
         for name in names:
             keep(f"sabotage-{name}", name, CASES[name].only or TUNED)

@@ -248,6 +248,8 @@ class Train(Section):
     group_by_length: bool = False
     """Rows of like length share a batch: less padding, and a data order that is not quite random."""
     seed: Seed = 3407
+    seeds: list[Seed] = []
+    """Several: the recipe is trained with each, the first in this run, and compared as one variant with the mean over them (`harness run --seeds N`)."""
     log_every: Count = 1
     eval_every: Count = 50
     """Steps between measurements of the loss on dev."""
@@ -255,6 +257,20 @@ class Train(Section):
     """Dev rows whose loss is measured; 0: none."""
     save_every: Count = 100
     """Steps between checkpoints."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_seed(cls, values: Any) -> Any:
+        seeds = values.get("seeds") if isinstance(values, dict) else None
+        return values | {"seed": seeds[0]} if isinstance(seeds, list) and seeds and "seed" not in values else values
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> Train:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: names a seed twice")
+        if self.seeds and self.seed != self.seeds[0]:
+            raise ValueError(f"seed {self.seed} is not the first of seeds, {self.seeds[0]}; leave one of the two out")
+        return self
 
 
 class Export(Section):
@@ -423,6 +439,8 @@ class Compare(Section):
     """The metric that decides; auto: exact match where the references are short, token F1 where they are long."""
     resamples: Resamples = 10_000
     seed: Seed = 0
+    easy_kinds: list[str] = []
+    """Kinds of question that a rule answers without a model, the easiest first: the primary metric is told without them as well."""
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of answers that end at the length limit from which an alarm is raised."""
     constant_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -464,6 +482,10 @@ class Gate(Section):
         "constant_answers": 0.5,
     }
     """Alarm -> the largest tolerated share of a gated variant's answers."""
+    kind_questions: Annotated[int, Field(ge=0, le=10**6)] = 15
+    """Held-out questions of one kind from which a loss on that kind alone fails; 0: kinds are not looked at."""
+    must_improve: bool = False
+    """Every gated variant must be surely better than `base` in the same run: an untrained model fails."""
     strict: bool = False
     """Too few questions to exclude a loss of the margin fails as well (exit 4)."""
 

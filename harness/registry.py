@@ -29,6 +29,8 @@ class MetricFacts:
     """Every score is 0 or 1: the mean is a rate."""
     requires: Mapping[str, str] = field(default_factory=dict)
     """Argument of the class -> key of the config's `score` section that gives it; setting them all adds the metric."""
+    reads: str | None = None
+    """Column of the QA file that holds what it scores against; None: the answer and its references."""
     normalized: bool = False
     """Its class takes the `normalizer` of the config's `score` section."""
     only_for: str | None = None
@@ -57,6 +59,9 @@ METRICS: dict[str, MetricFacts] = {
     "rougeLsum": MetricFacts("harness.metrics.rouge:RougeLsum", "ROUGE-Lsum"),
     "citation_f1": MetricFacts("harness.metrics.citations:CitationF1", "Citation F1", summary=True, only_for="legal"),
     "list_f1": MetricFacts("harness.metrics.lists:ListF1", "List F1", default=False, normalized=True),
+    "point_recall": MetricFacts(
+        "harness.metrics.points:PointRecall", "Point recall", default=False, summary=True, reads="must_mention"
+    ),
     "semantic_similarity": MetricFacts(
         "harness.metrics.semantic:SemanticSimilarity",
         "Semantic similarity",
@@ -117,12 +122,17 @@ IN_PLAIN_WORDS = {
     "rougeL": "the longest run of words, gaps allowed, that both have in this order",
     "rougeLsum": "the same, sentence by sentence",
     "citation_f1": "the provisions that are cited are those that the reference cites",
+    "list_f1": "the items of a list that answer and reference have in common, in any order",
     "semantic_similarity": "how near the meanings are, by a sentence model",
     "human": "people marked the answer as right",
 }
 """Metrics -> what a high value means."""
 
-BASELINE_LABELS = {"nearest_train_copy": "Nearest training answer", "constant_answer": "Constant answer"}
+BASELINE_LABELS = {
+    "nearest_train_copy": "Nearest training answer",
+    "rule_answer": "Rule by template",
+    "constant_answer": "Constant answer",
+}
 """The no-model baselines (`harness.questions.no_model_baselines`) -> their names as people read them."""
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
-from harness.gating import baseline
+from harness.gating import baseline, likeness
+from harness.gating.noninferiority import NOT_KNOWN
 from harness.stages import compare, score
 from tests.helpers.scored_run import CONFIG, make, predict, questions
 
@@ -144,8 +145,15 @@ def test_further_trainings_are_kept_by_their_means_and_told(tmp_path):
     baseline.save(path, baseline.with_trainings(first, [second, third]), CONFIG, confirm=never)
     read = baseline.read(path)
     assert read.variants["adapter"].trainings["exact_match_normalized"] == [0.5, 1.0]
-    assert baseline.seed_spread(read, "adapter", "exact_match_normalized") == (-0.5, 0.0)
-    assert baseline.seed_spread(first, "adapter", "exact_match_normalized") == (0.0, 0.0)
+    bound = baseline.seed_bound(read, "adapter", "exact_match_normalized")
+    # Trainings 1, 0.5, 1: mean 0.833, standard deviation 0.289, t of 95% with 2 degrees of freedom 2.920.
+    assert (bound.centre, bound.half) == pytest.approx((-1 / 6, 2.919986 * 0.2886751 * (4 / 3) ** 0.5))
+    assert baseline.seed_bound(first, "adapter", "exact_match_normalized") == NOT_KNOWN
+    lookup = baseline.seed_bound(read, "adapter", "exact_match_normalized", "lookup")
+    content = baseline.seed_bound(read, "adapter", "exact_match_normalized", "content")
+    assert (lookup.half, content.centre) == pytest.approx((0.0, -1 / 3)), (
+        "the rows that `half` gets right are of one kind"
+    )
     assert "exact_match_normalized of further trainings: 0.500, 1.000" in "\n".join(baseline.describe(read))
     assert baseline.column(read, "adapter", "exact_match_normalized").mean() == 1, "the scores are those of the first"
 
@@ -222,11 +230,11 @@ def test_what_may_have_caused_it_is_told(tmp_path):
     run = scored(tmp_path, {"adapter": right})
     old = baseline.snapshot(run, CONFIG)
     hot = Config.model_validate({**CONFIG.model_dump(), "train": {"learning_rate": 0.02}, "gate": {"margin": 0.1}})
-    assert baseline.changes(old, baseline.snapshot(run, hot)) == ["setting train.learning_rate 0.0002 -> 0.02"]
+    assert likeness.changes(old, baseline.snapshot(run, hot)) == ["setting train.learning_rate 0.0002 -> 0.02"]
     newer = old.model_copy(
         update={"provenance": {"packages": {"torch": "9"}, "git": {"commit": "c" * 40}}, "split_id": "s"}
     )
-    told = baseline.changes(old, newer)
+    told = likeness.changes(old, newer)
     assert (
         "package torch absent -> 9" in told
         and "training or held-out rows" in told

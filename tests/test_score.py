@@ -61,6 +61,29 @@ def test_a_failed_generation_is_unscored_and_counted_never_0(tmp_path):
     assert manifest.empty_answers == 0
 
 
+def test_failures_as_wrong_are_a_second_figure_over_what_the_metric_would_have_scored(tmp_path):
+    """A variant that fails on the hard questions has a higher mean over fewer; with failures counted as wrong all means have the same questions."""
+
+    def answer(question):
+        failed = question.row <= 9
+        return {"finish_reason": "error", "error": "out of memory"} if failed else question.answer
+
+    asked = [q.model_copy(update={"answer": "Parliament"}) if q.row <= 4 else q for q in questions()]
+    config = CONFIG.model_copy(
+        update={"score": CONFIG.score.model_copy(update={"metrics": ["exact_match", "citation_f1"]})}
+    )
+    run = make(tmp_path, {"base": answer, "adapter": lambda q: q.answer}, asked=asked)
+    score.run(run, config)
+    found = storage.read_record(run.score("base")[1], ScoreManifest).metrics
+    exact, cited = found["exact_match"], found["citation_f1"]
+    assert (exact.value, exact.n, exact.n_failed, exact.failures_as_wrong) == (1, 27, 9, 0.75)
+    assert exact.failures_as_wrong_ci95 and exact.failures_as_wrong_ci95[0] < 0.75 < exact.failures_as_wrong_ci95[1]
+    # Four of the failed ones cite nothing: citation F1 would not have scored them.
+    assert (cited.n, cited.n_failed, cited.failures_as_wrong) == (27, 5, pytest.approx(27 / 32))
+    whole = storage.read_record(run.score("adapter")[1], ScoreManifest).metrics["exact_match"]
+    assert (whole.n_failed, whole.failures_as_wrong, whole.failures_as_wrong_ci95) == (0, None, None)
+
+
 def test_all_failed_gives_no_mean(tmp_path):
     run = make(tmp_path, {"base": lambda q: {"finish_reason": "error", "error": "x"}})
     score.run(run, CONFIG)

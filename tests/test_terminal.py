@@ -10,7 +10,7 @@ from rich.console import Console
 from harness import storage
 from harness.records import Comparison
 from harness.report import terminal
-from harness.report.headline import percent
+from harness.report.headline import percent, primary_metric
 from tests.helpers.report_fixture import write_run
 
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_q8_0", "gguf_q4_k_m"]
@@ -44,6 +44,25 @@ def test_wide_terminals_show_more_metrics(comparison: Comparison) -> None:
         return console.file.getvalue()
 
     assert "ROUGE-L" in headings(160) and "ROUGE-L" not in headings(72)
+
+
+def test_failures_are_shown_as_wrong_too(comparison: Comparison) -> None:
+    def shown(result: Comparison) -> str:
+        console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system=None)
+        terminal.show_comparison(result, console)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    adapter = comparison.variants["adapter"]
+    failed = {"n_failed": 3, "failures_as_wrong": 0.41}
+    metrics = {
+        name: value.model_copy(update=failed if name == primary_metric(comparison) else {})
+        for name, value in adapter.metrics.items()
+    }
+    changed = comparison.model_copy(
+        update={"variants": comparison.variants | {"adapter": adapter.model_copy(update={"metrics": metrics})}}
+    )
+    assert "41% (3 failed)" in shown(changed) and "failed = wrong" not in shown(comparison)
 
 
 def test_control_characters_in_a_name_are_visible() -> None:

@@ -55,7 +55,9 @@ def answer_length(question: Question) -> str:
 
 
 def answer_type(question: Question) -> str:
-    """What kind of thing the reference is: `yes/no`, `citation`, `number`, `term` or `sentence`."""
+    """What kind of thing the reference is: as the file says, else `yes/no`, `citation`, `number`, `term` or `sentence`."""
+    if isinstance(said := question.extra.get("answer_type"), str):
+        return said
     tokens = legal_tokens(question.answer)
     if tokens and tokens[0] in ("yes", "no"):
         return "yes/no"

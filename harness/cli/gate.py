@@ -37,6 +37,9 @@ def gate(
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
     strict: Annotated[bool, flag("--strict", help="Too few questions to decide fails as well (exit 4).")] = False,
+    must_improve: Annotated[
+        bool, flag("--must-improve", help="Every variant must be surely better than base: an untrained model fails.")
+    ] = False,
     sets: SettingsText = "",
 ) -> None:
     """Fail (exit 1) if the run is worse than the baseline, by more than the margin and more than chance."""
@@ -47,7 +50,13 @@ def gate(
 
         selection = shlex.join(chosen.options(folder.name))
         result = stage_.run(
-            folder, resolved, baseline_file=Path(file), strict=strict, selection=selection, progress=say
+            folder,
+            resolved,
+            baseline_file=Path(file),
+            strict=strict,
+            must_improve=must_improve,
+            selection=selection,
+            progress=say,
         )
         for line in gate_outputs.lines(result):
             say(line)
@@ -69,6 +78,9 @@ def baseline_save(
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
     force: Annotated[bool, flag("--force", help="Save over a better one without asking.")] = False,
+    forget_best: Annotated[
+        bool, flag("--forget-best", help="Do not hold later runs against the best means that were ever saved.")
+    ] = False,
     sets: SettingsText = "",
 ) -> None:
     """Make a run's scores the baseline; asks before it lowers one. Further runs measure the variance between training seeds."""
@@ -89,7 +101,7 @@ def baseline_save(
         folders = [chosen.folder(), *map(RunFolder, further or [])]
         first, *others = (baseline.snapshot(folder.check_exists(), resolved) for folder in folders)
         new = baseline.with_trainings(first, others) if others else first
-        saved = baseline.save(Path(file), new, resolved, confirm=confirm)
+        saved = baseline.save(Path(file), new, resolved, confirm=confirm, forget_best=forget_best)
         for line in baseline.describe(saved):
             say(line)
         say(f"baseline: {file}, {Path(file).stat().st_size / 1e3:,.0f} kB; commit it")
@@ -116,13 +128,12 @@ def baseline_diff(
     """Print what changed since the baseline, and what it did to each score; decides nothing."""
     chosen = select(run, config, qa, settings)
     with errors():
-        from harness.gating import baseline
-        from harness.stages import gate as stage_
+        from harness.gating import baseline, differences, likeness
 
         resolved = chosen.load()
         old = baseline.read(Path(file))
         new = baseline.snapshot(chosen.folder().check_exists(), resolved)
-        for line in baseline.changes(old, new):
+        for line in likeness.changes(old, new):
             say(f"changed: {line}")
-        for check in stage_.difference(old, new, resolved):
+        for check in differences.difference(old, new, resolved):
             say(f"{check.variant} {check.metric}: {check.message}")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,9 @@ def run(
     settings: Settings = None,
     force: Force = False,
     gpus: Gpus = 0,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=0, max=100, help="Train with so many seeds; compare the mean over them.")
+    ] = 0,
     sets: SettingsText = "",
 ) -> None:
     """Do everything: split, train, export, predict, score, compare, report. What is up to date is left as it is."""
@@ -56,16 +60,16 @@ def run(
         from harness.stages import pipeline
 
         resolved, folder = chosen.load(), chosen.folder()
+        if seeds:
+            listed = [resolved.train.seed + at for at in range(seeds)]
+            chosen = replace(chosen, settings=[*chosen.settings, f"train.seeds={listed}"])
+            resolved = chosen.load()
         announce("run", chosen, resolved, folder.name)
         for name in pipeline.until(until):
-            if name == "train":
-                _train_alone(folder, resolved, chosen, force, gpus)
-                continue
-            with pipeline.attempt(folder, resolved, name, command()) as attempt:
-                result = pipeline.run(name, folder, resolved, progress=say, force=force)
             if name == "compare":
-                # The decision ends the whole output: it is told once.
-                _show_comparison(folder, resolved, result, log=attempt.wrote, decision=until == "compare")
+                _further_seeds(folder, resolved, chosen, force, gpus)
+            # The decision ends the whole output: it is told once.
+            _stage_of_run(name, folder, resolved, chosen, force, gpus, decision=until == "compare")
         if until == "report":
             _show_end(folder)
 
@@ -82,6 +86,39 @@ def _show_end(folder: RunFolder) -> None:
     file = str(place) if place and place.exists() else ""
     page = f"{folder.report_html} (harness report --run {folder.name} --open)"
     shown(lambda: terminal.show_decision(comparison, file=file, report=page))
+
+
+def _stage_of_run(
+    name: str, folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int, *, decision: bool = False
+) -> None:
+    from harness.stages import pipeline
+
+    if name == "train":
+        _train_alone(folder, resolved, chosen, force, gpus)
+        return
+    with pipeline.attempt(folder, resolved, name, command()) as attempt:
+        result = pipeline.run(name, folder, resolved, progress=say, force=force)
+    if name == "compare":
+        _show_comparison(folder, resolved, result, log=attempt.wrote, decision=decision)
+
+
+def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
+    """Trains and scores the recipe with the further seeds of the config, each in a run of its own, and lists them for compare."""
+    from harness.stages import pipeline
+    from harness.storage import RunFolder
+    from harness.variants import BASE
+
+    further = pipeline.runs_of_seeds(folder, resolved)
+    variants = [name for name in resolved.predict.variants if name != BASE]
+    for seed, name in further.items():
+        settings = [f"train.seed={seed}", "train.seeds=[]", f"predict.variants={json.dumps(variants)}"]
+        settings += ["predict.fidelity_questions=0"]
+        one = replace(chosen, run=name, settings=[*chosen.settings, *settings])
+        config, other = one.load(), RunFolder(name, folder.root)
+        say(f"run: seed {seed}, run {name}")
+        for verb in pipeline.until("score"):
+            _stage_of_run(verb, other, config, one, force, gpus)
+    pipeline.list_seeds(folder, resolved, further)
 
 
 def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
@@ -223,13 +260,14 @@ def compare(
 
 
 def _compare_two(first: str, second: str, config: Config, *, every: bool, as_json: bool, markdown: bool) -> None:
+    from harness.gating import baseline
     from harness.report import terminal, two_runs
     from harness.report.page import plain
     from harness.stages import compare as stage_
     from harness.storage import RunFolder
 
     a, b = (RunFolder(name).check_exists() for name in (first, second))
-    pairs = stage_.compare_runs(b, a, config)
+    pairs = stage_.compare_runs(b, a, config, spread=baseline.known_spread())
     if as_json:
         say_raw(two_runs.as_json(pairs, b.name, a.name))
         return

@@ -6,28 +6,33 @@ A run and a baseline are the same record (`snapshot` makes it, rounding included
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import storage
 from harness.analysis.resampling import Floats
+from harness.analysis.trainings import KnownSpread
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
-from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Interval, Question, Score
-from harness.report.headline import percent, points
+from harness.gating.likeness import differs, losses_against
+from harness.gating.noninferiority import NOT_KNOWN, SeedBound
+from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score
+from harness.report.headline import points
 from harness.storage import RunFolder
 from harness.variants import BASE
 
 DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4
 """Decimals of a stored score. Both sides of a difference are rounded, so equal scores stay equal."""
+NOTICEABLE = 1e-6
+"""Differences of means below this are of rounding."""
+MIN_KIND = 15
+"""Questions of a kind from which further trainings' means on it are kept."""
 KEPT = ("git", "packages", "machine", "seeds", "split")
-SCORE_NEUTRAL_SECTIONS = ("gate", "ship", "compare", "wandb", "description")
-"""Sections of the config that cannot change a score."""
 
 
 def snapshot(run: RunFolder, config: Config) -> Baseline:
@@ -73,7 +78,11 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
         provenance={key: comparison.provenance[key] for key in KEPT if key in comparison.provenance},
         questions=[
             BaselineQuestion(
-                id=q.id, group=q.group, sha256=_content(q), scores={variant: scores[variant][i] for variant in scores}
+                id=q.id,
+                group=q.group,
+                sha256=_content(q),
+                scores={variant: scores[variant][i] for variant in scores},
+                kind=q.kind,
             )
             for i, q in enumerate(questions)
         ],
@@ -105,18 +114,101 @@ def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:
         found = {metric: [other.variants[variant].means[metric] for other in others] for metric in first.metrics}
         return {metric: [mean for mean in values if mean is not None] for metric, values in found.items()}
 
+    def means_by_kind(variant: str) -> dict[str, dict[str, list[float]]]:
+        by_kind = kinds(first, MIN_KIND)
+        found = {metric: [column(other, variant, metric) for other in others] for metric in first.metrics}
+        return {
+            kind: {
+                metric: [float(np.nanmean(c[rows])) for c in columns if not np.isnan(c[rows]).all()]
+                for metric, columns in found.items()
+            }
+            for kind, rows in by_kind.items()
+        }
+
     variants = {
-        variant: value.model_copy(update={"trainings": means(variant)}) for variant, value in first.variants.items()
+        variant: value.model_copy(
+            update={"trainings": means(variant), "trainings_by_kind": means_by_kind(variant) if others else {}}
+        )
+        for variant, value in first.variants.items()
     }
     return first.model_copy(update={"variants": variants})
 
 
-def seed_spread(baseline: Baseline, variant: str, metric: str) -> Interval:
-    """How far below (<= 0) and above (>= 0) the baseline's own mean its further trainings came out; zeros without any."""
+def kinds(baseline: Baseline, at_least: int) -> dict[str, NDArray[np.intp]]:
+    """Kind of question -> the positions of its questions, for kinds of so many or more; none where all are of one kind."""
+    found: dict[str, list[int]] = {}
+    for at, question in enumerate(baseline.questions):
+        if question.kind is not None:
+            found.setdefault(question.kind, []).append(at)
+    many = {kind: np.array(rows) for kind, rows in sorted(found.items()) if len(rows) >= at_least}
+    return {kind: rows for kind, rows in many.items() if len(rows) < len(baseline.questions)}
+
+
+def seed_bound(baseline: Baseline, variant: str, metric: str, kind: str | None = None) -> SeedBound:
+    """Where one more training of the recipe would score, on all questions or on those of a kind; zeros without further trainings."""
+    value = baseline.variants[variant]
+    if kind is None:
+        own, further = value.means[metric], value.trainings.get(metric, [])
+    else:
+        scores = column(baseline, variant, metric)[[question.kind == kind for question in baseline.questions]]
+        own = None if np.isnan(scores).all() else float(np.nanmean(scores))
+        further = value.trainings_by_kind.get(kind, {}).get(metric, [])
+    return NOT_KNOWN if own is None else SeedBound.of([own, *further])
+
+
+def known_spread(path: Path = DEFAULT) -> KnownSpread | None:
+    """How far the trainings that a baseline knows differ; None if there is no baseline, or none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        found = read(path)
+    except ArtifactError:
+        return None  # The gate says what is wrong with it.
+    spread = {}
+    for variant, value in found.variants.items():
+        for metric, further in value.trainings.items():
+            own = value.means.get(metric)
+            if own is not None and further:
+                spread[variant, metric] = (float(np.std([own, *further], ddof=1)), 1 + len(further))
+    return KnownSpread(found.split_id, found.metrics, spread)
+
+
+def centre(baseline: Baseline, variant: str, metric: str) -> float | None:
+    """The mean over all trainings that the baseline knows; None: not scored."""
     value = baseline.variants[variant]
     own = value.means[metric]
-    apart = [] if own is None else [mean - own for mean in value.trainings.get(metric, [])]
-    return (min([0.0, *apart]), max([0.0, *apart]))
+    return None if own is None else float(np.mean([own, *value.trainings.get(metric, [])]))
+
+
+def best(baseline: Baseline, variant: str, metric: str) -> float | None:
+    """The best mean that the baseline, or one that it was saved over, had; None: not scored."""
+    known = (baseline.variants[variant].best.get(metric), centre(baseline, variant, metric))
+    return max((mean for mean in known if mean is not None), default=None)
+
+
+def with_best(new: Baseline, old: Baseline | None) -> Baseline:
+    """The same baseline that remembers the best means of `old`, where both were asked and scored alike.
+
+    A baseline that is renewed after every small loss would follow the model down; the best means stay where they were.
+    """
+
+    def remembered(variant: str, metric: str) -> float | None:
+        known = [best(new, variant, metric)]
+        if (
+            old
+            and variant in old.variants
+            and metric in old.metrics
+            and not any(differs(old, new, [variant], [metric]))
+        ):
+            known.append(best(old, variant, metric))
+        return max((mean for mean in known if mean is not None), default=None)
+
+    variants = {}
+    for variant, value in new.variants.items():
+        means = {metric: remembered(variant, metric) for metric in new.metrics}
+        kept = {metric: round(mean, DIGITS + 2) for metric, mean in means.items() if mean is not None}
+        variants[variant] = value.model_copy(update={"best": kept})
+    return new.model_copy(update={"variants": variants})
 
 
 def of_variants(baseline: Baseline, variants: Collection[str]) -> Baseline:
@@ -156,10 +248,13 @@ def read(path: Path) -> Baseline:
     return found
 
 
-def save(path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[str]], bool]) -> Baseline:
+def save(
+    path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[str]], bool], forget_best: bool = False
+) -> Baseline:
     """Writes the gated variants of a snapshot as the baseline, and returns what was written.
 
     Args:
+        forget_best: do not remember the best means of the baseline that is saved over.
         confirm: asked with what the present baseline has better; whether to save all the same.
 
     Raises:
@@ -185,9 +280,11 @@ def save(path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[s
             f"{unscored[0][0]} of run {new.run} has no {unscored[0][1]}: no answer was scored",
             "run harness predict and score again",
         )
+    old = None
     if path.exists():
         try:
-            worse = losses_against(read(path), new)
+            old = read(path)
+            worse = losses_against(old, new)
         except ArtifactError:
             worse = [f"{path} cannot be read, so that nobody knows what it held"]
         if worse and not confirm(worse):
@@ -196,6 +293,7 @@ def save(path: Path, new: Baseline, config: Config, *, confirm: Callable[[list[s
                 "add --force to save over it",
                 file=path,
             )
+    new = with_best(new, None if forget_best else old)
     storage.write_text(path, _text(new))
     return new
 
@@ -205,72 +303,6 @@ def _text(baseline: Baseline) -> str:
     head = {key: value for key, value in storage.sealed(baseline).items() if key != "questions"}
     lines = ",\n".join(f"  {storage.dumps(question)}" for question in baseline.questions)
     return storage.dumps(head, indent=1).removesuffix("\n}") + f',\n "questions": [\n{lines}\n ]\n}}\n'
-
-
-# ------------------------------------------------------------------------------------------------------- two baselines
-
-
-def differs(old: Baseline, new: Baseline, variants: Collection[str], metrics: Collection[str]) -> Iterator[str]:
-    """What must be equal for scores to be comparable, and is not; nothing if they are.
-
-    The held-out questions must be the same, not the rows that were trained on: other training data is a change like any other.
-    """
-    for variant in variants:
-        for name, side in (("baseline", old), ("run", new)):
-            if variant not in side.variants:
-                yield f"variant {variant} is not in the {name}"
-    for metric in metrics:
-        if metric not in old.metrics:
-            yield f"metric {metric} is not in the baseline"
-        elif old.metrics[metric] != new.metrics[metric]:
-            yield f"metric signature: {old.metrics[metric]} in the baseline, {new.metrics[metric]} in the run"
-    before, after = ({question.id: question.sha256 for question in side.questions} for side in (old, new))
-    changed = [id_ for id_ in before if id_ in after and before[id_] != after[id_]]
-    gone, added = [id_ for id_ in before if id_ not in after], [id_ for id_ in after if id_ not in before]
-    if changed or gone or added:
-        yield f"held-out questions: {len(gone)} gone, {len(added)} new, {len(changed)} reworded; split {old.split_id[:12]} in the baseline, {new.split_id[:12]} in the run"
-    elif list(before) != list(after):
-        yield "held-out questions: the same in another order"
-    elif old.prompts_sha256 != new.prompts_sha256:
-        yield f"prompts: {old.prompts_sha256[:12]} in the baseline, {new.prompts_sha256[:12]} in the run (template, tokenizer, or special tokens)"
-    for line in _unequal(old.generation, new.generation):
-        yield f"generation: {line}"
-
-
-def changes(old: Baseline, new: Baseline) -> list[str]:
-    """What is not as it was and may be the cause: settings, training rows, package versions, weights."""
-    settings = [{k: v for k, v in side.config.items() if k not in SCORE_NEUTRAL_SECTIONS} for side in (old, new)]
-    found = [f"setting {line}" for line in _unequal(*map(_flat, settings))]
-    if old.split_id != new.split_id:
-        found.append("training or held-out rows")
-    found += [f"package {line}" for line in _unequal(*(side.provenance.get("packages", {}) for side in (old, new)))]
-    found += [f"machine {line}" for line in _unequal(*(side.provenance.get("machine", {}) for side in (old, new)))]
-    for variant in (v for v in old.variants if v in new.variants):
-        for what in ("backend", "weights_sha256"):
-            a, b = (getattr(side.variants[variant], what) for side in (old, new))
-            if a != b:
-                found.append(f"{variant} {what} {a[:20]} -> {b[:20]}")
-    commits = [side.provenance.get("git", {}).get("commit") or "unknown" for side in (old, new)]
-    return found + ([f"commit {commits[0][:12]} -> {commits[1][:12]}"] if commits[0] != commits[1] else [])
-
-
-def losses_against(old: Baseline, new: Baseline) -> list[str]:
-    """What `old` has and `new` lacks: variants, metrics, and any part of a mean, comparable or not. Small losses saved one after another add up."""
-    found = [f"{variant} is not in run {new.run}" for variant in old.variants if variant not in new.variants]
-    found += [f"{metric} is not gated any more" for metric in old.metrics if metric not in new.metrics]
-    for variant, before in old.variants.items():
-        for metric, mean in before.means.items():
-            after = new.variants[variant].means.get(metric) if variant in new.variants else None
-            if (
-                mean is not None
-                and after is not None
-                and after < mean
-                and old.metrics[metric] == new.metrics.get(metric)
-            ):
-                found.append(
-                    f"{variant} {metric} would go from {percent(mean)} to {percent(after)} ({points(after - mean)} points)"
-                )
-    return found
 
 
 def describe(baseline: Baseline) -> list[str]:
@@ -294,6 +326,10 @@ def describe(baseline: Baseline) -> list[str]:
         lines.append(f"{variant} ({value.backend}, weights {value.weights_sha256[:12]}): {means}")
         for metric, others in value.trainings.items():
             lines.append(f"  {metric} of further trainings: {', '.join(f'{mean:.3f}' for mean in others)}")
+        for metric in value.means:
+            ever, now = best(baseline, variant, metric), centre(baseline, variant, metric)
+            if ever is not None and now is not None and ever > now + NOTICEABLE:
+                lines.append(f"  {metric} was {ever:.3f} in a baseline before: {points(now - ever)} points since")
     return lines
 
 
@@ -313,22 +349,3 @@ def _scores(run: RunFolder, variant: str, questions: list[Question], metrics: li
 
 def _content(question: Question) -> str:
     return storage.sha256_json([question.question, question.answer, question.references])[:16]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return flat
-
-
-def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(old.keys() | new.keys()):
-        before, after = (side.get(key, "absent") for side in (old, new))
-        if before != after:
-            yield f"{key} {_short(before)} -> {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."

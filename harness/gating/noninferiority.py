@@ -13,10 +13,9 @@ largest statistic of the family, not by Holm: seven formats of one model are rig
 independent, would ask more of each than one that is alone. And to one side: only losses fail, so the whole 5% may be spent on them.
 
 Another training of the same recipe, with another seed or its rows in another order, scores otherwise, and all questions together: that is no chance of the
-questions, and no interval over them covers it. A baseline knows of it by the means of further trainings (`seed_spread`). A loss is a regression only if it is beyond
-the margin below the lowest of them, a gain an improvement only above the highest: of R + 1 trainings that differ in nothing but their seed, each is as likely
-the lowest, so that a harmless change is below all R in one case of R + 1 at most, whatever the distribution (the distribution-free prediction bound: Hahn
-and Meeker, Statistical Intervals (1991), chapter 5), and the margin and the paired test leave less.
+questions, and no interval over them covers it. A baseline knows of it by the means of further trainings (`SeedBound`). A loss is a regression only if it lies below
+the mean of the trainings by more than sqrt(h^2 + margin^2), h the one-sided 95% prediction bound for one more training; a gain is an improvement only if it lies above
+by more than h. The bound narrows towards 1.64 standard deviations with more trainings, where an extreme of them would go on growing.
 
 Against the baseline any loss is against the hypothesis (tolerated = 0); a format's loss to 16-bit is expected, and only one that is surely above the limit is a
 breach (tolerated = the limit): otherwise a format that loses a little less than it may would fail now and then.
@@ -26,12 +25,14 @@ How often all this errs: benchmarks/gate_power.py, docs/gate.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from harness.analysis import resampling, statistics
 from harness.analysis.resampling import Floats, Totals
@@ -42,6 +43,32 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
+class SeedBound:
+    """Where one more training of the baseline's recipe would come out, against the baseline's own mean. Zeros: not known."""
+
+    centre: float = 0.0
+    """Mean of all trainings, less the baseline's own."""
+    half: float = 0.0
+    """How far below the centre, or above, it comes out 95% of the time."""
+
+    @classmethod
+    def of(cls, means: Sequence[float]) -> SeedBound:
+        """The bound that T means give, the baseline's own first: their mean +- t_{0.95, T-1} s sqrt(1 + 1/T); zeros for one.
+
+        Source: Hahn and Meeker, Statistical Intervals (1991), section 4.8 (normal distribution).
+        """
+        if len(means) < 2:
+            return cls()
+        values = np.asarray(means)
+        quantile = float(stats.t.ppf(1 - statistics.LEVEL, len(means) - 1))
+        half = quantile * float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(means))
+        return cls(float(values.mean() - values[0]), half)
+
+
+NOT_KNOWN = SeedBound()
+
+
+@dataclass(frozen=True)
 class Column:
     """One metric of one variant, before and after.
 
@@ -49,14 +76,14 @@ class Column:
         before, after: scores of shape (n,); NaN: unscored.
         margin: the loss that must be excluded to pass.
         tolerated: the loss (0..margin) that must be exceeded, surely, to be a regression.
-        seed_spread: how far below (<= 0) and above (>= 0) the mean before other trainings of the same recipe came out.
+        seeds: where one more training of the same recipe would come out.
     """
 
     before: Floats
     after: Floats
     margin: float
     tolerated: float = 0.0
-    seed_spread: Interval = (0.0, 0.0)
+    seeds: SeedBound = NOT_KNOWN
 
 
 @dataclass(frozen=True)
@@ -74,7 +101,13 @@ class Outcome:
 
 
 def outcomes(
-    columns: Sequence[Column], groups: Sequence[Any] | NDArray[Any], *, resamples: int, seed: int
+    columns: Sequence[Column],
+    groups: Sequence[Any] | NDArray[Any],
+    *,
+    resamples: int,
+    seed: int,
+    level: float = statistics.LEVEL,
+    p_values: Floats | None = None,
 ) -> list[Outcome]:
     """Judges all columns as one family.
 
@@ -82,19 +115,25 @@ def outcomes(
         groups: n labels.
         resamples: bootstrap samples, and sign flips.
         seed: of both.
+        level: of the family: how often a harmless change may be found a loss.
+        p_values: of the family, shape (K,), found elsewhere (`kind_p`): intervals are t intervals then, for many columns of few questions.
     """
     if not columns:
         return []
     before, after = (np.column_stack([getattr(column, side) for column in columns]) for side in ("before", "after"))
     before, after = np.where(np.isnan(after), np.nan, before), np.where(np.isnan(before), np.nan, after)
     # A commit that changes no answer passes: the gate speaks of these questions, `tied` of all questions like them.
-    found = statistics.paired_differences(after, before, groups, resamples=resamples, seed=seed, unseen=False)
+    found = statistics.paired_differences(
+        after, before, groups, resamples=resamples if p_values is None else 0, seed=seed, unseen=False
+    )
     tolerated = np.array([column.tolerated for column in columns])
-    p_values = family_p(Totals.of(after - before + tolerated, groups), flips=resamples, seed=seed + 1)
+    given = p_values is not None
+    if p_values is None:
+        p_values = family_p(Totals.of(after - before + tolerated, groups), flips=resamples, seed=seed + 1)
     means = [Totals.of(side, groups).mean for side in (before, after)]
     return [
         Outcome(
-            verdict=judge(d.value, d.ci95, p, column.margin, column.tolerated, column.seed_spread),
+            verdict=judge(d.value, d.ci95, p, column.margin, column.tolerated, column.seeds, level, by_p=given),
             before=float(means[0][k]) if d.n else None,
             after=float(means[1][k]) if d.n else None,
             delta=d.value,
@@ -112,17 +151,27 @@ def judge(
     p: float,
     margin: float,
     tolerated: float = 0.0,
-    seed_spread: Interval = (0.0, 0.0),
+    seeds: SeedBound = NOT_KNOWN,
+    level: float = statistics.LEVEL,
+    by_p: bool = False,
 ) -> GateVerdict:
-    """The verdict on one difference, as the head of this module says; nothing scored on both sides is a regression, never a pass."""
+    """The verdict on one difference, as the head of this module says; nothing scored on both sides is a regression, never a pass.
+
+    Args:
+        by_p: a loss needs no interval below 0 besides its p: for kinds of so few groups that their own interval says next to nothing.
+    """
     if delta is None:
         return "regression"
     if ci95 is None:
         return "inconclusive"
-    sure = p <= statistics.LEVEL
+    sure = p <= level
+    from_centre = delta - seeds.centre
     if ci95[0] >= -margin - ROUNDING:
-        return "improvement" if ci95[0] > ROUNDING and sure and delta > seed_spread[1] + ROUNDING else "pass"
-    if sure and ci95[1] < -tolerated - ROUNDING and delta < seed_spread[0] - margin - ROUNDING:
+        return (
+            "improvement" if ci95[0] > ROUNDING and sure and min(delta, from_centre - seeds.half) > ROUNDING else "pass"
+        )
+    lost = sure and (by_p or ci95[1] < -tolerated - ROUNDING) and delta < -margin - ROUNDING
+    if lost and from_centre < -math.hypot(margin, seeds.half) - ROUNDING:
         return "regression"
     return "inconclusive"
 
@@ -149,3 +198,52 @@ def family_p(totals: Totals, *, flips: int, seed: int) -> Floats:
         # Signs are symmetric: the largest of a flip is as good a draw for gains as the smallest, mirrored, is for losses.
         reached += ((signs @ scaled).max(axis=1)[:, None] >= threshold).sum(axis=0)
     return np.where(scale > 0, (1 + reached) / (1 + flips), 1.0)
+
+
+def kind_p(
+    changes: Floats,
+    groups: Sequence[Any] | NDArray[Any],
+    kinds: Sequence[NDArray[np.bool_]],
+    *,
+    permutations: int,
+    seed: int,
+) -> Floats:
+    """Whether a kind of question lost more than as many groups drawn from all kinds would: p-values corrected for all kinds and columns, shape (kinds, K).
+
+    Kinds are shuffled over the groups. A kind's mean change times the root of its number of questions, less its mean over the shuffles and by their standard
+    deviation, is held against the lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
+    kinds alike is not seen here, but in the mean over all questions. Source: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3
+    (single step), with permutations.
+
+    Args:
+        changes: after minus before, shape (n, K); NaN: unscored.
+        groups: n labels. A group of several kinds counts as one of each.
+        kinds: for each kind its questions, as n booleans; no question is of two.
+    """
+    label = np.full(len(changes), -1)
+    for k, rows in enumerate(kinds):
+        label[rows] = k
+    cells, first = np.unique([f"{group}\0{k}" for group, k in zip(groups, label, strict=True)], return_inverse=True)
+    totals = Totals.of(changes, first)
+    of_cell = np.empty(len(cells), dtype=np.int64)
+    of_cell[first] = label
+    both = np.hstack([totals.sums, totals.counts])
+    columns = changes.shape[1]
+
+    def rooted_means(labels: NDArray[np.int64]) -> Floats:
+        sums = np.stack([(labels == k) @ both for k in range(len(kinds))], axis=-2)
+        root = np.sqrt(sums[..., columns:])
+        # The root keeps a shuffle that gives a kind few questions from looking like a large change.
+        return np.divide(sums[..., :columns], root, out=np.zeros_like(root), where=root > 0)
+
+    generator = np.random.default_rng(seed)
+    shuffled = rooted_means(generator.permuted(np.tile(of_cell, (permutations, 1)), axis=1))
+    centre, spread = shuffled.mean(axis=0), shuffled.std(axis=0)
+    moved = spread > ROUNDING
+
+    def scaled(values: Floats) -> Floats:
+        return np.divide(values - centre, spread, out=np.zeros_like(values), where=np.broadcast_to(moved, values.shape))
+
+    lowest, seen = scaled(shuffled).min(axis=(1, 2)), scaled(rooted_means(of_cell))
+    reached = (lowest[:, None, None] <= seen + ROUNDING).sum(axis=0)
+    return np.where(moved, (1 + reached) / (1 + permutations), 1.0)

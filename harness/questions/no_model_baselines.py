@@ -1,6 +1,6 @@
 """What a split lets somebody score who has no model.
 
-A split that leaves paraphrases or shared answers on both sides is measured here: the better these two do, the less a score on it means.
+A split that leaves paraphrases or shared answers on both sides is measured here: the better these three do, the less a score on it means.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.metrics import configured
+from harness.metrics.normalize import normalize_question
 from harness.questions.dataset import Row
+from harness.questions.similarity import Shingles
+from harness.records import Question
 from harness.registry import default_metrics
 
+COMMON = 0.005
+LEAST = 5
+"""Training questions that a word of a template is in: this share of them, and so many at least."""
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 
@@ -29,7 +35,8 @@ def measure(
         normalizer: `score.normalizer`, so that these scores may be held against a model's.
 
     Returns:
-        `nearest_train_copy` (the answer of the nearest training question) and
+        `nearest_train_copy` (the answer of the nearest training question),
+        `rule_answer` (the commonest training answer to questions of the same template, `rule_answers`) and
         `constant_answer` (the commonest training answer, the first of equals) -> metric -> mean over the held-out rows (0..1).
     """
     asked = [rows[at] for at in nearest]
@@ -37,7 +44,57 @@ def measure(
     constant = Counter(rows[at].answer for at in train).most_common(1)[0][0]
     return {
         "nearest_train_copy": _score([rows[at].answer for at in nearest.values()], asked, normalizer),
+        "rule_answer": _score(
+            rule_answers([(rows[at].question, rows[at].answer) for at in train], [row.question for row in asked]),
+            asked,
+            normalizer,
+        ),
         "constant_answer": _score([constant] * len(asked), asked, normalizer),
+    }
+
+
+def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list[str]:
+    """What a rule answers that knows no more than how a question is phrased: the commonest answer to training questions of the same template.
+
+    A template is the question with each run of words that fewer than `COMMON` of the training questions hold as one blank. A question whose template
+    was not trained on gets the commonest answer of all. Of equals the first in the file.
+
+    Args:
+        known: (question, answer) pairs of the training side; not empty.
+        asked: questions.
+    """
+    split = [normalize_question(question).split() for question, _ in known]
+    held_by = Counter(word for words in split for word in set(words))
+    needed = max(LEAST, COMMON * len(known))
+
+    def template(words: Sequence[str]) -> tuple[str, ...]:
+        blanked = [word if held_by[word] >= needed else "" for word in words]
+        return tuple(word for at, word in enumerate(blanked) if word or not at or blanked[at - 1])
+
+    of_template: dict[tuple[str, ...], Counter[str]] = {}
+    for words, (_, answer) in zip(split, known, strict=True):
+        of_template.setdefault(template(words), Counter())[answer] += 1
+    commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
+    # A question of which nothing but the blank is left says nothing.
+    rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
+    return [rules.get(template(normalize_question(question).split()), commonest) for question in asked]
+
+
+def answers(train: Sequence[Question], heldout: Sequence[Question], ngram: int) -> dict[str, list[str]]:
+    """Baseline -> its answer to each held-out question; the training side is not empty.
+
+    Args:
+        ngram: as `data.ngram`.
+    """
+    both = [question.question for question in (*train, *heldout)]
+    at = list(range(len(train), len(both)))
+    nearest, _ = Shingles(both, ngram).nearest(at, list(range(len(train))))
+    constant = Counter(question.answer for question in train).most_common(1)[0][0]
+    known = [(question.question, question.answer) for question in train]
+    return {
+        "nearest_train_copy": [train[row].answer for row in nearest.tolist()],
+        "rule_answer": rule_answers(known, [question.question for question in heldout]),
+        "constant_answer": [constant] * len(heldout),
     }
 
 

@@ -17,7 +17,16 @@ from harness.records.base import (
     TokenId,
     Verdict,
 )
-from harness.records.comparison import Alarm, Breakdown, Comparison, Example, Pair, PairExamples, VariantResult
+from harness.records.comparison import (
+    Alarm,
+    Breakdown,
+    Comparison,
+    Example,
+    Figure,
+    Pair,
+    PairExamples,
+    VariantResult,
+)
 from harness.records.gating import (
     Baseline,
     BaselineQuestion,
@@ -32,10 +41,10 @@ from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
-from harness.records.scoring import MetricValue, Score, ScoreManifest, ScoreSet
+from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
-from harness.records.training import Artifact, ExportManifest, HistoryPoint, TrainManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -51,6 +60,7 @@ __all__ = [
     "Cost",
     "Example",
     "ExportManifest",
+    "Figure",
     "Finding",
     "FinishReason",
     "Fraction",
@@ -69,6 +79,8 @@ __all__ = [
     "MarksResult",
     "MetricValue",
     "Name",
+    "NoModelScore",
+    "NoModelScores",
     "Pair",
     "PairExamples",
     "Prediction",
@@ -82,6 +94,7 @@ __all__ = [
     "Score",
     "ScoreManifest",
     "ScoreSet",
+    "SeedRuns",
     "ShipCandidate",
     "ShipCheck",
     "ShipVerdict",

@@ -41,6 +41,11 @@ class Pair(Record):
     wins: int = 0
     losses: int = 0
     ties: int = 0
+    trainings: tuple[int, int] | None = None
+    """How many trainings, with seeds of their own, left and right are the mean of, where other seeds would move the difference; None: they would not
+    (formats of one training)."""
+    seed_note: str = ""
+    """What the interval says of other seeds, in a sentence; empty where `trainings` is None."""
 
 
 class Example(Record):
@@ -78,10 +83,15 @@ class VariantResult(Record):
     """One variant in comparison.json."""
 
     metrics: dict[str, MetricValue]
+    """Of several trainings: the mean over them, with the interval of questions and seeds together."""
     cost: Cost
     backend: str
     finish: dict[str, int]
     empty_answers: int = 0
+    own: dict[str, MetricValue] = {}
+    """Of several trainings: the metrics of the run's own; empty: `metrics` are."""
+    trainings: dict[str, dict[str, float | None]] = {}
+    """Of several trainings: seed -> metric -> mean, the run's own first."""
 
 
 class Breakdown(Record):
@@ -95,6 +105,21 @@ class Breakdown(Record):
     value: float | None
     ci95: Interval | None
     n: int
+
+
+class Figure(Record):
+    """One variant's figure that rests on columns of the QA file (`harness.analysis.figures`); a fraction in 0..1."""
+
+    name: str
+    """`without_<kinds>`, `by_answer_type`, `answer_type_<type>`, `correct_abstention`, `false_abstention`, `false_abstention_twins`,
+    `consistency`, `all_phrasings_right`."""
+    label: str
+    """As people read it."""
+    variant: str
+    value: float | None
+    ci95: Interval | None
+    n: int
+    """Questions, or facts where facts are counted."""
 
 
 class Comparison(Manifest):
@@ -118,11 +143,15 @@ class Comparison(Manifest):
     shipping: Shipping | None = None
     """Whether to ship; None in files of earlier versions."""
     baselines: dict[str, dict[str, float]]
-    """`nearest_train_copy`, `constant_answer` -> metric -> value, on the held-out questions."""
+    """`nearest_train_copy`, `rule_answer`, `constant_answer` -> metric -> value, on the held-out questions."""
+    baseline_pairs: list[Pair] = []
+    """Each variant minus each of these on the primary metric, question by question; empty where nothing was trained on here."""
     examples: list[PairExamples] = []
     """For each two variants that were tested and differ."""
     alarms: list[Alarm] = []
     breakdowns: list[Breakdown] = []
+    figures: list[Figure] = []
+    """What the QA file's own columns allow to tell; empty without them."""
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
     noise: dict[str, Any] = {}

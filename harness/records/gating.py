@@ -16,6 +16,8 @@ class BaselineQuestion(Record):
     """First 16 hex digits, of question, answer and references."""
     scores: dict[str, list[Fraction | None]]
     """Variant -> its scores in the alphabetical order of `Baseline.metrics`, rounded; None: unscored."""
+    kind: str | None = None
+    """As the split has it; None in baselines of earlier versions too."""
 
 
 class BaselineVariant(Record):
@@ -28,6 +30,10 @@ class BaselineVariant(Record):
     """Metric -> mean; None if nothing was scored."""
     trainings: dict[str, list[float]] = {}
     """Metric -> means of further trainings of the recipe, with other seeds: they measure the variance between training seeds."""
+    trainings_by_kind: dict[str, dict[str, list[float]]] = {}
+    """Kind of question -> the same on the questions of that kind."""
+    best: dict[str, float] = {}
+    """Metric -> the best mean that this baseline, or one that was saved over, had on these questions; empty: this one's own."""
 
 
 class Baseline(Manifest):
@@ -50,7 +56,9 @@ class Baseline(Manifest):
 
 
 GateVerdict = Literal["pass", "improvement", "inconclusive", "regression", "incomparable"]
-GateKind = Literal["baseline", "fidelity", "floor", "size", "speed", "divergence", "alarm"]
+GateKind = Literal[
+    "baseline", "best", "kind", "must_improve", "fidelity", "floor", "size", "speed", "divergence", "alarm"
+]
 
 
 class GateCheck(Record):
@@ -61,6 +69,8 @@ class GateCheck(Record):
     """Unique in the gate: kind, variant and what was looked at."""
     variant: str
     metric: str | None = None
+    question_kind: str | None = None
+    """Of a check on the questions of one kind."""
     verdict: GateVerdict
     message: str
     """The numbers, in words."""

@@ -32,6 +32,11 @@ class MetricValue(Record):
     """Metric, version, normaliser, tokenizer, stemmer: unequal signatures are not compared."""
     interval: str = ""
     """The method of the interval."""
+    n_failed: int = 0
+    """Questions that the metric would score and whose answer failed: among `n_unscored`."""
+    failures_as_wrong: float | None = None
+    """Mean over the scored questions and the failed ones, which count as 0; None where none failed: it would be `value`."""
+    failures_as_wrong_ci95: Interval | None = None
 
 
 class ScoreManifest(Manifest):
@@ -54,6 +59,25 @@ class ScoreManifest(Manifest):
     empty_answers: int
     prompts_cut: int
     cost: Cost
+
+
+class NoModelScores(Manifest):
+    """`scores/_no_model.json`, written last: the baselines that need no model, question by question."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    lines_sha256: str
+    names: list[str]
+
+
+class NoModelScore(Record):
+    """A line of `scores/_no_model.jsonl`: what the baselines answered to one question, and how that scored."""
+
+    id: str
+    answers: dict[str, str]
+    """Baseline -> answer."""
+    scores: dict[str, dict[str, Fraction | None]]
+    """Baseline -> metric -> 0..1; None: the metric reads no such question."""
 
 
 class ScoreSet(Manifest):

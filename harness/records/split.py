@@ -71,8 +71,8 @@ class SplitManifest(Manifest):
     left out by `data.drop_leaks`; the counts are then of what is left), `examples` (`heldout`, `train`), `answers_in_train` (held-out rows whose
     answer is also one in train), `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
     baselines: dict[str, dict[str, dict[str, float]]]
-    """{`grouped`, `random`} -> {`nearest_train_copy`, `constant_answer`} -> metric -> value (0..1); empty without training rows, and without `random`
-    where a test file was given."""
+    """{`grouped`, `random`} -> {`nearest_train_copy`, `rule_answer`, `constant_answer`} -> metric -> value (0..1); empty without training rows, and without
+    `random` where a test file was given."""
     train_sha256: str = ""
     """Of train.jsonl."""
     dev_sha256: str = ""

@@ -24,6 +24,16 @@ class HistoryPoint(Record):
     tokens_per_second: float | None = None
 
 
+class SeedRuns(Manifest):
+    """`seeds.json`: the runs that hold further trainings of this run's recipe, each with another seed."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    seed: int
+    """Of this run's own training."""
+    further: dict[str, Name]
+    """Seed -> run, in the order in which they were asked for."""
+
+
 class TrainManifest(Manifest):
     """`train.json`, written last."""
 

@@ -107,6 +107,7 @@ def find_pair(pairs: Sequence[Pair], left: str, right: str, metric: str) -> Pair
                     "verdict": FLIPPED[pair.verdict],
                     "wins": pair.losses,
                     "losses": pair.wins,
+                    "trainings": pair.trainings and (pair.trainings[1], pair.trainings[0]),
                 }
             )
     return None

@@ -23,7 +23,16 @@ from markupsafe import Markup
 
 from harness import registry, variants
 from harness.records import Comparison, Pair
-from harness.report import answers, first_screen, headline, marks_section, provenance_section, sections, two_runs
+from harness.report import (
+    answers,
+    figures,
+    first_screen,
+    headline,
+    marks_section,
+    provenance_section,
+    sections,
+    two_runs,
+)
 from harness.report.charts import inline_svg
 from harness.report.charts import training as training_charts
 from harness.report.charts.bars import bars
@@ -254,6 +263,7 @@ def environment(*, escape: bool) -> Environment:
         "people": marks_section,
         "origins": provenance_section,
     }
+    environment.globals["figure_table"] = figures.table
     return environment
 
 

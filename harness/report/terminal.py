@@ -13,6 +13,7 @@ from rich.text import Text
 from harness.errors import visible
 from harness.records import Comparison, MarksResult, MetricValue, Pair
 from harness.registry import metric_label, summary_metrics
+from harness.report import figures
 from harness.report.headline import (
     formats,
     headline,
@@ -20,6 +21,7 @@ from harness.report.headline import (
     percent,
     points,
     primary_metric,
+    tuned_variant,
     variant_order,
 )
 from harness.report.runs import RunRow
@@ -59,6 +61,13 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
         intervals = [_interval(v.metrics.get(primary)) for v in variants]
         columns.append(Column(metric_label(primary), [*means, *_values(without_model, primary)], needed=True))
         columns.append(Column("95% interval", [*intervals, *blank], needed=True))
+        if any(value and value.n_failed for value in (v.metrics.get(primary) for v in variants)):
+            # Each mean is over the questions that its variant answered: one that fails on the hard ones would look better.
+            columns.append(
+                Column(
+                    "failed = wrong", [*(_with_failures(v.metrics.get(primary)) for v in variants), *blank], needed=True
+                )
+            )
     columns.append(Column("MB", [*(f"{v.cost.size_bytes / 1e6:,.1f}" for v in variants), *blank], needed=True))
     speeds = [f"{v.cost.tokens_per_second:,.0f}" if v.cost.tokens_per_second else "-" for v in variants]
     columns.append(Column("tokens/s", [*speeds, *blank]))
@@ -68,7 +77,9 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
             columns.append(Column(metric_label(metric), [*means, *_values(without_model, metric)]))
     title = f"{comparison.run}: {comparison.n} held-out questions in {comparison.n_groups} groups"
     _print(console, title, columns, rule_after=len(names))
+    show_figures(comparison, console)
     show_pairs([p for p in comparison.pairs if p.metric == primary and p.family == "confirmatory"], console)
+    _show_against_baselines(comparison, console)
     for alarm in comparison.alarms:
         console.print(f"ALARM {alarm.code}: {alarm.message}", markup=False)
     statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
@@ -96,6 +107,30 @@ def _say(console: Console, text: str) -> None:
     console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def _show_against_baselines(comparison: Comparison, console: Console) -> None:
+    """A line where the fine-tuned model is not surely better than what needs no model."""
+    tuned = tuned_variant(comparison)
+    for pair in comparison.baseline_pairs:
+        if pair.left == tuned and pair.verdict != "better" and pair.delta is not None and pair.ci95 is not None:
+            span = f"{points(pair.ci95[0])} to {points(pair.ci95[1])}"
+            text = f"{tuned} is not surely better than {pair.right}: {points(pair.delta)} points, 95% interval {span}, n = {pair.n}"
+            console.print(visible(text), markup=False, highlight=False)
+
+
+def show_figures(comparison: Comparison, console: Console | None = None) -> None:
+    """What the QA file's own columns allow to tell, figures x variants; nothing where it has none."""
+    told = figures.table(comparison)
+    if not told.lines:
+        return
+    columns = [Column("", [line.label for line in told.lines], needed=True, right=False)]
+    columns += [
+        Column(name, [line.texts[at] for line in told.lines], needed=name in told.variants[:2])
+        for at, name in enumerate(told.variants)
+    ]
+    columns.insert(1, Column("n", [str(line.n) for line in told.lines]))
+    _print(console or _console(), "what the file says of its questions", columns)
+
+
 def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     """Paired differences in percentage points, one a row."""
     if not pairs:
@@ -108,11 +143,15 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     columns += [
         Column("points", ["-" if p.delta is None else points(p.delta) for p in pairs], needed=True),
         Column("verdict", [p.verdict for p in pairs], needed=True, right=False),
+        *([Column("n", [str(p.n) for p in pairs])] if len({p.n for p in pairs}) > 1 else []),
         Column("95% interval", spans),
         Column("p, corrected", ["-" if p.p_adjusted is None else p_value(p.p_adjusted)[2:] for p in pairs]),
     ]
     title = "paired differences" + (f", {metric_label(next(iter(metrics)))}" if len(metrics) == 1 else "")
-    _print(console or _console(), title, columns)
+    shown_on = console or _console()
+    _print(shown_on, title, columns)
+    for note in dict.fromkeys(p.seed_note for p in pairs if p.seed_note):
+        shown_on.print(visible(note[0].upper() + note[1:]) + ".", markup=False, highlight=False)
 
 
 def show_runs(rows: Sequence[RunRow], console: Console | None = None) -> None:
@@ -191,6 +230,13 @@ def _values(without_model: list[tuple[str, dict[str, float]]], metric: str) -> l
 
 def _mean(value: MetricValue | None) -> str:
     return "-" if value is None or value.value is None else percent(value.value)
+
+
+def _with_failures(value: MetricValue | None) -> str:
+    """The mean with failed answers counted as wrong, which is the mean where none failed."""
+    if value is None or value.failures_as_wrong is None:
+        return _mean(value)
+    return f"{percent(value.failures_as_wrong)} ({value.n_failed} failed)"
 
 
 def _interval(value: MetricValue | None) -> str:

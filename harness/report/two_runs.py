@@ -64,7 +64,7 @@ def in_words(pair: Pair) -> str:
 
 
 def evidence(pair: Pair) -> str:
-    """Interval, questions, and what so many questions would find."""
+    """Interval, questions, what so many questions would find, and what the interval knows of other seeds."""
     told = [f"difference {points(pair.delta or 0.0)} points"]
     if pair.ci95:
         told.append(f"95% interval {points(pair.ci95[0])} to {points(pair.ci95[1])}")
@@ -74,7 +74,7 @@ def evidence(pair: Pair) -> str:
         text += (
             f"; with so many, a difference of {points(pair.mde, sign=False)} points would be found four times in five"
         )
-    return text
+    return text + (f"; {pair.seed_note}" if pair.seed_note else "")
 
 
 # ----------------------------------------------------------------------------------------------- harness compare A B

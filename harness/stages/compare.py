@@ -7,16 +7,17 @@ same questions, in the same tokens, with the same parameters, and scored by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from harness import provenance, registry, storage
-from harness.analysis import alarms, buckets, fidelity, statistics
+from harness.analysis import against_no_model, alarms, buckets, fidelity, figures, seeds, statistics, trainings
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
+from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.gating import shipping
@@ -25,6 +26,7 @@ from harness.records import (
     Comparison,
     Contract,
     Example,
+    MetricValue,
     Pair,
     PairExamples,
     Prediction,
@@ -33,11 +35,12 @@ from harness.records import (
     Score,
     ScoreManifest,
     ScoreSet,
+    SeedRuns,
     SplitManifest,
     VariantResult,
 )
 from harness.storage import RunFolder
-from harness.variants import ADAPTER, is_exported, pairs
+from harness.variants import ADAPTER, BASE, is_exported, pairs
 
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
@@ -67,6 +70,19 @@ class Scored:
     tokenizer_sha256: str = ""
     own: bool = False
     """It was asked by its own tokenizer and prompt, not by the run's."""
+    seed: str = ""
+    """Of the training, where a run holds several."""
+    seed_variances: list[SeedVariance | None] = field(default_factory=list)
+    """Of several trainings: for each metric what other seeds would add to the variance of its mean."""
+    means: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Of several trainings: seed -> metric -> mean."""
+    own_metrics: dict[str, MetricValue] = field(default_factory=dict)
+    """Of several trainings: the metrics of the run's own."""
+
+    @property
+    def n_trainings(self) -> int:
+        """Trainings that the scores are the mean of."""
+        return len(self.means) or 1
 
     @property
     def flip_rate(self) -> float:
@@ -90,7 +106,7 @@ def run(
     if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
         progress("compare: scores are unchanged")
         return old
-    variants = {name: _load(run, name, split) for name in names}
+    variants = _with_seeds(run, {name: _load(run, name, split) for name in names}, split, config)
     if not variants:
         raise ArtifactError(
             "no variant was scored",
@@ -120,14 +136,18 @@ def run(
         split_id=split.split_id,
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
-        variants={name: _result(scored.manifest) for name, scored in variants.items()},
+        variants={name: _result(scored) for name, scored in variants.items()},
         pairs=differences([(variants[left], variants[right]) for left, right in tested], config, primary),
         primary=primary,
         primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
+        baseline_pairs=against_no_model.pairs(run, list(variants.values()), primary, config.compare),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
+        figures=figures.find(
+            questions, [_said(run, scored) for scored in variants.values()], primary, config.compare.easy_kinds
+        ),
         fidelity=_fidelity(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         fingerprint=fingerprint,
@@ -140,8 +160,16 @@ def run(
     return comparison
 
 
-def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = None) -> list[Pair]:
+def compare_runs(
+    run_a: RunFolder, run_b: RunFolder, config: Config | None = None, *, spread: trainings.KnownSpread | None = None
+) -> list[Pair]:
     """Pairs each variant that both runs scored, `A/variant` minus `B/variant`; nothing is written.
+
+    A run of several trainings is their mean, and the interval is of questions and seeds together. Of one training the spread between seeds is the
+    baseline's, where that is of the same questions; else `Pair.seed_note` says that the interval knows nothing of seeds.
+
+    Args:
+        spread: how far trainings differ, as the gate's baseline knows it (`harness.gating.baseline.known_spread`).
 
     Raises:
         ArtifactError: scores are missing, or the runs have no variant in common; IncomparableError as in `run`.
@@ -151,7 +179,8 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
     for folder in (run_a, run_b):
         split = storage.read_record(folder.split_json, SplitManifest)
         names = storage.read_record(folder.score_json, ScoreSet).variants
-        loaded.append({name: _load(folder, name, split, shown=f"{folder.name}/{name}") for name in names})
+        scored = {name: _load(folder, name, split, shown=f"{folder.name}/{name}") for name in names}
+        loaded.append(_with_seeds(folder, scored, split, config))
     left, right = loaded
     common = [name for name in left if name in right]
     if not common:
@@ -164,7 +193,28 @@ def compare_runs(run_a: RunFolder, run_b: RunFolder, config: Config | None = Non
     primary, _ = primary_metric(
         left[common[0]].metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
     )
-    return differences([(left[name], right[name]) for name in common], config, primary)
+    first = left[common[0]].manifest
+    signatures = {name: value.signature for name, value in first.metrics.items()}
+    known = spread.of(first.split_id, signatures) if spread else {}
+    return differences([(left[name], right[name]) for name in common], config, primary, known=known)
+
+
+def _with_seeds(run: RunFolder, variants: dict[str, Scored], split: SplitManifest, config: Config) -> dict[str, Scored]:
+    """The variants, each that further runs trained with other seeds (`seeds.json`) as the mean over all trainings."""
+    if not run.seeds_json.exists():
+        return variants
+    listed = storage.read_record(run.seeds_json, SeedRuns)
+    found = dict(variants)
+    for name, own in variants.items():
+        of_seeds = [replace(own, seed=str(listed.seed))]
+        for seed, other in listed.further.items():
+            folder = RunFolder(other, run.root)
+            if folder.score(name)[1].exists():
+                of_seeds.append(replace(_load(folder, name, split, shown=f"{other}/{name}"), seed=seed))
+        if len(of_seeds) > 1 and name != BASE:
+            refuse_incomparable(of_seeds)
+            found[name] = trainings.pooled(of_seeds, config)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- comparability
@@ -234,13 +284,22 @@ def _unequal_keys(left: dict[str, Any], right: dict[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary: str) -> list[Pair]:
+def differences(
+    pairs: Sequence[tuple[Scored, Scored]],
+    config: Config,
+    primary: str,
+    *,
+    known: trainings.Known | None = None,
+) -> list[Pair]:
     """Every metric of every pair, tested; p-values are corrected within two families.
 
     Confirmatory: the primary metric on the pairs that the headline and the list of formats use, so that what decides does not pay for what
     only informs. Secondary: all other tests. A pair of an exported format and the adapter is secondary where `merged_16bit` answered too.
 
     The pairs must have passed `refuse_incomparable`.
+
+    Args:
+        known: the pairs are of two runs, each trained with seeds of its own, and this is known of how far seeds differ.
     """
     if not pairs:
         return []
@@ -258,6 +317,12 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
         family=[int(not main) for main in confirmatory],
     )
     tested = [(a, b, metric) for a, b in pairs for metric in metrics]
+    of_seeds = [
+        trainings.within(a, b, k) if known is None else trainings.between(a, b, k, known)
+        for a, b in pairs
+        for k in range(len(metrics))
+    ]
+    found = [seeds.widened(d, variance) for d, (variance, _, _) in zip(found, of_seeds, strict=True)]
     return [
         Pair(
             left=a.name,
@@ -280,8 +345,10 @@ def differences(pairs: Sequence[tuple[Scored, Scored]], config: Config, primary:
             wins=d.wins,
             losses=d.losses,
             ties=d.ties,
+            trainings=counts,
+            seed_note=note,
         )
-        for (a, b, metric), d, main in zip(tested, found, confirmatory, strict=True)
+        for (a, b, metric), d, main, (_, counts, note) in zip(tested, found, confirmatory, of_seeds, strict=True)
     ]
 
 
@@ -319,6 +386,15 @@ def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterat
         estimates = statistics.mean_intervals(values[rows], groups[rows], resamples=0, seed=0)
         for (variant, metric), e in zip(names, estimates, strict=True):
             yield Breakdown(by=by, bucket=bucket, variant=variant, metric=metric, value=e.value, ci95=e.ci95, n=e.n)
+
+
+def _said(run: RunFolder, scored: Scored) -> figures.Answers:
+    texts = {
+        found.id: None if found.finish_reason == "error" else found.text
+        for found in storage.iter_records(run.prediction(scored.name)[0], Prediction)
+    }
+    scores = {metric: scored.values[:, k] for k, metric in enumerate(scored.metrics)}
+    return figures.Answers(scored.name, [texts.get(name) for name in scored.ids], scores)
 
 
 # ------------------------------------------------------------------------------------------------------------ fidelity
@@ -426,13 +502,16 @@ def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None 
     )
 
 
-def _result(manifest: ScoreManifest) -> VariantResult:
+def _result(scored: Scored) -> VariantResult:
+    manifest = scored.manifest
     return VariantResult(
         metrics=manifest.metrics,
         cost=manifest.cost,
         backend=manifest.backend,
         finish=manifest.finish,
         empty_answers=manifest.empty_answers,
+        own=scored.own_metrics,
+        trainings=scored.means,
     )
 
 
@@ -442,8 +521,14 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         run.heldout_jsonl,
         *(path for name in names for path in (*run.score(name), *run.prediction(name))),
     ]
+    files += [file for file in run.no_model if file.exists()]
+    if run.seeds_json.exists():
+        others = storage.read_record(run.seeds_json, SeedRuns).further.values()
+        scored = [path for other in others for name in names for path in RunFolder(other, run.root).score(name)]
+        files += [run.seeds_json, *(path for path in scored if path.exists())]
     gate = config.gate.model_dump(include={"fidelity", "alarms"})
     settings = [config.compare.model_dump(), config.ship.model_dump(), gate, sorted(config.predict.extra)]
+    settings += [config.score.resamples, config.score.seed]
     return storage.sha256_json(
         [[storage.sha256_file(file) for file in files], settings, names, storage.code_sha256("harness.stages.compare")]
     )

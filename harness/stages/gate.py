@@ -12,22 +12,19 @@ from pathlib import Path
 
 from harness import storage
 from harness.config import Config, Gate
-from harness.errors import IncomparableError
-from harness.gating import baseline, limits
-from harness.gating.noninferiority import Column, Outcome, outcomes
+from harness.gating import baseline, likeness, limits
+from harness.gating.differences import against_base, against_baseline
 from harness.records import (
     Baseline,
     Comparison,
     GateCheck,
     GateExample,
-    GateKind,
     GateResult,
     GateVerdict,
-    Interval,
     Prediction,
 )
 from harness.report import gate_outputs
-from harness.report.headline import percent, points, variant_order
+from harness.report.headline import variant_order
 from harness.storage import RunFolder
 from harness.variants import BASE, MERGED
 
@@ -48,6 +45,7 @@ def run(
     *,
     baseline_file: Path = baseline.DEFAULT,
     strict: bool = False,
+    must_improve: bool = False,
     selection: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> GateResult:
@@ -56,6 +54,7 @@ def run(
     Args:
         baseline_file: what to compare with.
         strict: inconclusive fails too; as `gate.strict` of the config.
+        must_improve: every gated variant must be surely better than the run's base; as `gate.must_improve`.
         selection: the options that chose the run and its config, for the commands that the result names.
 
     Raises:
@@ -74,15 +73,16 @@ def run(
     progress(
         f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}"
     )
-    unlike = list(baseline.differs(old, new, gated, config.gate.metrics))
-    checks = [] if unlike else [*_differences(old, new, gated, config), *limits.checks(comparison, gated, config.gate)]
+    unlike = list(likeness.differs(old, new, gated, config.gate.metrics))
+    must_improve = must_improve or config.gate.must_improve
+    checks = [] if unlike else _checks(old, new, gated, comparison, config, must_improve=must_improve)
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
         comparison_sha256=storage.results_sha256(comparison),
         verdict=verdict,
         reason=_reason(verdict, checks, unlike),
-        hint=_hint(verdict, selection or f"--run {run.name}", baseline_file),
+        hint=_hint(verdict, checks, selection or f"--run {run.name}", baseline_file),
         exit_code=STRICT_EXIT_CODE if strict and verdict == "inconclusive" else EXIT_CODES[verdict],
         strict=strict,
         baseline=baseline_file.as_posix(),
@@ -90,108 +90,32 @@ def run(
         baseline_commit=old.provenance.get("git", {}).get("commit"),
         checks=checks,
         differs=unlike,
-        changes=baseline.changes(old, new),
+        changes=likeness.changes(old, new),
         examples=_examples(run, old, new, checks),
         notes=_notes(new, gated, config.gate, comparison),
         seconds=round(time.monotonic() - began, 2),
     )
+    _write(run, result)
+    return result
+
+
+def _write(run: RunFolder, result: GateResult) -> None:
     storage.write_text(run.gate_md, gate_outputs.markdown(result))
     storage.write_text(run.junit_xml, gate_outputs.junit(result))
     storage.write_json(run.gate_json, result)
-    return result
+
+
+def _checks(
+    old: Baseline, new: Baseline, gated: list[str], comparison: Comparison, config: Config, *, must_improve: bool
+) -> list[GateCheck]:
+    improved = against_base(new, gated, comparison.primary, config) if must_improve else []
+    return [*against_baseline(old, new, gated, config), *limits.checks(comparison, gated, config.gate), *improved]
 
 
 def overall(checks: list[GateCheck]) -> GateVerdict:
     """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all is no pass."""
     verdicts: list[GateVerdict] = [check.verdict for check in checks] or ["incomparable"]
     return min(verdicts, key=gate_outputs.WORST_FIRST.index)
-
-
-def difference(old: Baseline, new: Baseline, config: Config) -> list[GateCheck]:
-    """Every metric of every variant that both have, new minus old, judged as the gate judges it.
-
-    Raises:
-        IncomparableError: they have no variant in common, or were not asked and scored alike.
-    """
-    variants = [variant for variant in old.variants if variant in new.variants]
-    unlike = list(baseline.differs(old, new, variants, config.gate.metrics))
-    if unlike or not variants:
-        raise IncomparableError(
-            "; ".join(unlike) or "no variant in common", "run harness baseline save to renew the baseline"
-        )
-    return _differences(old, new, variants, config, fidelity=False)
-
-
-# -------------------------------------------------------------------------------------------------------------- checks
-
-
-def _differences(
-    old: Baseline, new: Baseline, gated: list[str], config: Config, *, fidelity: bool = True
-) -> list[GateCheck]:
-    """Each metric of each gated variant against the baseline, and each format with a limit against 16-bit: one family."""
-    gate = config.gate
-    specs: list[tuple[GateKind, str, str, float]] = [
-        ("baseline", variant, metric, gate.margins.get(metric, gate.margin))
-        for variant in gated
-        for metric in gate.metrics
-    ]
-    if fidelity and MERGED in new.variants:
-        limits = {
-            variant: limit for variant, limit in gate.fidelity.items() if variant in new.variants and variant != MERGED
-        }
-        specs.extend(
-            ("fidelity", variant, metric, limit) for variant, limit in limits.items() for metric in gate.metrics
-        )
-    columns = []
-    for kind, variant, metric, limit in specs:
-        against = baseline.column(old, variant, metric) if kind == "baseline" else baseline.column(new, MERGED, metric)
-        tolerated, seed_spread = (
-            (0.0, baseline.seed_spread(old, variant, metric)) if kind == "baseline" else (limit, (0.0, 0.0))
-        )
-        columns.append(Column(against, baseline.column(new, variant, metric), limit, tolerated, seed_spread))
-    groups = [question.group for question in new.questions]
-    found = outcomes(columns, groups, resamples=config.compare.resamples, seed=config.compare.seed)
-    return [
-        _difference(*spec, outcome, column.seed_spread)
-        for spec, outcome, column in zip(specs, found, columns, strict=True)
-    ]
-
-
-def _difference(
-    kind: GateKind, variant: str, metric: str, limit: float, outcome: Outcome, seed_spread: Interval
-) -> GateCheck:
-    verdict = outcome.verdict
-    if kind == "fidelity" and verdict == "improvement":
-        verdict = "pass"
-    against = "the baseline" if kind == "baseline" else MERGED
-    if outcome.delta is None:
-        message = f"no question was scored both here and in {against}"
-    else:
-        interval = (
-            f"95% CI {_signed(outcome.ci95[0])} to {_signed(outcome.ci95[1])}"
-            if outcome.ci95
-            else "no interval: one group of questions"
-        )
-        message = (
-            f"{percent(outcome.before)} -> {percent(outcome.after)}, {_signed(outcome.delta)} points against {against} ({interval}),"
-            f" tolerated {points(limit, sign=False)}, n = {outcome.n}"
-            + (f", other seeds {_signed(seed_spread[0])} to {_signed(seed_spread[1])}" if any(seed_spread) else "")
-        )
-    return GateCheck(
-        kind=kind,
-        name=f"{kind}/{variant}/{metric}",
-        variant=variant,
-        metric=metric,
-        verdict=verdict,
-        message=message,
-        limit=limit,
-        value=outcome.after,
-        against=outcome.before,
-        delta=outcome.delta,
-        ci95=outcome.ci95,
-        p=outcome.p,
-        n=outcome.n,
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- in words
@@ -205,7 +129,7 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
         return f"All {len(checks)} checks passed."
     # The largest loss first; among gains the largest gain.
     worst = (max if verdict == "improvement" else min)(
-        told, key=lambda check: -1.0 if check.n == 0 else check.delta or 0.0
+        told, key=lambda check: (check.kind == "kind", -1.0 if check.n == 0 else check.delta or 0.0)
     )
     rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
     what = {
@@ -238,16 +162,13 @@ def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) 
     return notes
 
 
-def _signed(delta: float) -> str:
-    """Percentage points with the minus of ASCII: messages are read by machines too."""
-    return points(delta).replace("\u2212", "-")
-
-
-def _hint(verdict: GateVerdict, selection: str, path: Path) -> str:
+def _hint(verdict: GateVerdict, checks: list[GateCheck], selection: str, path: Path) -> str:
     file = "" if path == baseline.DEFAULT else f" --baseline {path.as_posix()}"
     command = f"harness baseline save {selection}{file}"
     if verdict == "incomparable":
         return f"if the change is meant, renew the baseline: {command}"
+    if verdict == "regression" and {check.kind for check in checks if check.verdict == "regression"} == {"best"}:
+        return f"if what was lost since is meant, forget the best means: {command} --force --forget-best"
     return f"to hold it, raise the baseline: {command}" if verdict == "improvement" else ""
 
 
@@ -257,17 +178,21 @@ def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateChe
         check
         for check in checks
         if check.verdict in ("regression", "inconclusive")
-        and check.kind in ("baseline", "fidelity")
+        and check.kind in ("baseline", "best", "kind", "fidelity")
         and (check.delta or 0) < 0
     ]
     if not fell:
         return []
-    worst = min(fell, key=lambda check: (check.verdict != "regression", check.delta))
+    worst = min(fell, key=lambda check: (check.verdict != "regression", check.kind == "kind", check.delta))
     variant, metric = worst.variant, worst.metric or ""
-    before = baseline.column(old, variant, metric) if worst.kind == "baseline" else baseline.column(new, MERGED, metric)
+    before = baseline.column(new, MERGED, metric) if worst.kind == "fidelity" else baseline.column(old, variant, metric)
     after = baseline.column(new, variant, metric)
-    losses = sorted((change, i) for i, change in enumerate((after - before).tolist()) if change < 0)[:EXAMPLES]
     _, questions = storage.read_split(run)
+    losses = sorted(
+        (change, i)
+        for i, change in enumerate((after - before).tolist())
+        if change < 0 and worst.question_kind in (None, questions[i].kind)
+    )[:EXAMPLES]
     wanted = {questions[i].id for _, i in losses}
     texts = {p.id: p.text for p in storage.iter_records(run.prediction(variant)[0], Prediction) if p.id in wanted}
     return [

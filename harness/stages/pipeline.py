@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness import provenance
+from harness import provenance, storage
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
-from harness.storage import RunFolder
+from harness.records import SeedRuns
+from harness.storage import RunFolder, check_name
 from harness.training.distributed import processes
 
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report")
@@ -29,6 +30,20 @@ def until(last: str) -> tuple[str, ...]:
 def run(stage: str, folder: RunFolder, config: Config, *, progress: Callable[[str], None], force: bool = False) -> Any:
     """Runs one stage with its defaults and returns what it returns."""
     return import_module(f"harness.stages.{stage}").run(folder, config, progress=progress, force=force)
+
+
+def runs_of_seeds(folder: RunFolder, config: Config) -> dict[str, str]:
+    """Further seed of `train.seeds` -> the run that holds its training, `RUN-seed-SEED`."""
+    return {str(seed): check_name(f"{folder.name}-seed-{seed}") for seed in config.train.seeds[1:]}
+
+
+def list_seeds(folder: RunFolder, config: Config, further: Mapping[str, str]) -> None:
+    """Writes which runs hold further trainings of this one's recipe, for compare; without any the list is removed."""
+    with folder.lock():
+        if further:
+            storage.write_json(folder.seeds_json, SeedRuns(seed=config.train.seed, further=dict(further)))
+        else:
+            folder.seeds_json.unlink(missing_ok=True)
 
 
 @dataclass
@@ -86,13 +101,15 @@ def report(
     Raises:
         ArtifactError: a run does not exist, or has nothing to report yet.
     """
+    from harness.gating.baseline import known_spread
     from harness.stages.compare import compare_runs
     from harness.stages.report import run as render
 
     further, tested, refused = [RunFolder(name).check_exists() for name in others], [], {}
+    spread = known_spread() if further else None
     for other in further:
         try:
-            tested += compare_runs(folder, other, config)
+            tested += compare_runs(folder, other, config, spread=spread)
         except (IncomparableError, ArtifactError) as error:
             refused[other.name] = error.problem
             progress(f"{other.name} is not compared: {error}")

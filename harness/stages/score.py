@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import storage
 from harness.analysis import statistics
 from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.metrics import METRICS, Metric, configured, find
+from harness.questions import no_model_baselines
 from harness.records import (
     MetricValue,
+    NoModelScore,
+    NoModelScores,
     Prediction,
     PredictionManifest,
     PredictionSet,
@@ -29,6 +33,7 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
+NO_ANSWER = ""
 PREDICT_AGAIN = "run harness predict again"
 CHUNK = 128
 """Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
@@ -65,10 +70,48 @@ def run(
         run.score_json.unlink(missing_ok=True)
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
         progress(f"{variant}: {_summary(manifest)}")
+    _score_no_model(run, config, metrics, split, common)
     scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)
     if not storage.up_to_date(run.score_json, ScoreSet, scored.fingerprint, lambda old: old.variants == answered):
         storage.write_json(run.score_json, scored)
     return scored
+
+
+def _score_no_model(
+    run: RunFolder, config: Config, metrics: list[Metric], split: SplitManifest, common: list[object]
+) -> None:
+    """The no-model baselines, question by question, so that a variant can be compared with them pairwise; none without a training side.
+
+    Only metrics that need no model of their own are applied. Large held-out sides are sampled as in `split.json`.
+    """
+    lines, path = run.no_model
+    if not split.train_sha256 or not run.train_jsonl.exists() or not run.train_jsonl.stat().st_size:
+        path.unlink(missing_ok=True)
+        lines.unlink(missing_ok=True)
+        return
+    fingerprint = storage.sha256_json([*common, split.split_id, split.train_sha256, config.data.ngram])
+    if storage.up_to_date(path, NoModelScores, fingerprint, lambda m: storage.is_written(lines, m.lines_sha256)):
+        return
+    train, heldout = (storage.read_records(file, Question) for file in (run.train_jsonl, run.heldout_jsonl))
+    asked = [heldout[at] for at in no_model_baselines.sample(list(range(len(heldout))))]
+    found = no_model_baselines.answers(train, asked, config.data.ngram)
+    references = [[question.answer, *question.references] for question in asked]
+    plain = [metric for metric in metrics if not METRICS[metric.name].requires]
+    scores = {name: {m.name: m.score_all(texts, references) for m in plain} for name, texts in found.items()}
+    storage.write_jsonl(
+        lines,
+        (
+            NoModelScore(
+                id=question.id,
+                answers={name: texts[at] for name, texts in found.items()},
+                scores={name: {m: column[at] for m, column in columns.items()} for name, columns in scores.items()},
+            )
+            for at, question in enumerate(asked)
+        ),
+    )
+    storage.write_json(
+        path, NoModelScores(fingerprint=fingerprint, lines_sha256=storage.sha256_file(lines), names=list(found))
+    )
 
 
 def _metrics(config: Config) -> list[Metric]:
@@ -126,7 +169,7 @@ def _score_variant(
         lines_sha256=storage.sha256_file(lines),
         n=len(rows),
         n_groups=len({row.group for row in rows}),
-        metrics=_means(rows, metrics, config),
+        metrics=_means(rows, matched, metrics, config),
         finish=asked.finish,
         empty_answers=sum(p.finish_reason != "error" and not p.text.strip() for _, p in matched),
         prompts_cut=asked.prompts_cut,
@@ -162,8 +205,8 @@ def _matched(path: Path, questions: list[Question]) -> list[tuple[Question, Pred
 def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> Iterator[Score]:
     answered = [(question, prediction) for question, prediction in matched if prediction.finish_reason != "error"]
     texts = [prediction.text for _, prediction in answered]
-    references = [[question.answer, *question.references] for question, _ in answered]
-    columns = {metric.name: iter(metric.score_all(texts, references)) for metric in metrics}
+    asked = [question for question, _ in answered]
+    columns = {m.name: iter(m.score_all(texts, [expected(m.name, question) for question in asked])) for m in metrics}
     for question, prediction in matched:
         failed = prediction.finish_reason == "error"
         scores = {name: None if failed else next(column) for name, column in columns.items()}
@@ -175,16 +218,51 @@ def _rows(matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> 
         )
 
 
-def _means(rows: list[Score], metrics: list[Metric], config: Config) -> dict[str, MetricValue]:
+def expected(metric: str, question: Question) -> list[str]:
+    """What a metric scores an answer against: the right answers, or the texts of the column that it reads."""
+    column = METRICS[metric].reads
+    if column is None:
+        return [question.answer, *question.references]
+    given = question.extra.get(column)
+    return [text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str)]
+
+
+def _means(
+    rows: list[Score], matched: list[tuple[Question, Prediction]], metrics: list[Metric], config: Config
+) -> dict[str, MetricValue]:
     values = np.array([[row.scores[m.name] for m in metrics] for row in rows], dtype=np.float64)  # None becomes NaN
     groups = [row.group for row in rows]
-    estimates = statistics.mean_intervals(values, groups, resamples=config.score.resamples, seed=config.score.seed)
+    settings = {"resamples": config.score.resamples, "seed": config.score.seed}
+    estimates = statistics.mean_intervals(values, groups, **settings)
+    failed = _failed(rows, matched, metrics)
+    as_wrong = (
+        statistics.mean_intervals(np.where(failed, 0.0, values), groups, **settings) if failed.any() else estimates
+    )
     return {
         metric.name: MetricValue(
-            value=e.value, ci95=e.ci95, n=e.n, n_unscored=len(rows) - e.n, signature=metric.signature, interval=e.method
+            value=e.value,
+            ci95=e.ci95,
+            n=e.n,
+            n_unscored=len(rows) - e.n,
+            signature=metric.signature,
+            interval=e.method,
+            n_failed=n_failed,
+            failures_as_wrong=wrong.value if n_failed else None,
+            failures_as_wrong_ci95=wrong.ci95 if n_failed else None,
         )
-        for metric, e in zip(metrics, estimates, strict=True)
+        for metric, e, wrong, n_failed in zip(metrics, estimates, as_wrong, failed.sum(axis=0).tolist(), strict=True)
     }
+
+
+def _failed(rows: list[Score], matched: list[tuple[Question, Prediction]], metrics: list[Metric]) -> NDArray[np.bool_]:
+    """Which answers failed where the metric would have scored one, shape (n, metrics): what it scores depends on the references alone."""
+    failed = np.zeros((len(rows), len(metrics)), dtype=bool)
+    for at, (row, (question, _)) in enumerate(zip(rows, matched, strict=True)):
+        if row.unscored is not None:
+            failed[at] = [
+                metric.score_one(NO_ANSWER, expected(metric.name, question)) is not None for metric in metrics
+            ]
+    return failed
 
 
 def _summary(manifest: ScoreManifest) -> str:
@@ -192,4 +270,9 @@ def _summary(manifest: ScoreManifest) -> str:
         f"{name} {m.value:.3f}" if m.value is not None else f"{name} unscored" for name, m in manifest.metrics.items()
     ]
     failed = manifest.finish.get("error", 0)
-    return f"{', '.join(shown)}" + (f"; {failed} of {manifest.n} failed and are unscored" if failed else "")
+    if not failed:
+        return ", ".join(shown)
+    wrong = [
+        f"{name} {m.failures_as_wrong:.3f}" for name, m in manifest.metrics.items() if m.failures_as_wrong is not None
+    ]
+    return f"{', '.join(shown)}; {failed} of {manifest.n} failed and are unscored; counted as wrong: {', '.join(wrong)}"

@@ -126,7 +126,11 @@ def _inputs(run: RunFolder, config: Config) -> Inputs:
     device, folder = base_model.device_of(config.device), base_model.resolve(config.model)
     base_model.check_targets(folder, config.train.lora.target_modules)
     weights, tokenizer = base_model.weights_sha256(folder), tokenizer_files_sha256(folder)
-    settings = {"train": config.train.model_dump(), "prompt": config.prompt.model_dump(), "device": device}
+    settings = {
+        "train": config.train.model_dump(exclude={"seeds"}),
+        "prompt": config.prompt.model_dump(),
+        "device": device,
+    }
     code = storage.code_sha256("harness.stages.train")
     fingerprint = storage.sha256_json([split.split_id, weights, tokenizer, settings, code])
     return Inputs(split, folder, device, weights, fingerprint)

@@ -149,7 +149,8 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
         )
     if comparison:
         told = comparison.variants[variant]
-        if (manifest.metrics, manifest.finish, manifest.split_id) != (told.metrics, told.finish, comparison.split_id):
+        own = told.own or told.metrics
+        if (manifest.metrics, manifest.finish, manifest.split_id) != (own, told.finish, comparison.split_id):
             raise ArtifactError(
                 f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json
             )

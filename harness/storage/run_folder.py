@@ -70,6 +70,7 @@ class RunFolder:
         self.reports = self.root / "reports" / self.name
 
         self.run_json = self.path / "run.json"
+        self.seeds_json = self.path / "seeds.json"
         self.split = self.path / "split"
         self.split_json, self.train_jsonl, self.dev_jsonl, self.heldout_jsonl, self.trained_on_jsonl = (
             self.split / f for f in ("split.json", "train.jsonl", "dev.jsonl", "heldout.jsonl", "trained_on.jsonl")
@@ -83,6 +84,8 @@ class RunFolder:
         self.export_json = self.path / "export.json"
         self.predictions, self.scores = self.path / "predictions", self.path / "scores"
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
+        # A variant's name does not begin so.
+        self.no_model = (self.scores / "_no_model.jsonl", self.scores / "_no_model.json")
         self.comparison_json = self.reports / "comparison.json"
         self.marks_jsonl, self.marks_json = self.path / "marks.jsonl", self.reports / "marks.json"
         self.judge_jsonl, self.judge_json = self.path / "judge.jsonl", self.reports / "judge.json"

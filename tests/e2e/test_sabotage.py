@@ -21,15 +21,17 @@ from harness.formats import gguf, llama
 from harness.gating import baseline
 from harness.prompt import Prompter, load_tokenizer, prompt_hash
 from harness.records import GateResult, PredictionSet, Question
-from harness.stages import compare, gate, predict, score, split
+from harness.stages import compare, gate, predict, score
 from harness.storage import RunFolder
 from tests.helpers import scored_run, small_run
 
 PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "data" / "tiny-llama3"
+TEMPLATE = "You are an expert on the Constitution of India.\n\n### Question:\n{question}\n\n### Answer:\n"
+"""The prompt of the kept answers."""
 SETTINGS = [
-    f"data.qa={PROJECT / 'data' / 'constitution_qa.json'}",
     f"model.path={MODEL}",
+    f"prompt.template={json.dumps(TEMPLATE)}",
     "score.metrics=[exact_match_normalized, token_f1, rougeL]",
     "score.resamples=100",
     "compare.resamples=1000",
@@ -54,8 +56,8 @@ class Bench:
 
     def __init__(self, root: Path):
         self.root, self.config, self.baseline = root, load("tiny", SETTINGS), root / "baseline.json"
-        split.run(RunFolder("split", root), self.config)
-        self.questions = storage.read_records(RunFolder("split", root).heldout_jsonl, Question)
+        lines = gzip.decompress((GOLDEN / "questions.jsonl.gz").read_bytes()).splitlines()
+        self.questions = [Question.model_validate_json(line) for line in lines]
         self.tokenizer = load_tokenizer(MODEL)
 
     def run(
@@ -136,6 +138,13 @@ def test_the_gate_sees_it(bench: Bench, name: str) -> None:
     assert result.exit_code == {"regression": 1, "incomparable": 3, "pass": 0, "inconclusive": 0}[result.verdict]
     if result.verdict == "incomparable":
         assert [line.partition(":")[0] for line in result.differs] == ["prompts"]
+
+
+def test_must_improve_sees_the_one_variant_whose_training_was_not_applied(bench: Bench) -> None:
+    """The negative control, on what a real untrained model answered."""
+    result = gate.run(bench.run("no_adapter"), bench.config, baseline_file=bench.baseline, must_improve=True)
+    found = {check.variant: check.verdict for check in result.checks if check.kind == "must_improve"}
+    assert found.pop("adapter") == "regression" and set(found.values()) == {"pass"}
 
 
 @pytest.mark.parametrize("seed, other", [("seed_1", "seed_2"), ("seed_2", "seed_1")])

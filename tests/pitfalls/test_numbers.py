@@ -196,7 +196,7 @@ def judged(change: Callable[[Callable[..., str], Any], str]) -> Step:
 
     def plant(bench: Bench) -> None:
         judge = noninferiority.judge
-        bench.patch.setattr(noninferiority, "judge", lambda *case: change(judge, case))
+        bench.patch.setattr(noninferiority, "judge", lambda *case, **_: change(judge, case))
 
     return plant
 
