@@ -140,7 +140,7 @@ class WorkerPool:
 
     @property
     def facts(self) -> Facts:
-        """The first one's, with the least room of all."""
+        """Those of the first process, with the smallest `room` of all."""
         found: list[Facts] = [worker.call("facts") for worker in self.workers]
         execution = {key: value for facts in reversed(found) for key, value in facts.execution.items()}
         return replace(found[0], room=min(facts.room for facts in found), execution=execution)
@@ -181,7 +181,7 @@ class WorkerPool:
                     pass
 
     def peak_memory_bytes(self) -> int:
-        """The largest of them."""
+        """The largest of the processes' peaks."""
         return max(worker.call("peak_memory_bytes") for worker in self.workers)
 
     def reload(self, execution: Execution) -> WorkerPool:
