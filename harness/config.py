@@ -582,7 +582,7 @@ class Config(Section):
 def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None) -> Config:
     """Reads a config by name or path and applies `key.path=value` overrides (YAML values).
 
-    The embedded config's normalizer is for its own questions: other ones (`qa`, `data.qa=`) take the schema's default, unless they name one.
+    The embedded config's normalizer and metrics are for its own questions: other ones (`qa`, `data.qa=`) take the schema's default, unless they name one.
     Relative paths in the file are found beside it, those of a shipped config in the project; overrides are relative to the working folder.
 
     Raises:
@@ -590,7 +590,7 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     """
     path = config_loading.find(name)
     values = config_loading.read(path)
-    config_loading.forget_normalizer(values, path, overrides or [], qa, Data().qa)
+    config_loading.forget_own_scoring(values, path, overrides or [], qa, Data().qa)
     config_loading.locate(values, Config, path)
     for setting in overrides or []:
         config_loading.override(values, setting)

@@ -116,14 +116,14 @@ def override(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r} cannot be applied", HOW_TO_SET) from None
 
 
-def forget_normalizer(
+def forget_own_scoring(
     values: dict[str, Any], path: Path, settings: Sequence[str], qa: str | None, embedded: str | None
 ) -> None:
-    """Drops `score.normalizer` of the embedded config (a legal one) where other questions than the embedded ones are asked.
+    """Drops normalizer and metrics of the embedded config (legal ones) where other questions than the embedded ones are asked.
 
     Args:
         path: the config's file.
-        settings: the overrides; one of `score.normalizer` wins, being applied later.
+        settings: the overrides; one of `score` wins, being applied later.
         qa: `--qa`.
         embedded: the embedded questions, relative to the project.
     """
@@ -135,6 +135,7 @@ def forget_normalizer(
     score = values.get("score")
     if Path(asked).resolve() != (PROJECT / embedded).resolve() and isinstance(score, dict):
         score.pop("normalizer", None)
+        score.pop("metrics", None)
 
 
 class NotASection(Exception):

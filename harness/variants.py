@@ -112,8 +112,8 @@ _LIST = (
     _gguf("q4_k_m", 4.95, 0.4, default=True, max_loss=0.05, max_divergence=0.1, max_size_ratio=0.5),
     _gguf("q4_0", 4.75, 0.4),
     _gguf("iq4_xs", 4.5, 0.4),
-    _gguf("q3_k_m", 4.05, 0.4),
-    _gguf("q2_k", 3.2, 0.35),
+    _gguf("q3_k_m", 4.15, 0.4),
+    _gguf("q2_k", 3.31, 0.35),
 )
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _LIST}
 

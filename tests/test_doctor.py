@@ -370,7 +370,9 @@ def test_sizes_are_those_of_the_types_that_tensors_get(type: str, config: dict[s
     for name, shape in families.expected(config, families.FAMILIES["LlamaForCausalLM"]).items():
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         assert gguf_name
-        exact += quantize.size_bytes(quantize.tensor_type(gguf_name, shape, type, layers=layers, tied=tied), shape)
+        groups = config["num_attention_heads"] // config["num_key_value_heads"]
+        kind = quantize.tensor_type(gguf_name, shape, type, layers=layers, tied=tied, query_groups=groups)
+        exact += quantize.size_bytes(kind, shape)
     estimated = estimate.parameters(Shape.of(config)) * variants.VARIANTS[f"gguf_{type}"].bits / 8
     assert 0.995 * exact <= estimated <= 1.05 * exact
 
@@ -482,7 +484,7 @@ def test_an_installed_harness_without_its_checkout_has_its_ranges_too(
 
 def test_the_lines_and_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [Finding("ok", "torch", "2.13.0"), Finding("warn", "W&B", "off", "set the key")]
-    monkeypatch.setattr(checks, "run", lambda _: findings)
+    monkeypatch.setattr(checks, "run", lambda _, measure: findings)
     done = CliRunner().invoke(app, ["doctor", "--config", "tiny"])
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.backends import Execution, Generation, Source
 from harness.backends.transformers import TransformersBackend
@@ -43,9 +44,11 @@ def test_the_python_lines_answer_as_the_harness_does(tiny_model: Path, tmp_path:
         ("merged_16bit", tmp_path / "merged", Source(tmp_path / "merged")),
         ("adapter", adapter, Source(tiny_model, adapter=adapter)),
     ):
-        backend = TransformersBackend(source, Generation(12, (EOS_ID,), EOS_ID), Execution())
-        ids = backend.answer([prompt])[0].answer_ids
-        backend.close()
+        # The backend turns gradients off for its process; other tests need them.
+        with torch.no_grad():
+            backend = TransformersBackend(source, Generation(12, (EOS_ID,), EOS_ID), Execution())
+            ids = backend.answer([prompt])[0].answer_ids
+            backend.close()
         found = how_to_run.ways(variant, str(path), SERVING, base=str(tiny_model), rank=4)
         said = printed(python(found))
         ours = tokenizer.decode(ids, skip_special_tokens=True).strip()

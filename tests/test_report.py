@@ -93,6 +93,7 @@ def test_writes_a_page_and_a_markdown_file(made):
     assert {file.name for file in made.reports.iterdir()} == {"comparison.json", "report.html", "report.md"}
     assert made.report_html.stat().st_size < 3_000_000
     assert made.report_md.read_text().startswith("## Ship: yes, as ")
+    assert f"<code>harness chat --run {made.name}</code>" in made.report_html.read_text()
 
 
 def test_same_input_same_bytes(made, tmp_path):

@@ -193,24 +193,8 @@ def _columns(names: list[str], states: dict[str, Any], note: str) -> Any:
     if len(names) > 1:
         table.add_row(*(Text(visible(label(name)), style="bold") for name in names))
     table.add_row(*(Text(visible(states[name].text if name in states else "")) for name in names))
-    table.add_row(*(Text(summary(states.get(name)) or note, style="dim") for name in names))
+    table.add_row(*(Text(states[name].summary() or note if name in states else note, style="dim") for name in names))
     return table
-
-
-def summary(state: Any) -> str:
-    """Tokens, speed and mean log-probability of an answer, in one line."""
-    if state is None or not state.tokens:
-        return ""
-    parts = [f"{state.tokens} tokens"]
-    if state.first is not None:
-        parts.append(f"first after {state.first:.2f} s")
-    if state.tokens_per_second:
-        parts.append(f"{state.tokens_per_second:,.0f} tokens/s")
-    if state.logprob is not None:
-        parts.append(f"mean log-probability {state.logprob:.2f}")
-    if state.end == "length":
-        parts.append("cut at the limit")
-    return ", ".join(parts)
 
 
 PASSWORD = "HARNESS_WEB_PASSWORD"

@@ -33,18 +33,7 @@ def notice(value: str) -> str:
 
 def facts(state: Growing) -> str:
     """Speed and confidence of an answer, as far as it has come."""
-    parts = [f"{state.tokens} tokens"] if state.tokens else []
-    if state.first is not None:
-        parts.append(f"first after {state.first:.2f} s")
-    if state.tokens_per_second:
-        parts.append(f"{state.tokens_per_second:,.0f} tokens/s")
-    if state.logprob is not None:
-        parts.append(f"mean log-probability {state.logprob:.2f}")
-    if state.end == "length":
-        parts.append("cut at the limit")
-    if state.thinking:
-        parts.append(f"after {len(state.thinking.split())} words of reasoning")
-    return f'<div class="facts">{text(", ".join(parts))}</div>'
+    return f'<div class="facts">{text(state.summary())}</div>'
 
 
 def judged(state: Growing, reference: str, scores: Mapping[str, float | None]) -> str:

@@ -73,6 +73,21 @@ class Growing:
         rest = self.seconds - (self.first or 0)
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else None
 
+    def summary(self) -> str:
+        """Tokens, speed and mean log-probability in one line; empty before the first token."""
+        if not self.tokens:
+            return ""
+        parts = [f"{self.tokens} tokens", f"first after {self.first or 0:.2f} s"]
+        if self.tokens_per_second:
+            parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
+        if self.logprob is not None:
+            parts.append(f"mean log-probability {self.logprob:.2f}")
+        if self.end == "length":
+            parts.append("cut at the limit")
+        if self.thinking:
+            parts.append(f"after {len(self.thinking.split())} words of reasoning")
+        return ", ".join(parts)
+
 
 class Session:
     """The variants that can be asked.

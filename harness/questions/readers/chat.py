@@ -84,9 +84,10 @@ def _text(turn: dict[str, Any]) -> str:
     content = next((turn[key] for key in ("content", "value", "text") if key in turn), None)
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        if not all(isinstance(part, str) for part in parts):
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
             raise LeftOut(TOOLS)
-        content = "\n".join(parts)
+        content = "\n".join(texts)
     if content is None:
         raise LeftOut(TOOLS)
     return content if isinstance(content, str) else str(content)
