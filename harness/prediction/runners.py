@@ -337,7 +337,7 @@ def _requests(pipe: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def _visible_devices() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES can name each of this process's GPUs."""
+    """The entries of CUDA_VISIBLE_DEVICES that each select one of this process's GPUs."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
