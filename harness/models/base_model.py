@@ -190,7 +190,10 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
         case ConnectError():
             reason = "cannot be reached (no connection to the hub)", elsewhere
         case TransportError():
-            reason = "cannot be downloaded (the connection breaks off)", f"run the same command to resume, or {elsewhere}"
+            reason = (
+                "cannot be downloaded (the connection breaks off)",
+                f"run the same command to resume, or {elsewhere}",
+            )
         case _:
             reason = f"cannot be reached ({type(error).__name__})", elsewhere
     return ModelError(*reason, file=model.path)
