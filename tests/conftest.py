@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -17,3 +18,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Llama-3 model of 1.2 million parameters that knows seven sentences by heart (`tests.helpers.models.CORPUS`), and its tokenizer."""
     return save_model(tmp_path_factory.mktemp("tiny"), steps=40)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answering processes are forked from this one, so that they see its backends."""
+    from harness.prediction import runners
+
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(runners.multiprocessing, "get_context", lambda _: context)

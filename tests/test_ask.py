@@ -71,7 +71,7 @@ def test_a_streamed_answer_is_what_predict_writes(made: Any, session: Session, v
 def test_a_stopped_answer_leaves_the_model_usable(session: Session) -> None:
     for variant in ("base", "gguf_q8_0"):
         whole = list(session.ask(variant, "The President of India"))[-1]
-        answers = session.ask(variant, "The Supreme Court")
+        answers: Any = session.ask(variant, "The Supreme Court")
         next(answers)
         answers.close()
         assert not list(session.ask(variant, "The Supreme Court", is_cancelled=lambda: True))

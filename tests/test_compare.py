@@ -376,7 +376,7 @@ def test_two_runs_are_paired_variant_by_variant(tmp_path):
     ]
     for run in runs:
         score.run(run, CONFIG)
-    pairs = {(p.left, p.right): p for p in compare.compare_runs(*runs, CONFIG) if p.metric == "exact_match"}
+    pairs = {(p.left, p.right): p for p in compare.compare_runs(runs[0], runs[1], CONFIG) if p.metric == "exact_match"}
     assert pairs["new/adapter", "old/adapter"].verdict == "better"
     assert pairs["new/base", "old/base"].verdict == "identical"
     assert {p.verdict for p in compare.compare_runs(runs[0], runs[0], CONFIG)} == {"identical"}
@@ -388,7 +388,7 @@ def test_two_runs_on_different_splits_are_refused(tmp_path):
     for run in runs:
         score.run(run, CONFIG)
     with pytest.raises(IncomparableError, match="r3/base and r4/base differ in split"):
-        compare.compare_runs(*runs, CONFIG)
+        compare.compare_runs(runs[0], runs[1], CONFIG)
 
 
 def test_all_that_differs_between_two_runs_is_named(tmp_path):
@@ -399,7 +399,7 @@ def test_all_that_differs_between_two_runs_is_named(tmp_path):
     score.run(runs[0], CONFIG)
     score.run(runs[1], Config.model_validate({"score": {"resamples": 200, "metrics": ["rouge1"]}}))
     with pytest.raises(IncomparableError) as caught:
-        compare.compare_runs(*runs, CONFIG)
+        compare.compare_runs(runs[0], runs[1], CONFIG)
     said = str(caught.value)
     assert said.startswith("a/base and b/base differ in generation parameters: max_new_tokens 64 against absent")
     assert ", and in prompts: " in said and ", and in metric signatures: exact_match " in said
@@ -411,7 +411,7 @@ def test_two_runs_without_a_common_variant(tmp_path):
     for run in runs:
         score.run(run, CONFIG)
     with pytest.raises(ArtifactError, match="no variant in common"):
-        compare.compare_runs(*runs, CONFIG)
+        compare.compare_runs(runs[0], runs[1], CONFIG)
     with pytest.raises(ArtifactError, match="missing"):
         compare.compare_runs(runs[0], RunFolder("nowhere", tmp_path), CONFIG)
 

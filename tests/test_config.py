@@ -87,7 +87,7 @@ def test_the_notebook_recipe_is_literal() -> None:
 def test_the_embedded_default_needs_nothing_but_this_project() -> None:
     config = load("tiny")
     assert (PROJECT / config.model.path / "model.safetensors").is_file()
-    assert (PROJECT / config.data.qa).is_file()
+    assert config.data.qa and (PROJECT / config.data.qa).is_file()
     assert config.device in ("auto", "cpu")
 
 
@@ -350,7 +350,7 @@ class TestPaths:
 
     def test_shipped_ones_are_found_from_any_folder(self, elsewhere: Path) -> None:
         config = load("tiny")
-        assert Path(config.data.qa).is_file() and Path(config.model.path).is_dir()
+        assert config.data.qa and Path(config.data.qa).is_file() and Path(config.model.path).is_dir()
 
     def test_in_the_project_they_are_as_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(PROJECT)

@@ -419,6 +419,7 @@ def test_a_hub_model_is_looked_for_in_the_cache_and_nowhere_else(
         ({"WANDB_API_KEY": "secret"}, "ok", "online, WANDB_API_KEY is set"),
         ({"WANDB_MODE": "online"}, "warn", "online by WANDB_MODE, and WANDB_API_KEY is not set"),
         ({"WANDB_MODE": "disabled"}, "ok", "off; the report has the curves all the same"),
+        ({"WANDB_MODE": "bogus"}, "warn", "WANDB_MODE is 'bogus': nothing is logged"),
     ],
 )
 def test_where_the_curves_go(

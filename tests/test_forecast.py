@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends import libllama
+from harness.backends import llama_loading
 from harness.backends.llama_context import Context, Model
 from harness.config import Config
 from harness.doctor import answering_time, forecast
@@ -53,7 +53,7 @@ def test_a_file_of_the_shape_has_the_models_tensors(tiny_model: Path, tmp_path: 
         for name in ("shape.gguf", "model.gguf")
     )
     assert shape == model
-    loaded = Model(libllama.load(), tmp_path / "shape.gguf", gpu_layers=0)
+    loaded = Model(llama_loading.load(), tmp_path / "shape.gguf", gpu_layers=0)
     context = Context(loaded, sequences=2, tokens=256, threads=1)
     assert context.decode([(0, 0, 0, True), (1, 0, 1, True)]).shape == (2, config["vocab_size"])
     context.close()

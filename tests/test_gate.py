@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -46,7 +47,7 @@ def untuned(question):
     return "nothing"
 
 
-def right_but(every, answer="nothing"):
+def right_but(every: int, answer: Any = "nothing") -> Any:
     """Wrong on one of every so many questions, spread over the groups."""
     return lambda q: answer if q.row % every == 0 else q.answer
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig
 
 from harness import backends
 from harness.backends import Execution, Generation, Source, resolve_batch_size
@@ -24,6 +24,7 @@ from harness.errors import DeviceError
 from harness.prediction.jobs import _processes
 from harness.prompt import Prompter, load_tokenizer
 from tests.helpers import small_run
+from tests.helpers.answering import generated
 
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
 NEW = 24
@@ -49,19 +50,6 @@ def embedded() -> Any:
     return AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
 
 
-def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], new: int = NEW) -> list[list[int]]:
-    """What transformers' own `generate` answers to a left-padded batch, each up to its end token."""
-    model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=new, eos_token_id=list(stops), pad_token_id=0
-    )
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    with torch.no_grad():
-        rows = model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
-    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row) - 1) + 1] for row in rows]
-
-
 # ------------------------------------------------------------------------------------------------------------ the text
 
 
@@ -69,7 +57,7 @@ def test_the_embedded_model_says_what_generate_says_and_what_it_says_one_by_one(
     embedded: Any, asked: list[list[int]]
 ) -> None:
     stops = [embedded.config.eos_token_id]
-    expected = generated(embedded, asked, stops)
+    expected = generated(embedded, asked, stops, NEW)
     made = Decoder(embedded, stops, 0, NEW)
     assert made.generate(asked) == expected
     assert [made.generate([prompt])[0] for prompt in asked[:12]] == expected[:12]
@@ -82,7 +70,7 @@ def test_how_a_batch_is_laid_out_changes_no_text(
 ) -> None:
     stops = [embedded.config.eos_token_id]
     prompts = asked[:13]
-    expected = generated(embedded, prompts, stops)
+    expected = generated(embedded, prompts, stops, NEW)
     made = Decoder(embedded, stops, 0, NEW, graphs=cut == "rounded")
     if cut == "rounded":
         made.graph_problem = "no GPU here"  # rows are made up to 16 all the same
@@ -135,7 +123,7 @@ def test_families_of_models(family: str) -> None:
     generator = np.random.default_rng(0)
     prompts = [generator.integers(3, 512, size).tolist() for size in (17, 3, 9, 9, 30, 1, 22)]
     assert decoder.unsupported(model) == ""
-    expected = generated(model, prompts, [2, 77, 78])
+    expected = generated(model, prompts, [2, 77, 78], NEW)
     assert Decoder(model, [2, 77, 78], 0, NEW).generate(prompts) == expected
 
 

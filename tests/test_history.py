@@ -84,7 +84,7 @@ def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
         ({"eval_loss": float("nan")}, "dev loss is nan at step 7"),
     ],
 )
-def test_a_value_that_is_no_number_stops_and_names_the_step(tmp_path: Path, logs: dict[str, float], line: str) -> None:
+def test_a_value_that_is_not_finite_stops_and_names_the_step(tmp_path: Path, logs: dict[str, Any], line: str) -> None:
     history = callback(tmp_path / "h.jsonl")
     tell(history, 6, loss=1.0)
     with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):

@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.backends import BACKENDS, Completion, Execution, Generation, Source, find, libllama, llama_tuning
+from harness.backends import (
+    BACKENDS,
+    Completion,
+    Execution,
+    Generation,
+    Source,
+    find,
+    libllama,
+    llama_loading,
+    llama_tuning,
+)
 from harness.backends import llamacpp as module
 from harness.backends.llama_context import Context, DecodeError
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ConfigError, ModelError
 from harness.formats import gguf, llama
+from tests.helpers.answering import llamacpp as backend
 from tests.helpers.models import BOS_ID, CORPUS, VOCABULARY, edit_json
 from tests.helpers.models import EOS_ID as END
 
@@ -37,12 +48,6 @@ def prompts(tiny_model: Path) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [tokenizer(text)["input_ids"] for text in CORPUS]
     return [row[:n] for n in (1, 2, 3, 5, 8, 12) for row in rows if n < len(row)][:40]
-
-
-def backend(
-    path: Path, *, limit: int = 24, stop: tuple[int, ...] = (END,), slots: int = 4, threads: int = 1
-) -> LlamaCppBackend:
-    return LlamaCppBackend(Source(path), Generation(limit, stop, 0), Execution(slots=slots, threads=threads))
 
 
 def ask(path: Path, prompts: list[list[int]], **options: Any) -> list[Completion]:
@@ -277,15 +282,15 @@ def test_a_library_that_is_none_is_one_line(tmp_path: Path) -> None:
     file.write_bytes(b"not a library")
     for path, words in ((file, "cannot be used"), (tmp_path / "x.so", "does not exist"), (tmp_path, "cannot be used")):
         with pytest.raises(ConfigError, match=words) as caught:
-            libllama.load(str(path))
+            llama_loading.load(str(path))
         assert "\n" not in str(caught.value)
     file.unlink()
     with pytest.raises(ConfigError, match="has no libllama"):
-        libllama.load(str(tmp_path))
+        llama_loading.load(str(tmp_path))
 
 
 def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = libllama.load()
+    library = llama_loading.load()
 
     class Moved(ctypes.Structure):
         _fields_ = (("new", ctypes.c_uint32), *libllama.ContextParams._fields_)
@@ -298,18 +303,18 @@ def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_a_library_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = libllama.load()
-    embedding, output = libllama._weights()
-    monkeypatch.setattr(libllama, "_weights", lambda: (embedding, output))
-    write = libllama._write_check_model
-    monkeypatch.setattr(libllama, "_write_check_model", lambda path, e, o: write(path, e, o[::-1].copy()))
+    library = llama_loading.load()
+    embedding, output = llama_loading.check_weights()
+    monkeypatch.setattr(llama_loading, "check_weights", lambda: (embedding, output))
+    write = llama_loading.write_check_model
+    monkeypatch.setattr(llama_loading, "write_check_model", lambda path, e, o: write(path, e, o[::-1].copy()))
     with pytest.raises(ConfigError, match="computes other logits than expected"):
-        libllama._check_numbers(library)
+        llama_loading.check_numbers(library)
 
 
 def test_the_library_can_be_named(f16: Path, prompts: list[list[int]], tmp_path: Path) -> None:
     link = tmp_path / "libllama.so"
-    link.symlink_to(libllama.load().path)
+    link.symlink_to(llama_loading.load().path)
     model = LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution(slots=4, threads=1, libllama=str(link)))
     assert model.facts.version.startswith("llama.cpp ")
     assert [a.answer_ids for a in model.answer(prompts[:4])] == [a.answer_ids for a in ask(f16, prompts[:4])]
@@ -317,7 +322,7 @@ def test_the_library_can_be_named(f16: Path, prompts: list[list[int]], tmp_path:
 
 
 def test_layers_on_a_gpu_that_the_library_does_not_know_are_refused(f16: Path) -> None:
-    if libllama.load().llama_supports_gpu_offload():
+    if llama_loading.load().llama_supports_gpu_offload():
         pytest.skip("this build of llama.cpp has a GPU")
     with pytest.raises(ConfigError, match=r"predict.gpu_layers is 10.*built without a GPU; name a llama.cpp"):
         LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution(gpu_layers=10))

@@ -17,6 +17,7 @@ from harness.errors import ArtifactError, ModelError
 from harness.formats import merged, safetensors_reader
 from tests.helpers import small_run
 from tests.helpers.models import CORPUS, save_model
+from tests.helpers.weights import by_peft, weights
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +39,10 @@ def merged_4bit(merged_16bit: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name]), name
-
-
-def by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    """PEFT's merge, in the base's 16 bits."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), adapter)
-    return {k: v for k, v in model.merge_and_unload().state_dict().items() if k != "lm_head.weight"}
 
 
 # ------------------------------------------------------------------------------------------------------------ 16 bits

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,14 @@ from harness.backends import Completion, Execution, Facts, Generation, Source, b
 from harness.backends.replay import ReplayBackend
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, ModelError
-from harness.prediction import runners
 from harness.prediction.jobs import Job
-from harness.prompt import Prompter, load_tokenizer, prompt_hash
+from harness.prompt import Prompter, load_tokenizer
 from harness.records import Prediction, PredictionManifest, Question, ScoreManifest, SplitManifest
-from harness.registry import BACKENDS, BackendFacts
 from harness.stages import predict, score
 from harness.storage import RunFolder
 from tests.helpers import small_run
+from tests.helpers.answering import GENERATION, LIMIT, answers, job, partial, recording, register, transformers
 from tests.helpers.models import CORPUS, EOS_ID, VOCABULARY, edit_json
-
-LIMIT = 12
-GENERATION = Generation(LIMIT, (EOS_ID,), EOS_ID)
 
 
 @pytest.fixture(scope="module")
@@ -51,79 +46,6 @@ def zero(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run.save_adapter(tmp_path_factory.mktemp("adapter"), tiny_model, std=0.5)
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answering processes are forked from this one, so that they see its backends."""
-    context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(runners.multiprocessing, "get_context", lambda _: context)
-
-
-def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
-    """Puts a test's backend in the place of the replaying one."""
-    monkeypatch.setitem(BACKENDS, "replay", BackendFacts(f"{backend.__module__}:{backend.__name__}"))
-
-
-def recording(
-    path: Path, prompts: list[list[int]], *, ids: Callable[[int], list[int]] = lambda i: [65 + i % 26, 66]
-) -> Path:
-    """A predictions file with an answer to each prompt, for the replaying backend."""
-    rows = [
-        Prediction(
-            id=str(i),
-            prompt_hash=prompt_hash(p),
-            prompt_ids=p,
-            answer_ids=ids(i),
-            text="",
-            finish_reason="stop",
-            seconds=0.25,
-        )
-        for i, p in enumerate(prompts)
-    ]
-    storage.write_jsonl(path, rows)
-    return path
-
-
-def job(root: Path, model: Path, prompts: list[list[int]], **changes: Any) -> Job:
-    """A job for the replaying backend with a recorded answer to each prompt, in batches of three."""
-    recorded = recording(root / "recorded.jsonl", prompts)
-    run = RunFolder("r", root)
-    lines, manifest = run.prediction("v")
-    made = Job(
-        variant="v",
-        backend="replay",
-        source=Source(recorded),
-        generation=GENERATION,
-        execution=Execution(max_batch=3),
-        weights_sha256="w",
-        size_bytes=7,
-        questions=[f"q{i}" for i in range(len(prompts))],
-        prompts=prompts,
-        tokenizer=model,
-        tokenizer_sha256="t",
-        split_id="s",
-        lines=lines,
-        manifest=manifest,
-    )
-    return replace(made, **changes)
-
-
-def transformers(source: Source, generation: Generation = GENERATION) -> Any:
-    import torch
-
-    before = torch.is_grad_enabled()
-    try:
-        return backends.find("transformers")(source, generation, Execution())
-    finally:
-        torch.set_grad_enabled(before)
-
-
-def answers(source: Source, prompts: Sequence[Sequence[int]], generation: Generation = GENERATION) -> list[list[int]]:
-    import torch
-
-    with torch.no_grad():
-        return [c.answer_ids for c in transformers(source, generation).answer(prompts)]
 
 
 # ------------------------------------------------------------------------------------------------------------ batches
@@ -318,10 +240,6 @@ def killed(
     predict.answer(whole)
     assert interrupted.lines.read_bytes() == whole.lines.read_bytes()
     assert not partial(interrupted).exists()
-
-
-def partial(job: Job) -> Path:
-    return job.lines.with_suffix(".partial")
 
 
 def test_a_killed_process_goes_on_where_it_stopped(killed: Job) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.backends import libllama
+from harness.backends import llama_loading
 from harness.backends.llama_context import Model
 from harness.errors import ModelError
 from harness.formats import gguf
@@ -106,7 +106,7 @@ def test_llama_cpp_splits_500_strings_as_the_tokenizer_does(folder: Path, tmp_pa
     facts = gguf.write(copy, tmp_path / "model.gguf", "q8_0", threads=1)
     assert facts["vocabulary"] == ROWS and facts["end_ids"] == [2]
     tokenizer = Tokenizer.from_file(str(copy / "tokenizer.json"))
-    model = Model(libllama.load(), tmp_path / "model.gguf", gpu_layers=0)
+    model = Model(llama_loading.load(), tmp_path / "model.gguf", gpu_layers=0)
     # Metaspace puts no second space in front: the one difference that is known and documented.
     asked = [text for text in strings(1000) if form != "mistral" or not text.startswith((" ", SPACE))][:500]
     wrong = [text for text in asked if model.tokenize(text) != tokenizer.encode(text).ids]

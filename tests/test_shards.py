@@ -24,7 +24,7 @@ from harness.records import Prediction, Question, SplitManifest
 from harness.stages import predict
 from harness.storage import RunFolder
 from tests.helpers import small_run
-from tests.test_predict import forked, job, partial, register  # noqa: F401
+from tests.helpers.answering import job, partial, register
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_batches_go_to_whoever_is_free_and_wall_time_is_counted(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    forked: None,  # noqa: F811
+    forked: None,
 ) -> None:
     register(monkeypatch, Slow)
     made = replace(job(tmp_path, tiny_model, PROMPTS), processes=3)
@@ -101,7 +101,7 @@ def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    forked: None,  # noqa: F811
+    forked: None,
 ) -> None:
     register(monkeypatch, Mortal)
     prompts = [*PROMPTS, [1, 2, 7]]

@@ -42,7 +42,7 @@ def test_every_row_is_on_one_side_and_groups_are_whole(tmp_path):
     assert 0.06 < manifest.n_heldout / 400 < 0.14 and 0.06 < manifest.n_dev / 400 < 0.14
     assert all(q.nearest_train is None for q in train + dev)
     assert manifest.leakage["checked"] and not manifest.leakage["train_rows"]
-    assert all(0 <= q.nearest_train < 0.9 for q in heldout)
+    assert all(q.nearest_train is not None and 0 <= q.nearest_train < 0.9 for q in heldout)
     assert manifest.merges["near_duplicate"] > 50
     assert storage.read_record(folder.split_json, SplitManifest) == manifest
 
@@ -250,7 +250,7 @@ def test_leakage_counts_short_answers_and_no_long_one_is_left(tmp_path):
     assert manifest.leakage["answers_in_train"] == presidents > 0
     assert manifest.leakage["long_answers_in_train"] == 0
     assert sum(manifest.leakage["similarity_histogram"].values()) == len(heldout)
-    assert manifest.leakage["max_similarity"] == max(q.nearest_train for q in heldout)
+    assert manifest.leakage["max_similarity"] == max(q.nearest_train or 0.0 for q in heldout)
     constant = manifest.baselines["grouped"]["constant_answer"]
     assert constant["exact_match"] == pytest.approx(presidents / len(heldout))
 

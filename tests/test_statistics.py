@@ -100,7 +100,10 @@ def test_the_sign_flip_test_is_scipys_permutation_test():
     rng = np.random.default_rng(2)
     left, right = rng.random(10), rng.random(10)
     exact = stats.permutation_test(
-        (left, right), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+        (left, right),
+        lambda a, b: np.mean(a - b),
+        permutation_type="samples",
+        n_resamples=np.inf,  # pyright: ignore[reportArgumentType] SciPy documents it: all permutations
     ).pvalue
     found = sign_flip_p(Totals.of(left - right, np.arange(10)), flips=200_000, seed=0)[0]
     assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 200_000))
@@ -114,8 +117,11 @@ def test_minimum_detectable_effect_of_one_test_against_statsmodels_power():
     from statsmodels.stats.power import TTestPower
 
     se, n = 0.02, 400
-    critical = math.sqrt(n / (n - 1 + (t := stats.t.ppf(0.975, n - 1)) ** 2)) * t  # the flipped statistic at that t
+    critical = (
+        math.sqrt(n / (n - 1 + (t := float(stats.t.ppf(0.975, n - 1))) ** 2)) * t
+    )  # the flipped statistic at that t
     mde = families.detectable(se, n, critical)
+    assert mde is not None
     # A paired t test of n differences of standard deviation se sqrt(n).
     power = TTestPower().power(effect_size=mde / (se * math.sqrt(n)), nobs=n, alpha=0.05)
     assert power == pytest.approx(0.8, abs=0.003)
@@ -233,8 +239,8 @@ def test_one_right_answer_more_never_lowers_the_upper_end(n_groups, mean_size, s
     groups = np.repeat(np.arange(n_groups), rng.integers(1, mean_size + 1, n_groups))
     none, one = np.zeros(len(groups)), np.zeros(len(groups))
     one[rng.integers(len(groups))] = 1
-    upper = [statistics.mean_intervals(v, groups, resamples=100, seed=0)[0].ci95[1] for v in (none, one)]
-    assert upper[1] >= upper[0] - 1e-12
+    below, above = (statistics.mean_intervals(v, groups, resamples=100, seed=0)[0].ci95 for v in (none, one))
+    assert below and above and above[1] >= below[1] - 1e-12
 
 
 def test_satterthwaites_degrees_of_freedom():
@@ -251,6 +257,7 @@ def test_swapping_the_sides_mirrors_the_result():
     right = np.clip(left + rng.normal(-0.05, 0.2, len(left)), 0, 1)
     a = statistics.paired_differences(left, right, groups, resamples=500, seed=0)[0]
     b = statistics.paired_differences(right, left, groups, resamples=500, seed=0)[0]
+    assert b.value is not None and b.ci95 is not None
     assert a.value == pytest.approx(-b.value)
     assert a.ci95 == pytest.approx((-b.ci95[1], -b.ci95[0]))
     assert (a.p, a.wins, a.losses) == (b.p, b.losses, b.wins)
@@ -392,6 +399,7 @@ def test_false_alarms_are_at_most_5_percent(kind):
         # Whole groups flip together, which a test that takes questions for independent mistakes for evidence.
         left, right = (rates(rng, sizes, 0.5, 0.6) for _ in range(2))
         d = statistics.paired_differences(left, right, groups, resamples=RESAMPLES, seed=seed)[0]
+        assert d.p is not None
         low_p += d.p <= 0.05
         alarms += statistics.verdict(d.value, d.ci95, d.p_adjusted, margin=0.02) in ("better", "worse")
         question_wise += statistics.mcnemar_exact(d.wins, d.losses) <= 0.05

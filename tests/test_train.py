@@ -25,8 +25,8 @@ from harness.training import checkpoints
 from harness.training.distributed import Processes
 from tests.helpers import small_run
 from tests.helpers.models import CORPUS
+from tests.helpers.training import STEPS, Stop, config, interrupt_at
 
-STEPS = 6
 CANARIES = {
     "WANDB_API_KEY": "c0ffee" * 6 + "dead",
     "HF_TOKEN": "hf_canaryCanaryCanaryCanaryCanary",
@@ -45,7 +45,7 @@ config = Config.model_validate_json((Path(sys.argv[1]) / "config.json").read_tex
 whole, interrupted = (RunFolder(name, sys.argv[1]) for name in ("whole", "interrupted"))
 train.run(whole, config, progress=print)
 import pytest
-from tests.test_train import Stop, interrupt_at
+from tests.helpers.training import Stop, interrupt_at
 with pytest.MonkeyPatch.context() as patch:
     interrupt_at(patch, 3)
     try:
@@ -55,22 +55,6 @@ with pytest.MonkeyPatch.context() as patch:
 train.run(interrupted, config, progress=print)
 """
 """In a process of its own: a run, and a run that is interrupted after its first checkpoint and goes on."""
-
-
-def config(model: Path, **settings: Any) -> Config:
-    """Six steps of two rows with the plain PEFT stack; `settings` are of the train section."""
-    return small_run.config(
-        model,
-        train={
-            "engine": "peft",
-            "max_steps": STEPS,
-            "eval_every": 3,
-            "save_every": 2,
-            "warmup_steps": 1,
-            "learning_rate": 2e-3,
-            **settings,
-        },
-    )
 
 
 def points(run: RunFolder) -> list[HistoryPoint]:
@@ -249,24 +233,6 @@ def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
 
 
 # --------------------------------------------------------------------------------------------------------- going on
-
-
-class Stop(KeyboardInterrupt):
-    pass
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ctrl-C when that step is logged."""
-    from harness.training.history import HistoryCallback
-
-    on_log = HistoryCallback.on_log
-
-    def interrupted(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        on_log(self, args, state, control, logs, **rest)
-        if state.global_step == step:
-            raise Stop
-
-    monkeypatch.setattr(HistoryCallback, "on_log", interrupted)
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(

@@ -91,6 +91,16 @@ def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
     assert [c["mode"] for c in started] == ([] if expected == "disabled" else [expected])
 
 
+def test_an_unknown_wandb_mode_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By W&B itself, which refuses it: no stand-in."""
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    facts = log(tmp_path).finish()
+    assert facts["error"]
+    assert wandb_log.problem(facts) == "W&B: WANDB_MODE is 'bogus'; set it to online, offline or disabled"
+    assert wandb_log.problem({**facts, "mode": "offline"}) == f"W&B: failed ({facts['error']})"
+    assert wandb_log.problem({**facts, "error": None}) is None
+
+
 def test_switched_off_it_starts_nothing(tmp_path: Path, started: list[dict[str, Any]]) -> None:
     wandb = log(tmp_path, enabled=False)
     wandb.log({"a": 1}, step=1)

@@ -11,21 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.errors import ConfigError
 from harness.records import FinishReason
 from harness.registry import BACKENDS
 
+if TYPE_CHECKING:
+    import numpy as np
+
 BATCH_TOKENS, MAX_BATCH = 16384, 64
-"""Of a batch where nothing else is asked for and memory does not decide."""
+"""Size of a batch unless the config or the free memory decides."""
 MAX_BATCH_GPU = 512
-"""Questions; more make no token of an 8B model cheaper."""
+"""Most questions of a batch on a GPU: the throughput of an 8B model no longer grows beyond it."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What is asked of every backend. Greedy, and every field is sent explicitly: a backend's own defaults never apply."""
+    """Generation parameters, the same for every backend. Greedy, and every field is sent explicitly: a backend's own defaults never apply."""
 
     max_new_tokens: int
     stop_ids: tuple[int, ...]
@@ -41,14 +44,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is cut up; must not change any answer beyond numerical noise."""
+    """How the work is split; must not change any answer beyond numerical noise."""
 
     device: str = "cpu"
     """`cpu` or `cuda`."""
     batch_tokens: int = BATCH_TOKENS
     """Padded prompt and answer tokens of a batch; 0: what memory holds."""
     max_batch: int = MAX_BATCH
-    """Questions of a batch; 0: what a GPU is good for."""
+    """Questions of a batch; 0: automatic, at most `MAX_BATCH_GPU`."""
     slots: int = 0
     """Sequences of llama.cpp, or requests to an endpoint, at once; 0: measured by llama.cpp, 4 for an endpoint."""
     threads: int = 0
@@ -106,7 +109,7 @@ Prompt = Sequence[int] | Sequence[dict[str, str]] | str
 
 @dataclass
 class Facts:
-    """What a backend tells of itself once loaded."""
+    """What a backend reports once it is loaded."""
 
     version: str
     """Of every library that decides the numbers, e.g. `transformers 5.17.0, torch 2.13.0`."""
@@ -136,6 +139,25 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class LogprobBackend(Backend, Protocol):
+    """A backend that also scores given continuations; its entry in `harness.registry.BACKENDS` has `logprobs=True`."""
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> Sequence[np.ndarray]:
+        """Natural log-probabilities of the whole vocabulary at each token of a continuation.
+
+        Args:
+            prompts: token ids.
+            continuations: token ids to be scored after each prompt; as many as there are prompts.
+
+        Returns:
+            for each prompt an array of shape (tokens of its continuation, vocabulary size).
+        """
+        ...
+
+
 def resolve_batch_size(
     execution: Execution, room: int, questions: int, processes: int, *, earlier: tuple[int, int] | None = None
 ) -> Execution:
@@ -144,7 +166,7 @@ def resolve_batch_size(
     Args:
         room: see `Facts`.
         processes: that share the questions: there are batches for all of them, of like size.
-        earlier: (`batch_tokens`, `max_batch`) of an interrupted run, which win: it goes on in the same batches, whatever memory is free now.
+        earlier: (`batch_tokens`, `max_batch`) of an interrupted run, which win: a resumed run keeps its batches, whatever memory is free now.
     """
     tokens, largest = earlier or (execution.batch_tokens, execution.max_batch)
     if not largest and room:

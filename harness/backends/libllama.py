@@ -1,7 +1,7 @@
 """llama.cpp's C interface (llama.h) through ctypes: the functions that answering needs, and a check that the library is as declared here.
 
 llama.h promises no stable layout: fields of the parameter structures move between releases. So a library is used only if its default
-parameters are the ones below, field by field, and if a model of one layer, written on the spot, gives the logits that NumPy computes for it.
+parameters are the ones below, field by field, and if `llama_loading` finds that it computes what NumPy does.
 
 A generated binding was considered: llama-cpp-py-sync 0.11739, the one on PyPI that is kept up with llama.cpp, is bound to its own library,
 which needs glibc 2.38 (Debian 12 has 2.36), and llama-cpp-python has to be compiled.
@@ -10,9 +10,6 @@ which needs glibc 2.38 (Debian 12 has 2.36), and llama-cpp-python has to be comp
 from __future__ import annotations
 
 import ctypes
-import sys
-import tempfile
-from collections.abc import Sequence
 from ctypes import (
     POINTER,
     Structure,
@@ -26,14 +23,10 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.errors import ConfigError, ModelError
-from harness.formats import quantize
+from harness.errors import ConfigError
 
 RESERVE = 256
 """Bytes behind the known fields of a structure: a later library may have more of them, and returns and takes them by value."""
@@ -170,8 +163,6 @@ CONTEXT_DEFAULTS = {
 }  # fmt: skip
 """What llama.cpp's defaults are under these names; another layout shows other values."""
 
-OLDER = ("libggml-base", "libggml-cpu", "libggml")
-"""Libraries beside libllama that it needs, in the order in which they are loaded."""
 LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 ERROR = 4
 """`GGML_LOG_LEVEL_ERROR`."""
@@ -225,135 +216,3 @@ def wrong_defaults(library: Any) -> str | None:
             if (found := getattr(structure, name)) != value:
                 return f"its default {name} reads {found}, not {value}"
     return None
-
-
-@cache
-def load(path: str | None = None) -> Library:
-    """llama.cpp's library, checked: xllamacpp's, or the shared object at `path`, or the one in that folder.
-
-    Raises:
-        ConfigError: not a library, or another version; ModelError: xllamacpp is not installed.
-    """
-    if path is None:
-        module = quantize.extension()
-        library = Library(Path(sys.modules[module.Server.__module__].__file__ or ""), f"xllamacpp {module.__version__}")
-    else:
-        file = _find(Path(path))
-        _load_neighbours(file.parent)
-        library = Library(file, "")
-    _check_numbers(library)
-    return library
-
-
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        found = sorted(p for pattern in ("libllama*.so*", "libllama*.dylib", "llama.dll") for p in path.glob(pattern))
-        if not found:
-            raise ConfigError(f"predict.libllama: {path} has no libllama", "name the shared object itself")
-        path = found[0]
-    if not path.is_file():
-        raise ConfigError(f"predict.libllama: {path} does not exist", "name llama.cpp's shared object, or its folder")
-    return path.resolve()
-
-
-def _load_neighbours(folder: Path) -> None:
-    """Loads the libraries that a libllama of several files needs, and its back ends (CPU kinds, CUDA)."""
-    for name in OLDER:
-        for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.dylib")):
-            try:
-                loaded = ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
-            except OSError as error:
-                raise ConfigError(
-                    f"predict.libllama: {file} cannot be loaded ({error})", "install what it needs"
-                ) from None
-            if hasattr(loaded, "ggml_backend_load_all_from_path"):
-                loaded.ggml_backend_load_all_from_path(str(folder).encode())
-            break
-
-
-# ------------------------------------------------------------------------------------------------- a model to check with
-
-ROWS, WIDTH = 16, 32
-"""Vocabulary and hidden size of the model that a library is checked with."""
-TOLERANCE = 0.02
-"""Largest difference of a logit: the cache holds values in 16 bits."""
-
-
-def _check_numbers(library: Library) -> None:
-    """Runs two sequences through a model of one layer and compares with NumPy: batch, positions, sequences and logits are where they belong."""
-    from harness.backends.llama_context import Context, Model
-
-    sequences = [[1, 5, 9, 2], [3, 3, 7]]
-    embedding, output = _weights()
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
-        file = Path(folder) / "check.gguf"
-        _write_check_model(file, embedding, output)
-        model = Model(library, file, gpu_layers=0)
-        try:
-            context = Context(model, sequences=2, tokens=256, threads=1)
-            rows = [(token, at, i, True) for i, ids in enumerate(sequences) for at, token in enumerate(ids)]
-            found = context.decode(rows).copy()
-            context.close()
-        except ModelError as error:
-            raise ConfigError(f"does not compute as expected ({error.problem})", HINT, file=library.path) from None
-        finally:
-            model.close()
-    expected = np.concatenate([_expected_logits(ids, embedding, output) for ids in sequences])
-    if not np.allclose(found, expected, atol=TOLERANCE):
-        raise ConfigError(
-            f"computes other logits than expected (off by {np.abs(found - expected).max():.3g})",
-            HINT,
-            file=library.path,
-        )
-
-
-def _weights() -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(0)
-    return random.standard_normal((ROWS, WIDTH), np.float32), random.standard_normal((ROWS, WIDTH), np.float32) / 8
-
-
-def _expected_logits(ids: Sequence[int], embedding: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """Of the model of `_write_check_model`: q and k are 0, so that each position attends equally to all before it; v and o are identities."""
-
-    def norm(rows: np.ndarray) -> np.ndarray:
-        return rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-5)
-
-    rows = embedding[list(ids)]
-    means = np.cumsum(norm(rows), axis=0) / np.arange(1, len(ids) + 1)[:, None]
-    return norm(rows + means) @ output.T
-
-
-def _write_check_model(path: Path, embedding: np.ndarray, output: np.ndarray) -> None:
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, "llama")
-    writer.add_vocab_size(ROWS)
-    writer.add_context_length(256)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_head_count(1)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH)
-    writer.add_tokenizer_model("none")
-    identity, nothing, ones = (
-        np.eye(WIDTH, dtype=np.float32),
-        np.zeros((WIDTH, WIDTH), np.float32),
-        np.ones(WIDTH, np.float32),
-    )
-    tensors = {
-        "token_embd": embedding,
-        "output": output,
-        "output_norm": ones,
-        "blk.0.attn_norm": ones,
-        "blk.0.ffn_norm": ones,
-    }
-    tensors |= {f"blk.0.{name}": nothing for name in ("attn_q", "attn_k", "ffn_gate", "ffn_up", "ffn_down")}
-    tensors |= {f"blk.0.{name}": identity for name in ("attn_v", "attn_output")}
-    for name, values in tensors.items():
-        writer.add_tensor(f"{name}.weight", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -1,10 +1,10 @@
-"""Many prompts over the sequences of one llama.cpp context, greedily: whoever is done makes room for the next prompt.
+"""Many prompts over the sequences of one llama.cpp context, greedily: a finished sequence makes room for the next prompt.
 
 What is computed together decides the last bits of the numbers, so nothing here depends on time:
 
 * Every prompt but those on a GPU is computed alone, behind the tokens that all prompts begin with, which are computed once and copied.
 * llama.cpp computes rows by other code when there are few of them, or behind the last multiple of four. So the sequences in use are kept side
-  by side (others would be computed apart), and a step is filled up to `Batching.unit` rows with rows that nobody reads.
+  by side (others would be computed apart), and a step is filled up to `Batching.unit` rows with rows whose output is not read.
 """
 
 from __future__ import annotations

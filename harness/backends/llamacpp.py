@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.backends import Completion, Execution, Facts, Generation, Source, libllama, llama_tuning
+from harness.backends import Completion, Execution, Facts, Generation, Source, libllama, llama_loading, llama_tuning
 from harness.backends.llama_batching import Batching, Greedy
 from harness.backends.llama_context import BATCH, Context, DecodeError, Model, log_softmax
 from harness.backends.pieces import Piece
@@ -47,7 +47,7 @@ class LlamaCppBackend:
         except ArtifactError as error:
             raise ModelError(error.problem, error.hint, file=error.file) from None
         self.path, self.generation, self.execution = source.path, generation, execution
-        library = libllama.load(execution.libllama)
+        library = llama_loading.load(execution.libllama)
         layers, self.device = _gpu_layers(library, execution)
         self.ends = {*generation.stop_ids, *self.found["end_ids"]}
         # One token less than the model has seen, as llama.cpp's server answers.

@@ -158,7 +158,7 @@ class TransformersBackend:
         width = max(map(len, prompts))
         if self.decoder and self.decoder.fits(width):
             return self.decoder.generate(prompts)
-        # Padded by hand, on the left: generation goes on from the last column, which must be a prompt's end in every row.
+        # Padded on the left: generation continues from the last column, which must be a prompt's end in every row.
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         return self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()

@@ -85,9 +85,9 @@ def in_words(value: float) -> str:
 
 def measure(config: Mapping[str, Any], kind: str, prompt: int, *, libllama: str | None, gpu_layers: int) -> Times:
     """Times a model of that shape (config.json) and GGUF type; HarnessError if llama.cpp or the converter knows it not."""
-    from harness.backends import libllama as binding
+    from harness.backends import llama_loading
 
-    library = binding.load(libllama)
+    library = llama_loading.load(libllama)
     layers, words = int(config["num_hidden_layers"]), int(config["vocab_size"])
     with tempfile.TemporaryDirectory(prefix="harness-doctor-") as folder:
         place = Path(folder)

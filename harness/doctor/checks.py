@@ -242,9 +242,13 @@ def _llamacpp(told: Probe, device: str) -> Finding:
 
 def _wandb(config: Config) -> Finding:
     """Where the curves go; the key itself is never looked at."""
-    from harness.training.wandb_log import wandb_mode
+    from harness.training.wandb_log import MODES, wandb_mode
 
     mode, has_key = wandb_mode(enabled=config.wandb.enabled), bool(os.environ.get("WANDB_API_KEY"))
+    if mode not in MODES:
+        return Finding(
+            "warn", "W&B", f"WANDB_MODE is {mode!r}: nothing is logged", "set it to online, offline or disabled"
+        )
     if mode == "online":
         if has_key:
             return Finding("ok", "W&B", "online, WANDB_API_KEY is set")

@@ -26,10 +26,12 @@ RUNTIME = int(1.2 * GIB)
 """Resident memory of Python with torch, transformers and Unsloth before a model is loaded; with CUDA's libraries, `CUDA_RUNTIME`."""
 CUDA_RUNTIME = int(3.5 * GIB)
 MERGE_BYTES = 14
-"""Memory an element of the largest tensor while models are merged or quantised: 16 bits as read and what the look for values that are no numbers
-takes, twice, since embedding and output are in work side by side. 13 were measured at Llama-3 8B's width."""
+"""Memory an element of the largest tensor while models are merged or quantised: 16 bits as read and what the check for NaN takes,
+twice, since embedding and output are processed at the same time. 13 were measured at Llama-3 8B's width."""
+QUANTISED_BITS = 5
+"""Mean bits of a weight of a quantised variant. NF4 takes 4.14 (`plan.NF4_BYTES`) and leaves the embeddings in 16, which a large vocabulary makes more."""
 LONGEST_ROWS = 4096
-"""So many of the rows, the longest by characters, are tokenised."""
+"""Number of rows that are tokenised, the longest by characters."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def disk(shape: Shape, config: Config, *, downloaded: bool) -> list[Need]:
         bits = shape.projections * variant.bits + shape.embeddings * (variant.embedding_bits or variant.bits)
         needs.append(Need(name, int(bits) // 8 + words))
     trainable = shape.lora(config.train.lora)
-    states = 2 if "8bit" in config.train.optimizer else 8
+    states = plan.STATE_BYTES_8BIT if "8bit" in config.train.optimizer else plan.STATE_BYTES
     needs.append(
         Need(
             "adapter and checkpoints",
@@ -87,7 +89,7 @@ def host_memory(shape: Shape, config: Config, device: str, lengths: Sequence[int
 
 def answering(shape: Shape, config: Config, lengths: Sequence[int]) -> tuple[int, int]:
     """Bytes of device memory for the largest variant with (one question, a full batch); a batch that does not fit is halved."""
-    bits = 16 if _has_16bit(config) else 5
+    bits = 16 if _has_16bit(config) else QUANTISED_BITS
     weights = parameters(shape) * bits // 8
     one = max(lengths, default=0) + config.predict.max_new_tokens
     return weights + _cache_bytes(shape, one, 2), weights + _cache(shape, config, lengths, bytes_each=2)

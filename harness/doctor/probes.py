@@ -26,7 +26,7 @@ EMBEDDED = PROJECT / "data" / "tiny-llama3"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a child process told."""
+    """What a child process reported."""
 
     facts: dict[str, Any]
     problem: str = ""

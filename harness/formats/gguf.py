@@ -37,7 +37,7 @@ METADATA = 1 << 24
 """Bytes set aside for the keys, most of them the vocabulary."""
 CHUNK = 1 << 20
 """Elements that are read, converted and written at a time: 4 MiB as float32."""
-MEND = "export it again, or fetch it again"
+HINT = "export it again, or fetch it again"
 CHECKOUT = "set export.llama_cpp to a llama.cpp checkout, which converts many more"
 
 
@@ -76,7 +76,7 @@ def write(
         type: a key of `quantize.FILE_TYPES`.
         threads: for quantising; 0: one per core.
         llama_cpp: a llama.cpp checkout, used only for models that are not converted here.
-        progress: told now and then how far it is.
+        progress: gets a line from time to time.
         importance: see `harness.formats.importance`; for the types of `quantize.WEIGHED`.
 
     Returns:
@@ -244,14 +244,14 @@ def check(path: Path) -> dict[str, Any]:
         ArtifactError: not GGUF, truncated, without the keys a model needs, or with values that are not finite.
     """
     if not path.is_file():
-        raise ArtifactError("is missing", MEND, file=path)
+        raise ArtifactError("is missing", HINT, file=path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ArtifactError("is not a GGUF file", MEND, file=path)
+            raise ArtifactError("is not a GGUF file", HINT, file=path)
     try:
         return _facts(_Reader(path), path)
     except KeyError as error:
-        raise ArtifactError(f"has no {error.args[0]}", MEND, file=path) from None
+        raise ArtifactError(f"has no {error.args[0]}", HINT, file=path) from None
     except (
         ValueError,
         IndexError,
@@ -263,7 +263,7 @@ def check(path: Path) -> dict[str, Any]:
         OSError,
     ) as error:
         # What the package and NumPy meet in a file that is not what it says.
-        raise ArtifactError(f"is truncated or damaged ({error})", MEND, file=path) from None
+        raise ArtifactError(f"is truncated or damaged ({error})", HINT, file=path) from None
 
 
 def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
     }
     for tensor in reader.tensors:
         if not np.isfinite(_sample(tensor)).all():
-            raise ArtifactError(f"tensor {tensor.name!r} holds values that are not finite", MEND, file=path)
+            raise ArtifactError(f"tensor {tensor.name!r} holds values that are not finite", HINT, file=path)
 
     def value(key: str) -> Any:
         field = reader.fields.get(key)

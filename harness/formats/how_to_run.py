@@ -24,7 +24,7 @@ class Way:
     """`shell` or `python`."""
     lines: Sequence[str]
     note: str = ""
-    """What must be installed, or done by whoever asks."""
+    """What the user must install or do."""
 
 
 def ways(

@@ -1,6 +1,6 @@
 """A Hugging Face model in GGUF's words: which tensors the file holds, in which type, and the keys that describe them.
 
-What differs between families stands in `families`.
+What differs between families is in `families`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def plan(
     ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
     if missing := sorted(set(expected) - set(found)):
         raise ModelError(
-            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.MEND, file=model_folder
+            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.HINT, file=model_folder
         )
     if unknown := sorted(set(found) - set(expected) - ignored):
         raise ModelError(
@@ -129,7 +129,7 @@ def plan(
         if found[name].shape != shape:
             raise ModelError(
                 f"tensor {name!r} has shape {found[name].shape}, config.json says {shape}",
-                safetensors_reader.MEND,
+                safetensors_reader.HINT,
                 file=model_folder,
             )
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -153,7 +153,7 @@ def plan(
 
 
 def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Tensors of the file that no tensor of the model stands for: divisors of the rotary frequencies."""
+    """Tensors of the file that have no counterpart in the model: divisors of the rotary frequencies."""
     rope = families.rope(config)
     if rope["rope_type"] == "longrope":
         return {

@@ -17,7 +17,7 @@ from typing import Any
 from harness.formats import vocabulary
 
 SERVED_CONTEXT = 8192
-"""Tokens that a server is told to hold, at most: a larger cache is the user's to ask for."""
+"""Largest context, in tokens, that a server is asked for by default: a larger cache is the user's choice."""
 QUESTION = "{question}"
 QUOTES = '"""'
 
@@ -56,7 +56,7 @@ SYSTEM."""
 
 @dataclass(frozen=True)
 class Serving:
-    """What a server must be told to answer as the harness does."""
+    """The settings with which a server answers as the harness does."""
 
     template: str
     """Of a text prompt, with `{question}`; empty: the chat template."""
@@ -117,7 +117,7 @@ def template(serving: Serving) -> str | None:
 
 
 def serving(folder: Path, prompt: Any, max_new_tokens: int) -> Serving:
-    """What a server is told: the prompt in the form that is asked here, its end tokens, and a context that holds the longest answer.
+    """Settings for a server: the prompt's form, its end tokens, and a context that holds the longest answer.
 
     Args:
         folder: the merged 16-bit model's.

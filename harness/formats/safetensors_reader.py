@@ -18,7 +18,7 @@ from harness.errors import ArtifactError, ModelError
 from harness.storage import strict_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MEND = "copy or export the model again"
+HINT = "copy or export the model again"
 HEADER_LIMIT = 100_000_000
 """Bytes; the limit of the reference implementation. A larger length means that the file is something else."""
 
@@ -28,7 +28,7 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor stands on disk."""
+    """Where one tensor is on disk."""
 
     name: str
     file: Path
@@ -66,7 +66,7 @@ class Tensor:
             file.seek(self.start + first * self.row_length * dtype.itemsize)
             raw = np.fromfile(file, dtype=dtype, count=elements)
         if raw.size != elements:
-            raise ArtifactError(f"ends inside tensor {self.name!r}", MEND, file=self.file)
+            raise ArtifactError(f"ends inside tensor {self.name!r}", HINT, file=self.file)
         return raw.reshape(count, self.row_length)
 
 
@@ -80,7 +80,7 @@ def index(folder: Path) -> dict[str, Tensor]:
     if (folder / INDEX).is_file():
         weight_map = _json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ArtifactError("has no weight_map", MEND, file=folder / INDEX)
+            raise ArtifactError("has no weight_map", HINT, file=folder / INDEX)
         # A name is all that an index may give: it must not lead out of the folder.
         stray = next(
             (
@@ -91,7 +91,9 @@ def index(folder: Path) -> dict[str, Tensor]:
             None,
         )
         if stray is not None:
-            raise ArtifactError(f"names {str(stray)[:80]!r}, which is no file of its folder", MEND, file=folder / INDEX)
+            raise ArtifactError(
+                f"names {str(stray)[:80]!r}, which is not a file of its folder", HINT, file=folder / INDEX
+            )
         files = [folder / name for name in sorted(set(weight_map.values()))]
     elif (folder / WHOLE).is_file():
         weight_map, files = None, [folder / WHOLE]
@@ -102,24 +104,24 @@ def index(folder: Path) -> dict[str, Tensor]:
     tensors = {tensor.name: tensor for file in files for tensor in _header(file)}
     if weight_map is not None and (missing := sorted(set(weight_map) - set(tensors))):
         raise ArtifactError(
-            f"names tensor {missing[0]!r}, which {weight_map[missing[0]]} does not hold", MEND, file=folder / INDEX
+            f"names tensor {missing[0]!r}, which {weight_map[missing[0]]} does not hold", HINT, file=folder / INDEX
         )
     return tensors
 
 
 def _header(file: Path) -> list[Tensor]:
     if not file.is_file():
-        raise ArtifactError("is missing, though the index names it", MEND, file=file)
+        raise ArtifactError("is missing, though the index names it", HINT, file=file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(HEADER_LIMIT, size - 8):
-            raise ArtifactError("is truncated or not a safetensors file", MEND, file=file)
+            raise ArtifactError("is truncated or not a safetensors file", HINT, file=file)
         try:
             header = strict_json.loads(stream.read(length).decode("utf-8"))
             entries = [(name, *_entry(entry)) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ArtifactError("has a damaged safetensors header", MEND, file=file) from None
+            raise ArtifactError("has a damaged safetensors header", HINT, file=file) from None
     tensors = []
     for name, dtype, shape, start, end in entries:
         if dtype not in DTYPES:
@@ -129,10 +131,10 @@ def _header(file: Path) -> list[Tensor]:
                 file=file,
             )
         if end - start != prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
-            raise ArtifactError(f"tensor {name!r} does not fit its size", MEND, file=file)
+            raise ArtifactError(f"tensor {name!r} does not fit its size", HINT, file=file)
         if 8 + length + end > size:
             raise ArtifactError(
-                f"is truncated: {size} bytes, tensor {name!r} ends at {8 + length + end}", MEND, file=file
+                f"is truncated: {size} bytes, tensor {name!r} ends at {8 + length + end}", HINT, file=file
             )
         tensors.append(Tensor(name, file, dtype, shape, 8 + length + start))
     return tensors
@@ -154,9 +156,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot be read as JSON ({error})", MEND, file=file) from None
+        raise ModelError(f"cannot be read as JSON ({error})", HINT, file=file) from None
     if not isinstance(value, dict):
-        raise ModelError("is not a JSON object", MEND, file=file)
+        raise ModelError("is not a JSON object", HINT, file=file)
     return value
 
 

@@ -1,6 +1,6 @@
 """Tokenizers of the SentencePiece kind (BPE over characters with byte fallback: Gemma, Mistral, Phi-3, Llama 2) as llama.cpp's vocabulary.
 
-llama.cpp merges the neighbours whose merged token has the highest score, the Hugging Face tokenizer those whose merge stands first in its list.
+llama.cpp merges the neighbours whose merged token has the highest score, the Hugging Face tokenizer those whose merge is first in its list.
 The score of a token is therefore less the place of the first merge that makes it. Spaces become U+2581 in both; whether one is put in front of
 a text is a key of the file.
 

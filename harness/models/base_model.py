@@ -100,7 +100,7 @@ def _download(model: Model, name: str) -> Path:
         )
 
     try:
-        # A few bytes that tell whether the gigabytes after them can be used.
+        # A small download first: it shows whether the large ones after it can be used.
         folder = fetch("config.json")
         if not (folder / "config.json").exists():
             raise ModelError(
@@ -167,33 +167,36 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
     elsewhere = "download it where there is a network and give its folder as model.path"
     match error:
         case errors.GatedRepoError():
-            told = "is gated", "accept its licence on the hub and log in with `hf auth login`"
+            reason = "is gated", "accept its licence on the hub and log in with `hf auth login`"
         case errors.RevisionNotFoundError():
-            told = f"has no revision {model.revision or 'main'!r}", "correct model.revision"
+            reason = f"has no revision {model.revision or 'main'!r}", "correct model.revision"
         case errors.RepositoryNotFoundError():
-            told = "is not on the hub, or private", "check the name, or log in with `hf auth login`"
+            reason = "is not on the hub, or private", "check the name, or log in with `hf auth login`"
         case errors.OfflineModeIsEnabled():
-            told = (
+            reason = (
                 "cannot be reached (HF_HUB_OFFLINE is set) and is not whole in the cache",
                 f"unset it, or {elsewhere}",
             )
         case errors.HfHubHTTPError():
-            told = (
+            reason = (
                 f"cannot be reached (the hub answers with {error.response.status_code})",
                 f"try again later, or {elsewhere}",
             )
         case TimeoutException():
-            told = (
+            reason = (
                 "cannot be reached (the hub does not answer in time)",
                 f"run the same command to resume, or {elsewhere}",
             )
         case ConnectError():
-            told = "cannot be reached (no connection to the hub)", elsewhere
+            reason = "cannot be reached (no connection to the hub)", elsewhere
         case TransportError():
-            told = "cannot be downloaded (the connection breaks off)", f"run the same command to resume, or {elsewhere}"
+            reason = (
+                "cannot be downloaded (the connection breaks off)",
+                f"run the same command to resume, or {elsewhere}",
+            )
         case _:
-            told = f"cannot be reached ({type(error).__name__})", elsewhere
-    return ModelError(*told, file=model.path)
+            reason = f"cannot be reached ({type(error).__name__})", elsewhere
+    return ModelError(*reason, file=model.path)
 
 
 def check(folder: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def attention(
     Args:
         engine: Unsloth takes xformers, if it is installed, before sdpa; transformers has no such kernel. For transformers the result is its
             `attn_implementation`.
-        installed: tells whether a package can be imported.
+        installed: returns whether a package can be imported.
     """
     if device != "cuda":
         return "sdpa"

@@ -1,7 +1,7 @@
-"""What tells the formats of a model apart where scores do not, measured on a few questions beside the answers.
+"""Fidelity between formats of a model, measured on a few questions beside the answers.
 
-The log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and how many answers change when the work is cut up
-otherwise.
+Log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and the share of answers that change when the work is
+split into other batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.backends import Completion
 from harness.config import Config, Prompt
 from harness.prediction import answers
 from harness.prediction.jobs import Job
-from harness.prediction.runners import InProcessRunner, WorkerPool
+from harness.prediction.runners import Runner
 from harness.prompt import Prompter
 from harness.records import Prediction, PredictionManifest, Question
 from harness.registry import BACKENDS
@@ -59,8 +59,8 @@ def probe(config: Config, questions: list[Question]) -> FidelityProbe | None:
     return FidelityProbe(chosen, [questions[i].answer for i in chosen], config.prompt) if chosen else None
 
 
-def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) -> dict[str, Any]:
-    """Writes the log-probabilities and answers the subset again; returns the fields of the manifest that tell of both.
+def measure(job: Job, team: Runner, probe: FidelityProbe) -> dict[str, Any]:
+    """Writes the log-probabilities and answers the subset again; returns the manifest's fields `measured`, `logprobs_sha256` and `noise`.
 
     Questions that the context has no room for, or that failed, are left out.
     """
@@ -94,8 +94,8 @@ def measure(job: Job, team: InProcessRunner | WorkerPool, probe: FidelityProbe) 
     }
 
 
-def _noise(job: Job, team: InProcessRunner | WorkerPool, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
-    """Answers these questions again, cut up otherwise, and counts the texts that changed."""
+def _noise(job: Job, team: Runner, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
+    """Answers these questions again in other batches and counts the texts that changed."""
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
     if BACKENDS[job.backend].varied == "slots":

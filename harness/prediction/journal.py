@@ -20,7 +20,7 @@ class Journal:
 
     Attributes:
         answers: position -> answer, those of an earlier journal of the same key included.
-        batch: (`batch_tokens`, `max_batch`) of that earlier journal: whoever goes on with it cuts as it was cut. None: there is none.
+        batch: (`batch_tokens`, `max_batch`) of that earlier journal: a resumed run uses the same batches. None: no earlier journal.
     """
 
     def __init__(self, path: Path, key: str):
@@ -43,7 +43,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Every batch was flushed; what could not be was told, and closing would try it once more.
+        # Every batch was flushed, and a failure to flush was reported; closing would try it once more.
         with suppress(OSError):
             self.file.close()
 

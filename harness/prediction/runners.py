@@ -1,9 +1,8 @@
 """Backends at work: in this process, or each in a process of its own.
 
 A backend in its own process has a peak memory of its own, and a crash of native code takes nothing else with it. Several processes share one
-variant's questions: each holds the model, on its own GPU if there are several, and whoever is free gets the next batch. The batches are cut
-before they are dealt, so that they are those of one process, and so are the answers but for their times. Only this process writes: one journal
-and one manifest, whoever answered.
+variant's questions: each holds the model, on its own GPU if there are several, and takes the next batch when it is free. Batches are
+formed before they are dispatched, so N processes give the answers of one, times aside. Only this process writes: one journal and one manifest.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import connection, forkserver, resource_tracker
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from harness import backends
-from harness.backends import Completion, Execution, Facts, Prompt
+from harness.backends import Backend, Completion, Execution, Facts, LogprobBackend, Prompt
 from harness.backends.pieces import Piece
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
@@ -29,9 +28,36 @@ from harness.prediction.jobs import Job
 from harness.registry import BACKENDS
 
 Prompts = Sequence[Prompt]
+Tokens = Sequence[Sequence[int]]
 SECONDS_TO_END = 60
 LONGEST_FOLDER = 70
 """Bytes of a folder's name in which multiprocessing can make a folder with a socket."""
+
+
+class Runner(Protocol):
+    """A job's backend, loaded and ready to answer, in this process or in others."""
+
+    load_seconds: float
+    """Wall time of loading the model; of several processes, the longest."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the backend reports, as of now."""
+
+    def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
+        """Answers batches; yields each one's position and answers in the order in which they are ready."""
+
+    def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
+        """See `LogprobBackend.logprobs`."""
+
+    def peak_memory_bytes(self) -> int:
+        """Of the process that holds the model, or of its GPU, until now."""
+
+    def reload(self, execution: Execution) -> Runner:
+        """Closes this runner and returns another of the same model with `execution`."""
+
+    def close(self) -> None:
+        """Frees the model."""
 
 
 class InProcessRunner:
@@ -40,12 +66,12 @@ class InProcessRunner:
     def __init__(self, job: Job):
         self.job = job
         began = time.monotonic()
-        self.backend: Any = backends.find(job.backend)(job.source, job.generation, job.execution)
+        self.backend: Backend = backends.find(job.backend)(job.source, job.generation, job.execution)
         self.load_seconds = time.monotonic() - began
 
     @property
     def facts(self) -> Facts:
-        """What it tells of itself, as of now."""
+        """What the backend reports, as of now."""
         return self.backend.facts
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
@@ -55,8 +81,14 @@ class InProcessRunner:
         else:
             yield from ((i, self.backend.answer(batch)) for i, batch in enumerate(batches))
 
-    def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
-        """See the backends."""
+    def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
+        """See `LogprobBackend.logprobs`.
+
+        Raises:
+            TypeError: the backend has no log-probabilities.
+        """
+        if not isinstance(self.backend, LogprobBackend):
+            raise TypeError(f"the backend {self.job.backend} has no log-probabilities")
         return self.backend.logprobs(prompts, continuations)
 
     def stream(self, prompt: Prompt) -> Iterator[Piece]:
@@ -72,7 +104,7 @@ class InProcessRunner:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def reload(self, execution: Execution) -> InProcessRunner:
-        """The same model loaded anew in this one's place."""
+        """The same model loaded anew in place of this one."""
         self.close()
         return InProcessRunner(replace(self.job, execution=execution))
 
@@ -82,7 +114,7 @@ class InProcessRunner:
 
 
 class WorkerPool:
-    """A job's backend in `job.processes` processes, or in `n`. Has what `InProcessRunner` has.
+    """A job's backend in `job.processes` processes, or in `n`.
 
     Args:
         fork: start them from a server that has torch loaded, where the device allows it: the first waits for it, later ones start at once.
@@ -108,13 +140,13 @@ class WorkerPool:
 
     @property
     def facts(self) -> Facts:
-        """The first one's, with the least room of all."""
+        """Those of the first process, with the smallest `room` of all."""
         found: list[Facts] = [worker.call("facts") for worker in self.workers]
         execution = {key: value for facts in reversed(found) for key, value in facts.execution.items()}
         return replace(found[0], room=min(facts.room for facts in found), execution=execution)
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
-        """Deals batches to whoever is free; yields each one's position and answers, as they come."""
+        """Sends the next batch to whichever process is free; yields each batch's position and answers as they come."""
         waiting = list(enumerate(batches))[::-1]
         busy: dict[Any, tuple[_Worker, int]] = {}
         idle = list(self.workers)
@@ -130,8 +162,8 @@ class WorkerPool:
                 idle.append(worker)
                 yield i, completions
 
-    def logprobs(self, prompts: Prompts, continuations: Prompts) -> list[Any]:
-        """Asked of the first one."""
+    def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
+        """Asked of the first process."""
         return self.workers[0].call("logprobs", prompts, continuations)
 
     def stream(self, prompt: Prompt) -> Iterator[Piece]:
@@ -149,11 +181,11 @@ class WorkerPool:
                     pass
 
     def peak_memory_bytes(self) -> int:
-        """The largest of them."""
+        """The largest of the processes' peaks."""
         return max(worker.call("peak_memory_bytes") for worker in self.workers)
 
     def reload(self, execution: Execution) -> WorkerPool:
-        """The same model loaded anew in one process in these ones' place."""
+        """The same model loaded anew in one process, in place of these."""
         self.close()
         return WorkerPool(replace(self.job, execution=execution), 1)
 
@@ -232,7 +264,7 @@ class _Worker:
 
 
 def _serve(job: Job, pipe: Any, place: str | None) -> None:
-    """What a worker does: loads, then answers requests (a method's name and arguments) until it is sent None, or nobody is left to send."""
+    """What a worker does: loads, then answers requests (a method's name and arguments) until it is sent None or the parent has gone."""
     if place is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
     signal.signal(signal.SIGTERM, _stop)
@@ -252,7 +284,7 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
                 found = getattr(here, what)
                 pipe.send(found(*arguments) if callable(found) else found)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # nobody asks any more
+        pass  # the parent has gone
     except HarnessError as error:
         pipe.send(error)
     finally:
@@ -277,7 +309,7 @@ def _stop(*_: object) -> None:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C, which goes to all of a terminal's: the one that was asked for ends the others."""
+    """Children that are started here ignore SIGINT, which a terminal sends to all of them: the parent shuts them down."""
     resource_tracker.ensure_running()  # starting it would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -305,7 +337,7 @@ def _requests(pipe: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def _visible_devices() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES can tell this process's GPUs apart."""
+    """The entries of CUDA_VISIBLE_DEVICES that each select one of this process's GPUs."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 SchemaVersion = Literal[1]
 """A file of another version is refused, not guessed at."""
 
-# These stand in files and become paths, token ids and operands: whoever edits a file must not choose which.
+# These are read from files and become paths, token ids and operands: an edited file must not choose them freely.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """Of a variant; becomes part of a file's name."""
 RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]

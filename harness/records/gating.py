@@ -29,7 +29,7 @@ class BaselineVariant(Record):
     means: dict[str, float | None]
     """Metric -> mean; None if nothing was scored."""
     trainings: dict[str, list[float]] = {}
-    """Metric -> means of further trainings of the recipe, with other seeds: how far apart two seeds score."""
+    """Metric -> means of further trainings of the recipe, with other seeds: they measure the variance between training seeds."""
     trainings_by_kind: dict[str, dict[str, list[float]]] = {}
     """Kind of question -> the same on the questions of that kind."""
     best: dict[str, float] = {}

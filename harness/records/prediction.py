@@ -85,7 +85,7 @@ class PredictionManifest(Manifest):
     split_id: str
     backend: str
     backend_version: str
-    """As the loaded backend tells it."""
+    """As the loaded backend reports it."""
     packages: dict[str, str] = {}
     """Installed versions of the packages that decide its numbers."""
     weights_sha256: str
@@ -97,7 +97,7 @@ class PredictionManifest(Manifest):
     generation: dict[str, Any]
     """Every parameter of generation that was sent, defaults included."""
     execution: dict[str, Any] = {}
-    """What may differ without changing what is asked: batch size, slots, threads, device."""
+    """What may differ without changing the questions or parameters: batch size, slots, threads, device."""
     asked: Literal["run", "own"] = "run"
     """`run`: by the run's tokenizer and prompt, so that prompts must be equal token by token; `own`: by the model's own."""
     findings: list[Finding] = []

@@ -44,7 +44,7 @@ class Verification(Manifest):
     api: Literal["completions", "chat"]
     context: int | None
     defaults: dict[str, Any]
-    """Sampling parameters of the server, where it tells them."""
+    """Sampling parameters of the server, where it reports them."""
     n: int
     agreement: Fraction
     """Share of the answered questions with the same text."""

@@ -24,7 +24,7 @@ from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
 from harness.prediction.jobs import Job, Weights, base_folder, find_weights, installed, jobs
 from harness.prediction.journal import Journal
-from harness.prediction.runners import InProcessRunner, WorkerPool
+from harness.prediction.runners import InProcessRunner, Runner, WorkerPool
 from harness.prompt import prompt_hash
 from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
 from harness.registry import BACKENDS
@@ -204,7 +204,7 @@ def answer(
 
 def _answer(
     job: Job,
-    team: InProcessRunner | WorkerPool,
+    team: Runner,
     progress: Progress,
     probe: FidelityProbe | None,
     kept: PredictionManifest | None,
@@ -219,9 +219,7 @@ def _answer(
     return manifest
 
 
-def _answer_all(
-    job: Job, team: InProcessRunner | WorkerPool, progress: Progress, findings: Sequence[Finding] = ()
-) -> PredictionManifest:
+def _answer_all(job: Job, team: Runner, progress: Progress, findings: Sequence[Finding] = ()) -> PredictionManifest:
     facts = team.facts
     key = job.key(facts.version)
     journal = Journal(job.lines.with_suffix(".partial"), key)
@@ -241,7 +239,7 @@ def _answer_all(
     return manifest
 
 
-def _ask(job: Job, team: InProcessRunner | WorkerPool, journal: Journal, progress: Progress) -> float:
+def _ask(job: Job, team: Runner, journal: Journal, progress: Progress) -> float:
     """Puts every question that the journal has no answer to; returns the wall time as a share of the processes' times."""
     room = team.facts.context - job.generation.max_new_tokens
     lengths = job.lengths
@@ -305,9 +303,7 @@ def _thinking(predictions: list[Prediction]) -> Thinking | None:
     )
 
 
-def _manifest(
-    job: Job, key: str, team: InProcessRunner | WorkerPool, predictions: list[Prediction], share: float
-) -> PredictionManifest:
+def _manifest(job: Job, key: str, team: Runner, predictions: list[Prediction], share: float) -> PredictionManifest:
     tokens = sum(_tokens(p) for p in predictions)
     seconds = sum(p.seconds for p in predictions) * share
     facts, used = team.facts, job.execution

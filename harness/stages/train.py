@@ -178,6 +178,7 @@ def _fine_tune(task: Task, inputs: Inputs, began: float) -> TrainManifest:
     resume = task.broadcast(_checkpoint(task, inputs.fingerprint) if task.processes.writes else None)
     _announce(task, data, parameters(model), plan)
     from harness.training.trainer import Recipe
+    from harness.training.wandb_log import problem as wandb_problem
 
     steps, _ = schedule(len(data.rows), settings)
     history, wandb = _history(task, inputs.fingerprint, data, steps, resume)
@@ -186,6 +187,8 @@ def _fine_tune(task: Task, inputs: Inputs, began: float) -> TrainManifest:
         plan = _fit(task, model, tokenizer, data, recipe, history, resume)
     finally:
         logged = wandb.finish()
+        if failure := wandb_problem(logged):
+            task.progress(f"{failure}; the curves are in {task.run.history_jsonl.name} all the same")
     if task.processes.writes:
         _save(task, model, tokenizer)
     task.broadcast(None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.errors import HarnessError, StorageError
 
 REPLACED = "replaced"
-"""In a scratch folder, where the folder that is being replaced stands."""
+"""Path, within a scratch folder, of the folder that is being replaced."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _storage_error(path: Path, number: int, named: str | bytes | None) -> Storag
     }
     hint, reason = hints.get(number, "check the path and its permissions"), os.strerror(number).lower()
     other = Path(os.fsdecode(named)) if named and number not in ONLY_ON_WRITING else path
-    # What is written stands below the path, below a scratch folder beside it, or is a folder on the way to it.
+    # What is written is below the path, below a scratch folder beside it, or is a parent folder of it.
     writing = other == path or path.parent in other.parents or other in path.parents
     return StorageError(f"cannot {'write' if writing else 'read'}: {reason}", hint, file=other)
 
@@ -64,7 +64,7 @@ def _storage_error(path: Path, number: int, named: str | bytes | None) -> Storag
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (create a file or a folder there); renames it into place on success.
 
-    A folder that stands at `path` is replaced. On any error the temporary is removed and `path` is as it was; after a kill, once the run folder's
+    A folder at `path` is replaced. On any error the temporary is removed and `path` is as it was; after a kill, once the run folder's
     lock is taken again.
     """
     with storage_errors(path):

@@ -41,7 +41,7 @@ NEUTRAL = {
     "harness.storage.strict_yaml",
     "harness.training.wandb_log",
 }
-"""Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whoever read or wrote them;
+"""Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whichever code read or wrote them;
 messages, the record of a run and trackers change no output. They are neither hashed nor followed."""
 CACHE_VERSION = 1
 """Raised when `_parsed` finds something else in the same source."""
@@ -160,7 +160,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all below it, without what stands under `if TYPE_CHECKING`."""
+    """A node and all below it, without the body of `if TYPE_CHECKING`."""
     yield node
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         children: Iterable[ast.AST] = node.orelse

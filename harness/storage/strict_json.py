@@ -1,6 +1,6 @@
 """JSON as it is exchanged between strangers: what Python's reader lets through and nobody else can read or write is refused.
 
-That is NaN and infinities, numbers of thousands of digits, a key that stands twice, half of a surrogate pair, and nesting without end.
+That is NaN and infinities, numbers of thousands of digits, a duplicate key, half of a surrogate pair, and nesting without end.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from harness.storage import strict_json
 
 MAX_CHARACTERS = 100_000
 MAX_VALUES = 10_000
-"""With each alias counted as what it stands for."""
+"""With each alias counted as the values it expands to."""
 
 
 class NotUsable(ValueError):
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self.sizes: dict[int, int] = {}
-        """Of a composed node, by its id: how many values it stands for."""
+        """Of a composed node, by its id: how many values it expands to."""
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         is_alias = self.check_event(yaml.AliasEvent)

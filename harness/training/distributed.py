@@ -1,4 +1,4 @@
-"""Several processes of one training, as torchrun starts them: who this one is. Imports no torch."""
+"""Rank and world size of this process under torchrun. Imports no torch."""
 
 from __future__ import annotations
 

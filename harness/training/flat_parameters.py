@@ -1,4 +1,4 @@
-"""The trainable parameters and their gradients, each as views of one tensor: cleared, summed and updated with one kernel in the place of hundreds."""
+"""The trainable parameters and their gradients, each as views of one tensor: one kernel, not hundreds, clears, sums and updates them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST = 4096
 
 
 class Flat:
-    """Parameters of one type on one device: their memory is moved into one tensor, and their gradients live in another for good.
+    """Parameters of one type on one device: their memory is moved into one tensor, and their gradients stay in another.
 
     A gradient that stays at its address is what CUDA graphs need.
     """
@@ -28,16 +28,16 @@ class Flat:
         self._held = list(zip(self.parameters, self._views(self.gradients), strict=True))
 
     def clear(self) -> None:
-        """Zeroes the gradients and puts them back where a trainer's zero_grad took them away."""
+        """Zeroes the gradients and reattaches them to the parameters after a trainer's zero_grad."""
         self.gradients.zero_()
         for parameter, view in self._held:
             parameter.grad = view
 
     def fuse_small_updates(self, optimizer: torch.optim.Optimizer) -> None:
-        """Lets an 8-bit AdamW of bitsandbytes, still without states, update neighbours as one parameter: the same outcome to the bit.
+        """Lets an 8-bit AdamW of bitsandbytes, still without states, update neighbouring parameters as one: the result is the same to the bit.
 
-        It starts a kernel for each parameter and waits for its end. Only parameters that are whole blocks of a state are joined, so that no block
-        reaches over two of them, and none whose state would be kept in 32 bits.
+        bitsandbytes launches a kernel for each parameter and synchronises. Only parameters whose size is a multiple of `BLOCK` are joined, so that
+        no block of a state covers two of them; those below `SMALLEST`, whose state is kept in 32 bits, are not.
         """
         group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
         for group in optimizer.param_groups:

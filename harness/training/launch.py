@@ -11,15 +11,15 @@ def main() -> None:
     """Runs `harness` with the arguments behind the first, which is the number of processes, on this host."""
     count, *arguments = sys.argv[1:] or [""]
     if not count.isdecimal() or int(count) == 0:
-        print(f"error: {count!r} is no number of processes; give 1 or more", file=sys.stderr)
+        print(f"error: {count!r} is not a number of processes: give 1 or more", file=sys.stderr)
         sys.exit(2)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # torchrun gives each process one thread unless told otherwise.
+    # torchrun gives each process one thread by default.
     os.environ.setdefault("OMP_NUM_THREADS", str(-(-(os.cpu_count() or 1) // int(count))))
-    # What went wrong is told by the process that it went wrong in.
+    # The process that failed has reported the error.
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").disabled = True
     try:

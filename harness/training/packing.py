@@ -26,11 +26,11 @@ LOGIT_RULES = (
     "lm_head_multiplier",
     "logits_scaling",
 )
-"""What a config.json says of models that do more than a matrix product between the last hidden state and the logits."""
+"""Keys of config.json of models that do more than a matrix product between the last hidden state and the logits."""
 HOOKS = ("run_attention", "get_packed_info_from_kwargs")
 """What Unsloth's model files call to attend, and to find out where rows begin."""
 HIDDEN_STATES = "UNSLOTH_RETURN_HIDDEN_STATES"
-"""Set to 1, Unsloth's models give the last hidden states in the place of logits."""
+"""Set to 1, Unsloth's models return the last hidden states instead of logits."""
 
 
 def namespaces(model: Any) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def is_supported(model: Any) -> bool:
 def loss(model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tensor:
     """Cross-entropy of the labelled tokens, summed and divided by `items`, with logits for no other position.
 
-    Unsloth's own loss asks the device which positions are labelled; here they come with the rows (`harness.training.rows.packed`).
+    Unsloth's own loss reads the labelled positions from the device; here they come with the rows (`harness.training.rows.packed`).
     """
     backbone = model.get_base_model()
     before = os.environ.get(HIDDEN_STATES)
@@ -79,7 +79,7 @@ def loss(model: Any, inputs: dict[str, torch.Tensor], items: Any) -> torch.Tenso
 
 
 def allow_long_sequences(model: Any) -> None:
-    """Lets several rows together be longer than one may be: Unsloth would cut them, silently, at the length it was loaded with."""
+    """Allows packed rows to exceed the length of a single row: Unsloth would truncate them silently at the length it was loaded with."""
     for module in model.modules():
         if hasattr(module, "max_seq_length"):
             module._unsloth_allow_packed_overlength = True
@@ -88,7 +88,7 @@ def allow_long_sequences(model: Any) -> None:
 def held(model: Any) -> list[torch.Tensor]:
     """Tensors that modules hold by themselves, outside of parameters and buffers: tables of rotary embeddings, above all.
 
-    A longer sequence makes Unsloth replace such a table; whoever captured the old one must keep it alive.
+    A longer sequence makes Unsloth replace such a table; a CUDA graph that captured the old one must keep it alive.
     """
     values = [value for module in model.modules() for value in vars(module).values()]
     values += [item for value in values if isinstance(value, list | tuple) for item in value]
@@ -98,6 +98,9 @@ def held(model: Any) -> list[torch.Tensor]:
 @contextmanager
 def attention_within_rows(spaces: list[dict[str, Any]], cu_seqlens: torch.Tensor, longest: int) -> Iterator[None]:
     """Replaces the attention of the model that these namespaces belong to.
+
+    Warning: this patches module globals of another package (`HOOKS`) while the context is open, and restores them. It relies on the names and
+    keyword arguments of Unsloth as pinned in requirements/constraints.txt; `is_supported` is false for a release without these names.
 
     Args:
         cu_seqlens: int32, where each row begins and the last ends, on the device; read when the attention runs.
@@ -120,7 +123,7 @@ def attention_within_rows(spaces: list[dict[str, Any]], cu_seqlens: torch.Tensor
 
 
 def _attention() -> Any:
-    """PyTorch's varlen_attn, causal; it named causality otherwise before 2.11, and its sharing of key heads is younger still."""
+    """PyTorch's varlen_attn, causal. Before PyTorch 2.11 the argument was `is_causal`; `enable_gqa` came later still."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters

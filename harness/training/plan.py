@@ -1,4 +1,4 @@
-"""How one optimiser step is cut up on a device: a pure choice from the model's shape, the rows' lengths and the free memory.
+"""How one optimiser step is split into micro-batches on a device: a pure choice from the model's shape, the rows' lengths and the free memory.
 
 The recipe states the rows of a step; the plan decides how many tokens pass through the model at once, whether activations are kept or
 computed again, whether rows are padded or laid end to end, and whether the step is replayed as a CUDA graph. None of it changes the step:
@@ -21,6 +21,19 @@ RESERVE = 0.9
 """Share of the free memory that a plan may use; the rest is fragmentation."""
 WORK_BYTES = GIB // 4
 """cuBLAS workspaces and the dequantised copy of one weight; CUDA's own context is not counted among the free memory."""
+LOGIT_TOKENS = 4096
+"""Of a micro-batch, tokens beyond this number add nothing to the estimate of the logits."""
+LABELLED_SHARE = 2
+"""One token in so many is taken to need logits: only answers carry labels."""
+NF4_BYTES = 0.5 + 4.2 / 64 / 4 + 0.001
+"""Bytes of a weight in NF4 with double quantisation, rounded up: 4 bits, one 8-bit scale for 64 weights and a 32-bit one for 256 scales
+(Dettmers et al. 2023, QLoRA, section 3: 0.127 bits a weight for the scales, here 0.139)."""
+ADAPTER_BYTES = 4 + 4
+"""Bytes of a trainable weight and of its gradient, both in float32."""
+STATE_BYTES, STATE_BYTES_8BIT = 8, 2
+"""Bytes that Adam's two moments take for a trainable weight, in 32 and in 8 bits."""
+LEAST_SHARE = 4
+"""A micro-batch below this fraction of the step's tokens costs more in reading the weights again than computing activations twice."""
 LOGIT_BYTES = 14
 """Bytes a logit takes on its way to the loss and back: bf16, f32, its softmax, its gradient."""
 
@@ -39,7 +52,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
-        """The shape in a Llama-like config.json; ConfigError-free: what is missing counts as Llama's usual ratio."""
+        """The shape in a Llama-like config.json; missing optional keys default to Llama's (`intermediate_size` is 4 x hidden)."""
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         head = int(config.get("head_dim") or hidden // heads)
         return cls(
@@ -110,14 +123,14 @@ class Plan:
 
 def resident_bytes(shape: Shape, settings: Train) -> int:
     """Bytes on the device before the first row: weights, adapter with its gradients and optimiser states, work space."""
-    weights = shape.projections * (0.5 + 4.2 / 64 / 4 + 0.001 if settings.load_in_4bit else 2) + shape.embeddings * 2
-    states = 2 if "8bit" in settings.optimizer else 8
-    return int(weights + shape.lora(settings.lora) * (4 + 4 + states) + WORK_BYTES)
+    weights = shape.projections * (NF4_BYTES if settings.load_in_4bit else 2) + shape.embeddings * 2
+    states = STATE_BYTES_8BIT if "8bit" in settings.optimizer else STATE_BYTES
+    return int(weights + shape.lora(settings.lora) * (ADAPTER_BYTES + states) + WORK_BYTES)
 
 
 def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: bool) -> int:
     """Bytes at the top of a micro-batch of so many tokens."""
-    logits = min(tokens, 4096) * shape.vocabulary * LOGIT_BYTES // 2
+    logits = min(tokens, LOGIT_TOKENS) * shape.vocabulary * LOGIT_BYTES // LABELLED_SHARE
     one_layer = tokens * shape.token_bytes(checkpointing=False) // shape.layers if checkpointing else 0
     return (
         resident_bytes(shape, settings) + tokens * shape.token_bytes(checkpointing=checkpointing) + logits + one_layer
@@ -174,15 +187,14 @@ def make(
     room = min(memory_bytes * RESERVE, (settings.memory_limit_gib or float("inf")) * GIB)
     tries = [False, True] if settings.gradient_checkpointing is None else [settings.gradient_checkpointing]
     for checkpointing in tries:
-        # A micro-batch below half a step's usual tokens costs more in reading the weights again than computing activations twice.
-        least = longest[-1] if checkpointing is tries[-1] else min(most, max(longest[-1], most // 4))
+        least = longest[-1] if checkpointing is tries[-1] else min(most, max(longest[-1], most // LEAST_SHARE))
         fitting = _largest(shape, settings, least, most, room, checkpointing=checkpointing)
         if fitting is not None:
             estimate = peak_bytes(shape, settings, fitting, checkpointing=checkpointing)
             return Plan(rows, fitting, checkpointing, packed, graphs and not checkpointing, estimate)
     needed = peak_bytes(shape, settings, longest[-1], checkpointing=tries[-1])
     raise DeviceError(
-        f"training needs about {needed / GIB:.1f} GiB of device memory and {room / GIB:.1f} are to be had",
+        f"training needs about {needed / GIB:.1f} GiB of device memory and {room / GIB:.1f} are available",
         "use a smaller model or a larger GPU, lower train.max_length"
         + ("" if settings.load_in_4bit else ", or set train.load_in_4bit=true")
         + ("" if tries[-1] else ", or leave train.gradient_checkpointing to the planner"),

@@ -67,7 +67,7 @@ class Stepper:
         self._backward = backward
         self.last: list[str] = []
         """Names of the rows of the last step."""
-        # The filling is a row too, of up to an eighth of all.
+        # Padding is one extra segment of the packed sequence, of up to an eighth of the tokens.
         self._longest = max(filled(longest), filled(max(plan.tokens, longest)) // 8, BUCKET)
         self._spaces = packing.namespaces(model) if plan.packed else []
         if self._spaces:
@@ -95,7 +95,7 @@ class Stepper:
                 break
             except torch.OutOfMemoryError:
                 pass
-            # Outside of the handler, whose traceback would keep the activations alive.
+            # Outside the handler: its traceback would keep the activations alive.
             self._tighten()
         if self.world > 1:
             assert self._flat is not None
@@ -122,12 +122,12 @@ class Stepper:
         key = size, len(inputs["at"])
         if key not in self._graphs:
             moved = self._moved(inputs)
-            # The very first runs as it is, which compiles the kernels; so does one that cannot be captured before.
+            # Run the first micro-batch eagerly, which compiles the kernels, and any one whose capture failed.
             if not self._graphs or not self._capture(key, compute_loss, model, moved):
                 loss = self._forward_backward(compute_loss, model, moved, self._items)
                 if not self._capture(key, compute_loss, model, moved):
                     self.plan = replace(self.plan, graphs=False)
-                    self.progress(f"steps cannot be captured as CUDA graphs ({self._problem}): goes on without")
+                    self.progress(f"steps cannot be captured as CUDA graphs ({self._problem}): continuing without")
                 return loss
         found = self._graphs[key]
         for name, tensor in inputs.items():
@@ -140,7 +140,7 @@ class Stepper:
     ) -> bool:
         try:
             if not self._graphs:
-                # Some kernels are chosen otherwise while capturing: a first graph that is thrown away, with memory of its own, loads them.
+                # Capture once into a throw-away graph with its own memory: it loads the kernels that are chosen only while capturing.
                 self._record(compute_loss, model, inputs, pool=None)
             self._graphs[key] = self._record(compute_loss, model, inputs, pool=self._pool)
         except RuntimeError as error:
@@ -150,7 +150,7 @@ class Stepper:
 
     def _record(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], *, pool: Any) -> _Graph:
         graph = torch.cuda.CUDAGraph()
-        # Relaxed: loading a kernel's code is no part of the graph.
+        # Relaxed: loading a kernel's code is allowed, and is not part of the graph.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="relaxed"):
             loss = self._forward_backward(compute_loss, model, inputs, self._items)
         return _Graph(graph, inputs, loss, packing.held(model))
@@ -187,4 +187,4 @@ class Stepper:
             graphs=False,
             peak_bytes=0,
         )
-        self.progress(f"out of memory: goes on from the same step with {self.plan}")
+        self.progress(f"out of memory: repeating the step with {self.plan}")

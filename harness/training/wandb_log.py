@@ -7,7 +7,7 @@ pure function of files. Imports wandb only when a run starts, and torch never.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,8 @@ from harness.records import Comparison, Prediction, Question, Score
 from harness.report import headline
 from harness.storage import RunFolder
 
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What W&B takes as WANDB_MODE; the last two are its former names of offline and online."""
 Table = tuple[list[Any], list[Any]]
 """Names of the columns, and rows."""
 
@@ -29,9 +31,9 @@ class WandbLog:
 
     Args:
         folder: where the run's files go.
-        name: of the run; project: of the project; run_id: stable, so that a resumed training goes on in the same run.
+        name: of the run; project: of the project; run_id: stable, so that a resumed training continues the same run.
         config: shown beside the curves; must hold no secret.
-        job_type: tells the runs of a group apart.
+        job_type: distinguishes the runs of a group.
         enabled: false logs nothing.
     """
 
@@ -88,11 +90,11 @@ class WandbLog:
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
         """Logs one row."""
-        self._tell(lambda run: run.log(values, step=step))
+        self._send(lambda run: run.log(values, step=step))
 
     def summarize(self, values: dict[str, Any]) -> None:
         """Sets values of the summary, which W&B shows as the run's result."""
-        self._tell(lambda run: run.summary.update(values))
+        self._send(lambda run: run.summary.update(values))
 
     def log_tables(self, tables: dict[str, Table]) -> None:
         """Logs tables under their names."""
@@ -102,32 +104,41 @@ class WandbLog:
 
             run.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()})
 
-        self._tell(put)
+        self._send(put)
 
     def finish(self) -> dict[str, Any]:
         """Ends the run; returns what happened (`mode`, `run_id`, `url`, `error`)."""
-        self._tell(lambda run: run.finish())
+        self._send(lambda run: run.finish())
         return self.facts
 
-    def _tell(self, action: Callable[[Any], Any]) -> None:
+    def _send(self, action: Callable[[Any], Any]) -> None:
         if self._run is not None:
             self._try(lambda: action(self._run))
 
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # whatever W&B does, the stage goes on; the message might hold a key
+        except Exception as error:  # W&B must not stop a stage; its message might hold a key
             self._run = None
             self.facts["error"] = type(error).__name__
 
 
 def wandb_mode(*, enabled: bool = True) -> str:
-    """`disabled`, `offline` or `online`; or whatever WANDB_MODE says."""
+    """`disabled`, `offline` or `online`; or WANDB_MODE if it is set, even to a mode that W&B does not know."""
     return (
         (os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline"))
         if enabled
         else "disabled"
     )
+
+
+def problem(facts: Mapping[str, Any]) -> str | None:
+    """What went wrong with a run, in a line, from what `WandbLog.finish` returned; None if nothing did."""
+    if not facts["error"]:
+        return None
+    if facts["mode"] not in MODES:
+        return f"W&B: WANDB_MODE is {facts['mode']!r}; set it to online, offline or disabled"
+    return f"W&B: failed ({facts['error']})"
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation
@@ -165,8 +176,8 @@ def log_evaluation(run: RunFolder, config: Config, comparison: Comparison) -> st
     )
     wandb.summarize(summary(comparison))
     facts = wandb.finish()
-    if facts["error"]:
-        return f"W&B: failed ({facts['error']}), the evaluation was not logged"
+    if failure := problem(facts):
+        return f"{failure}, the evaluation was not logged"
     with suppress(HarnessError):  # unwritten, it is logged again the next time
         storage.write_json(logged, facts)
     return f"W&B: evaluation logged, {facts['url'] or f'{mode} run {run_id}'}"

@@ -29,7 +29,7 @@ from harness.models import base_model
 from harness.prediction import answers
 from harness.prediction.asking import Asker
 from harness.prediction.jobs import Job, few_shots, jobs
-from harness.prediction.runners import InProcessRunner, WorkerPool
+from harness.prediction.runners import InProcessRunner, Runner, WorkerPool
 from harness.prompt import Prompter
 from harness.records import ExportManifest, FinishReason, Question
 from harness.registry import BACKENDS, METRICS
@@ -203,7 +203,7 @@ class Session:
         doubled = job.backend == "transformers" and job.execution.device == "cpu"
         return job.size_bytes * (2 if doubled else 1) + PROCESS_BYTES
 
-    def _load(self, name: str) -> Any:
+    def _load(self, name: str) -> Runner:
         job = self.job(name)
         facts = BACKENDS[job.backend]
         if self._in_process or facts.in_process:

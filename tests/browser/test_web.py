@@ -136,7 +136,7 @@ def test_a_blind_vote_is_kept_before_the_names_are_shown(view: Any, served: Serv
     ask(view, PRESIDENT)
     shown = view.inner_text("main" if view.locator("main").count() else "body")
     assert "Answer A" in shown and "Answer B" in shown and "tokens/s" not in shown
-    assert not served.keep.marks.exists()
+    assert served.keep.marks is not None and not served.keep.marks.exists()
     view.fill("#note textarea, #note input", "clearer <b>")
     view.click("#vote-2")
     view.wait_for_function("document.querySelector('#notice').innerText.includes('Vote kept')")
@@ -156,6 +156,7 @@ def test_a_candidate_is_kept_with_a_reference_only(view: Any, served: Served) ->
     view.fill("#reference textarea", "The right answer.")
     view.click("#keep")
     view.wait_for_function("document.querySelector('#notice').innerText.includes('Kept as a candidate')")
+    assert served.keep.candidates is not None
     [kept] = map(json.loads, served.keep.candidates.read_text().splitlines())
     assert (kept["question"], kept["answer"]) == ("A new question", "The right answer.")
     assert list(kept["model_answers"].values()) == answers(view)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.test_security import CANARIES
+from tests.hostile.canaries import CANARIES
 
 PROJECT = Path(__file__).parents[2]
 SHORT = [

@@ -54,7 +54,7 @@ def embedded(dtype: Any) -> Any:
 
 
 def test_graphs_give_the_text_of_generate_and_of_one_at_a_time_in_f32(asked: list[list[int]]) -> None:
-    from tests.test_generation import generated
+    from tests.helpers.answering import generated
 
     model = embedded(torch.float32)
     expected = generated(model, asked, [model.config.eos_token_id], NEW)

@@ -21,7 +21,7 @@ from harness.records import HistoryPoint, TrainManifest
 from harness.storage import RunFolder
 from harness.training.checkpoints import SEAL
 from tests.helpers import small_run
-from tests.test_flat import compare
+from tests.helpers.flat_updates import compare
 
 pytestmark = pytest.mark.gpu
 

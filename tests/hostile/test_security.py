@@ -23,17 +23,10 @@ from typing import Any
 
 import pytest
 
+from tests.hostile.canaries import CANARIES
+
 PROJECT = Path(__file__).parents[2]
 SOURCES = sorted((PROJECT / "harness").rglob("*.py"))
-CANARIES = {
-    "WANDB_API_KEY": "canary0" * 5 + "wandb",
-    "HF_TOKEN": "hf_canaryHfTokenCanary",
-    "HUGGING_FACE_HUB_TOKEN": "hf_canaryHubTokenCanary",
-    "OPENAI_API_KEY": "sk-canaryOpenAi",
-    "AWS_SECRET_ACCESS_KEY": "canaryAwsSecretCanary",
-    "HARNESS_ENDPOINT_KEY": "canaryEndpointKey",
-    "HTTPS_PROXY": "http://canaryUser:canaryProxyPassword@127.0.0.1:9",
-}
 
 
 class Bomb:
@@ -234,7 +227,7 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
     from harness.training import checkpoints
     from harness.training.checkpoints import is_readable, seal
     from tests.helpers import small_run
-    from tests.test_train import Stop, config, interrupt_at
+    from tests.helpers.training import Stop, config, interrupt_at
 
     torch.set_grad_enabled(True)
     settings, run = config(tiny_model, max_steps=3, save_every=1, eval_rows=0), small_run.split(tmp_path)

@@ -22,8 +22,7 @@ from harness.models import base_model
 from harness.prediction import asking, jobs
 from harness.prompt import Prompter, load_tokenizer
 from harness.stages import compare, predict
-from tests import test_llamacpp, test_predict
-from tests.helpers import scored_run, small_run
+from tests.helpers import answering, scored_run, small_run
 from tests.helpers.models import BOS, BOS_ID, EOS_ID, edit_json
 from tests.pitfalls.faults import LIMIT, Bench, Step, alarms, answered, caught, compared, job
 
@@ -62,7 +61,7 @@ def sample_tokens(bench: Bench) -> None:
     (sample_tokens, "are not the model's|is not the model's|'runaway'"),
 )
 def test_gguf_defaults(bench: Bench) -> None:
-    with closing(test_llamacpp.backend(bench.f16, limit=LIMIT)) as model:
+    with closing(answering.llamacpp(bench.f16, limit=LIMIT)) as model:
         found = model.answer(bench.prompts())
         rows = [{"text": "x", "finish_reason": answer.finish_reason} for answer in found]
         assert "runaway" not in alarms(compared(bench, {"base": rows}))
@@ -113,7 +112,7 @@ def load_more_than_the_adapter(bench: Bench) -> None:
 @caught((load_without_the_adapter, "'adapter_without_effect'"), (load_more_than_the_adapter, "zero adapter changed"))
 def test_adapter_not_applied(bench: Bench) -> None:
     plain, zero, tuned = (
-        test_predict.answers(Source(bench.model, adapter=a), bench.prompts()) for a in (None, bench.zero, bench.adapter)
+        answering.answers(Source(bench.model, adapter=a), bench.prompts()) for a in (None, bench.zero, bench.adapter)
     )
     assert zero == plain, "a zero adapter changed an answer"
     texts = {name: [str(ids) for ids in rows] for name, rows in (("base", plain), ("adapter", tuned))}
@@ -144,7 +143,7 @@ def pad_on_the_right(*, after: int) -> Step:
     (pad_on_the_right(after=0), "batch 0 answers otherwise"), (pad_on_the_right(after=1), "batch 1 answers otherwise")
 )
 def test_right_padding(bench: Bench) -> None:
-    model, prompts = test_predict.transformers(Source(bench.model)), bench.prompts()
+    model, prompts = answering.transformers(Source(bench.model)), bench.prompts()
     with torch.no_grad():
         batches = [[c.answer_ids for c in model.answer(prompts)] for _ in range(2)]
         alone = [model.answer([p])[0].answer_ids for p in prompts]
@@ -173,7 +172,7 @@ def write_bos_into_the_template(bench: Bench) -> None:
 def test_bos_and_template(bench: Bench) -> None:
     prompter = Prompter(load_tokenizer(bench.model), small_run.TEMPLATE)
     asked: dict[str, list[Any]] = {"base": [], "gguf_f16": []}
-    with closing(test_llamacpp.backend(bench.f16)) as model:
+    with closing(answering.llamacpp(bench.f16)) as model:
         for question, _ in small_run.QUESTIONS:
             ids = prompter.ids(question)
             assert ids.count(BOS_ID) == 1, f"{ids.count(BOS_ID)} BOS in a prompt"
@@ -237,7 +236,7 @@ def forget_the_floor(bench: Bench) -> None:
 def test_slots_and_prompt_cache(bench: Bench) -> None:
     found = []
     for slots in (1, 4):
-        with closing(test_llamacpp.backend(bench.f16, slots=slots)) as model:
+        with closing(answering.llamacpp(bench.f16, slots=slots)) as model:
             found += [[str(c.answer_ids) for c in model.answer(bench.prompts())] for _ in range(2)]
     assert found[0] == found[1] and found[2] == found[3], "asked again, it answers otherwise"
     flips = fidelity.flip_rate(found[0], found[2])

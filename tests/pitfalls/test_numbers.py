@@ -27,8 +27,7 @@ from harness.metrics import match, normalize, rouge, text
 from harness.records import Question, ScoreManifest
 from harness.stages import gate, score
 from harness.storage import RunFolder, atomic
-from tests import test_metrics
-from tests.helpers import scored_run
+from tests.helpers import golden_metrics, scored_run
 from tests.pitfalls.faults import Bench, Step, caught, compared
 
 
@@ -42,7 +41,7 @@ def normalise_as_squad_does(bench: Bench) -> None:
 
 @caught((normalise_as_squad_does, "is taken for"))
 def test_normalisation_eats_law(bench: Bench) -> None:
-    for left, right in test_metrics.LEGAL["must_differ"]:
+    for left, right in golden_metrics.LEGAL["must_differ"]:
         for metric in (match.ExactMatchNormalized("legal"), match.TokenF1("legal")):
             assert metric.score_pair(left, right) < 1, f"{left!r} is taken for {right!r}"
 
@@ -82,13 +81,13 @@ def sign_without_the_stemmer(bench: Bench) -> None:
 )
 def test_rouge_variants(bench: Bench) -> None:
     reference, prediction, _, _, unstemmed = next(
-        case for case in test_metrics.ROUGE if case[1].startswith("Presidents")
+        case for case in golden_metrics.ROUGE if case[1].startswith("Presidents")
     )
     try:
         found = rouge.Rouge1().score_one(prediction, [reference])
         assert found == pytest.approx(unstemmed), f"stemmed: {found}"
-        for reference, prediction, kind, stemmer, expected in test_metrics.ROUGE:
-            found = test_metrics.ROUGE_CLASSES[kind](stemmer=stemmer).score_one(prediction, [reference])
+        for reference, prediction, kind, stemmer, expected in golden_metrics.ROUGE:
+            found = golden_metrics.ROUGE_CLASSES[kind](stemmer=stemmer).score_one(prediction, [reference])
             assert found == pytest.approx(expected, abs=1e-12), (
                 f"{kind} {found}, other than rouge_score's or the hand-made figure"
             )

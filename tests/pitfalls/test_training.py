@@ -17,8 +17,7 @@ from harness.records import Question, SplitManifest
 from harness.stages import train
 from harness.training import model as model_module
 from harness.training import trainer as trainer_module
-from tests import test_merged
-from tests.helpers import small_run
+from tests.helpers import small_run, weights
 from tests.helpers.models import CORPUS, EOS_ID
 from tests.pitfalls.faults import Bench, caught, compared
 
@@ -194,8 +193,8 @@ def agree_always(bench: Bench) -> None:
 def test_merge_base(bench: Bench) -> None:
     root = bench.folder()
     merged.write_16bit(bench.model, bench.adapter, root / "m")
-    expected = test_merged.by_peft(bench.model, bench.adapter)
-    found = test_merged.weights(root / "m")
+    expected = weights.by_peft(bench.model, bench.adapter)
+    found = weights.weights(root / "m")
     assert all(torch.equal(found[name], expected[name]) for name in expected), "not the 16-bit base's merge"
     run = small_run.split(root)
     small_run.trained(run, bench.model, bench.adapter)

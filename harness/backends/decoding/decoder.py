@@ -164,7 +164,7 @@ class Decoder:
         return 1 << (n - 1).bit_length() if n <= 8 else -(-n // 8) * 8
 
     def _fewer(self, rows: int, n: int) -> int:
-        """Rows to go on with when `n` of `rows` are left: `rows` halved as often as they fit, so that every batch comes by the same numbers."""
+        """Rows to continue with when `n` of `rows` are left: `rows` halved as long as `n` fits, so that all batches use the same few sizes."""
         while n <= (half := self._rows(-(-rows // 2))) < rows:
             rows = half
         return rows
@@ -274,7 +274,7 @@ class Decoder:
 
 
 class _State:
-    """Where a batch of `rows` rows on a cache of `length` columns stands; its tensors keep their places, for the graph that reads them."""
+    """The state of a batch of `rows` rows on a cache of `length` columns; its tensors keep their addresses, which a CUDA graph reads."""
 
     def __init__(self, rows: int, length: int, new: int, pad_id: int, device: torch.device, dtype: torch.dtype):
         self.rows, self.length, self.pad_id = rows, length, pad_id
@@ -301,7 +301,7 @@ class _State:
         self.finished.copy_(torch.arange(self.rows, device=device) >= len(lengths))
 
     def take(self, other: _State, index: torch.Tensor) -> None:
-        """Goes on from these rows of another state."""
+        """Continues from these rows of another state."""
         for name in ("tokens", "positions", "mask", "finished", "output"):
             getattr(self, name).copy_(getattr(other, name)[index])
         self.column.copy_(other.column)

@@ -1,4 +1,4 @@
-"""What a model computes, computed faster: attention of one query a row, norms, and 4-bit weights."""
+"""Drop-in faster operations: grouped attention of a single query, fused RMSNorm, NF4 dequantisation."""
 
 from __future__ import annotations
 

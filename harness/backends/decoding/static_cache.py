@@ -30,9 +30,9 @@ class Memory:
         self.reserve(0)
 
     def reserve(self, positions: int) -> None:
-        """Makes room for `positions` (rows times columns); what was there is gone, and its memory free at once.
+        """Allocates `positions` (rows times columns); earlier contents are lost, and their memory is freed at once.
 
-        A new `Memory` in its place would not free it: layers point back to theirs, and wait for the garbage collector.
+        Reallocates in place: the cycle between layers and `Memory` would keep a replaced one alive until the garbage collector runs.
         """
         self.positions = positions
         self.state: Any = None
@@ -40,7 +40,7 @@ class Memory:
         self.cache = Cache(layers=list(self.layers))
 
     def begin_write(self, state: BatchLayout, rows: slice | None = None, columns: slice | None = None) -> None:
-        """What is written next: prompts into these rows and columns, or (None) one token into the state's column."""
+        """Selects what is written next: prompts into these rows and columns, or (None) one token into the state's column."""
         self.state, self.slice = state, None if rows is None else (rows, slice(None), columns)
 
     def view(self, flat: torch.Tensor, state: BatchLayout) -> torch.Tensor:
