@@ -57,6 +57,14 @@ RECIPES = {
     "short, 700, rank 32": recipe(700, 16, 2e-3, 32, 64),
     "short, 500, rank 64, rate 3e-3": recipe(500, 16, 3e-3, 64, 128),
     "committed prompt, rank 64": recipe(350, 16, 2e-3, 64, 128, short=False),
+    "short, 250, rank 64, rate 1e-3": recipe(250, 16, 1e-3, 64, 128),
+    "short, 250, rank 64, rate 2e-3": recipe(250, 16, 2e-3, 64, 128),
+    "short, 250, rank 64, rate 1.4e-3": recipe(250, 16, 1.4e-3, 64, 128),
+    "short, 250, rank 128, rate 1e-3": recipe(250, 16, 1e-3, 128, 256),
+    "short, 250, rank 32": recipe(250, 16, 2e-3, 32, 64),
+    "short, 250, rank 16, rate 3e-3": recipe(250, 16, 3e-3),
+    "short, 500 x 8, rank 64, rate 1e-3": recipe(500, 8, 1e-3, 64, 128),
+    "short, 300, rank 64, rate 1e-3": recipe(300, 16, 1e-3, 64, 128),
 }
 """In the order in which they are started."""
 

@@ -133,7 +133,7 @@ def forget_own_scoring(
     if path != CONFIGS / f"{EMBEDDED}.yaml" or asked is None or embedded is None:
         return
     score = values.get("score")
-    if Path(asked).resolve() != (PROJECT / embedded).resolve() and isinstance(score, dict):
+    if os.path.abspath(asked) != os.path.abspath(PROJECT / embedded) and isinstance(score, dict):
         score.pop("normalizer", None)
         score.pop("metrics", None)
 

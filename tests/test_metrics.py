@@ -161,7 +161,7 @@ def test_compute_takes_no_mean_over_nothing():
 def test_an_unknown_metric_is_a_config_error():
     with pytest.raises(ConfigError, match="bleu"):
         find("bleu")
-    assert set(METRICS) | {"semantic_similarity", "list_f1"} == set(KNOWN)
+    assert set(METRICS) | {"semantic_similarity", "list_f1", "point_recall"} == set(KNOWN)
 
 
 # -------------------------------------------------------------------------------------------------------------- evaluate

@@ -94,7 +94,7 @@ def test_what_modules_hold_by_themselves_is_found() -> None:
 def test_too_little_memory_says_what_would_fit() -> None:
     with pytest.raises(
         DeviceError,
-        match=r"training needs about \d+\.\d GiB of device memory and 3\.6 are to be had; .*load_in_4bit=true",
+        match=r"training needs about \d+\.\d GiB of device memory and 3\.6 are available; .*load_in_4bit=true",
     ):
         plan_of(4, load_in_4bit=False)
 
@@ -224,7 +224,7 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
     stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, progress=told.append)
     assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
-    assert stepper.plan.rows == 1 and len(told) == 2 and "goes on from the same step" in told[0]
+    assert stepper.plan.rows == 1 and len(told) == 2 and "repeating the step" in told[0]
     stepper.plan = replace(stepper.plan, rows=1)
     with pytest.raises(TrainingError, match="a single row"):
         stepper.step(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")), model, rows, items)
@@ -298,5 +298,6 @@ def test_no_number_of_processes_is_refused(
         launch.main()
     assert (
         ended.value.code == 2
-        and capsys.readouterr().err == f"error: {(arguments or [''])[0]!r} is no number of processes; give 1 or more\n"
+        and capsys.readouterr().err
+        == f"error: {(arguments or [''])[0]!r} is not a number of processes; give 1 or more\n"
     )

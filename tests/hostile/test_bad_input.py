@@ -444,11 +444,11 @@ CASES: dict[str, Case] = {
     ),
     "model: an index that leaves the folder": model(r"index\.json: names '\.\./\.\./x'", index_of("../../x")),
     "model: an index with an absolute path": model(
-        r"names '/etc/passwd', which is no file of its folder", index_of("/etc/passwd")
+        r"names '/etc/passwd', which is not a file of its folder", index_of("/etc/passwd")
     ),
     "model: an index of numbers": model(r"names '5'", index_of(5)),
     "model: an index of lists": model(r"names '\[1\]'", index_of([1])),
-    "model: an index with a NUL": model(r"which is no file of its folder", index_of("a\0b")),
+    "model: an index with a NUL": model(r"which is not a file of its folder", index_of("a\0b")),
     "model: weights cut short": model(r"model\.safetensors: is truncated", written("model.safetensors", b"\x10")),
     "model: a header of 2^60 bytes": model(
         r"is truncated or not", written("model.safetensors", (2**60).to_bytes(8, "little"))
