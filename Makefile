@@ -37,7 +37,7 @@ CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA)))
 OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
 OUT     = reports/$(RUN)
 
-.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo chat web clean help FORCE
+.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test test-slow lint audit bench demo chat web clean help FORCE
 .DELETE_ON_ERROR:
 
 help:           ## show this
@@ -125,6 +125,9 @@ baseline: eval                      ## make this run, and SEEDS further training
 
 test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the whole test suite, files side by side in two processes; GPU=1: the GPU's
 	$(BIN)/python -m pytest $(if $(GPU),-m gpu tests/gpu,-n 2 --dist loadfile --no-loadscope-reorder)
+
+test-slow: .venv/ready-dev          ## the tests that take minutes: kills, full disks, whole runs again
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committed file
 	$(BIN)/ruff format --check .
