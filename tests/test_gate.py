@@ -635,6 +635,7 @@ def test_a_loss_of_ten_points_is_caught_nine_times_in_ten():
     assert share_failed(60, 0.10) >= 0.90
 
 
+@pytest.mark.slow
 def test_both_hold_with_the_variance_between_seeds_that_was_measured():
     assert share_failed(60, 0.0, seed_spread=MEASURED_SPREAD, trainings=5) <= 0.05
     assert share_failed(40, 0.10, seed_spread=MEASURED_SPREAD, trainings=5) >= 0.90

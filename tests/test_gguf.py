@@ -49,7 +49,7 @@ def difference(folder: Path, path: Path, *, length: int = 24) -> tuple[float, fl
 
 # ----------------------------------------------------------------------------------------------------- the same numbers
 
-# (largest difference of a log-probability, mean KL). Measured on this model: f16 0.003 and 1e-7, q8_0 0.06 and 3e-7, q4_k_m 0.5 and 1e-5.
+# (largest difference of a log-probability, mean KL). Measured on this model: f16 0.003 and 1e-7, q8_0 0.06 and 3e-7, q4_k_m 0.5 and 2e-5, q2_k 1.5 and 2e-4.
 BOUNDS = {
     "f32": (0.01, 1e-6),
     "f16": (0.01, 1e-6),
@@ -59,6 +59,9 @@ BOUNDS = {
     "q5_0": (1.0, 5e-5),
     "q4_k_m": (1.5, 1e-4),
     "q4_0": (1.5, 1e-4),
+    "iq4_xs": (1.5, 1e-4),
+    "q3_k_m": (2.0, 2e-4),
+    "q2_k": (4.0, 1e-3),
 }
 
 

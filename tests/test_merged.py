@@ -304,6 +304,7 @@ print(json.dumps({"tensors": written["tensors"], "16": sixteen, "4": four, "chec
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's memory counters")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """20 and 100 tensors of 2 MiB, three of them in work at a time: 160 MiB more of model, and what the threads' libraries take is the same."""
 

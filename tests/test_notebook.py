@@ -20,6 +20,7 @@ def test_both_forms_are_the_same() -> None:
     assert not any(c.get("outputs") for c in cells), "outputs are not committed"
 
 
+@pytest.mark.slow
 def test_the_notebook_judges_an_adapter_of_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     small_run.save_adapter(tmp_path / "lora", PROJECT / "data" / "tiny-llama3", std=0.2)

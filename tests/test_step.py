@@ -233,6 +233,7 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -> None:
     """torchrun with gloo: the same rows in every step, to the second epoch, so the same curve up to summation order, and one adapter written once."""
     curves = []

@@ -271,6 +271,7 @@ def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 
 
+@pytest.mark.slow
 def test_several_processes_go_on_from_a_checkpoint(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ none, get the question as messages or text (`Prompt`), and what they answer is c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -136,6 +136,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model."""
+        ...
+
+
+@runtime_checkable
+class BatchesBackend(Backend, Protocol):
+    """A backend that works on several batches at once."""
+
+    def answer_batches(self, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[Completion]]]:
+        """Answers batches; yields each one's position and answers, as they come."""
         ...
 
 

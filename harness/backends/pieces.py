@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness.records import FinishReason
 
@@ -24,6 +24,7 @@ class Piece:
     error: str | None = None
 
 
+@runtime_checkable
 class StreamingBackend(Protocol):
     """A backend whose answers can be watched as they are made."""
 

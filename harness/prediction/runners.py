@@ -20,8 +20,8 @@ from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, Protocol, cast
 
 from harness import backends
-from harness.backends import Backend, Completion, Execution, Facts, LogprobBackend, Prompt
-from harness.backends.pieces import Piece
+from harness.backends import Backend, BatchesBackend, Completion, Execution, Facts, LogprobBackend, Prompt
+from harness.backends.pieces import Piece, StreamingBackend
 from harness.errors import ArtifactError, HarnessError
 from harness.models import base_model
 from harness.prediction.jobs import Job
@@ -43,21 +43,27 @@ class Runner(Protocol):
     @property
     def facts(self) -> Facts:
         """What the backend reports, as of now."""
+        ...
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
         """Answers batches; yields each one's position and answers in the order in which they are ready."""
+        ...
 
     def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
         """See `LogprobBackend.logprobs`."""
+        ...
 
     def peak_memory_bytes(self) -> int:
         """Of the process that holds the model, or of its GPU, until now."""
+        ...
 
     def reload(self, execution: Execution) -> Runner:
         """Closes this runner and returns another of the same model with `execution`."""
+        ...
 
     def close(self) -> None:
         """Frees the model."""
+        ...
 
 
 class InProcessRunner:
@@ -76,7 +82,7 @@ class InProcessRunner:
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
         """Answers batches; yields each one's position and answers, as they come."""
-        if hasattr(self.backend, "answer_batches"):
+        if isinstance(self.backend, BatchesBackend):
             yield from self.backend.answer_batches(batches)
         else:
             yield from ((i, self.backend.answer(batch)) for i, batch in enumerate(batches))
@@ -92,7 +98,13 @@ class InProcessRunner:
         return self.backend.logprobs(prompts, continuations)
 
     def stream(self, prompt: Prompt) -> Iterator[Piece]:
-        """See `harness.backends.pieces`."""
+        """See `harness.backends.pieces`.
+
+        Raises:
+            TypeError: the backend cannot stream.
+        """
+        if not isinstance(self.backend, StreamingBackend):
+            raise TypeError(f"the backend {self.job.backend} cannot stream")
         return self.backend.stream(prompt)
 
     def peak_memory_bytes(self) -> int:

@@ -11,7 +11,7 @@ def main() -> None:
     """Runs `harness` with the arguments behind the first, which is the number of processes, on this host."""
     count, *arguments = sys.argv[1:] or [""]
     if not count.isdecimal() or int(count) == 0:
-        print(f"error: {count!r} is not a number of processes: give 1 or more", file=sys.stderr)
+        print(f"error: {count!r} is not a number of processes; give 1 or more", file=sys.stderr)
         sys.exit(2)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException

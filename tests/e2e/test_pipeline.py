@@ -96,6 +96,7 @@ def test_all_backends_were_asked_the_same_token_ids(folder: Path) -> None:
     assert len({m["weights_sha256"] for m in manifests}) == len(VARIANTS)
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_answers_again_identically(folder: Path) -> None:
     lines = folder / "runs/tiny/predictions/gguf_q8_0.jsonl"
     before, weights = lines.read_bytes(), (folder / "runs/tiny/adapter/adapter_model.safetensors").stat().st_mtime_ns

@@ -29,6 +29,8 @@ from harness.storage import RunFolder
 from harness.training import checkpoints
 from tests.helpers import chain
 
+pytestmark = pytest.mark.slow
+
 Whole = tuple[RunFolder, Config]
 PROJECT = Path(__file__).parents[2]
 DISK = 40_000_000

@@ -17,6 +17,8 @@ from harness import storage
 from harness.cli.terminal import INTERRUPTED, errors
 from harness.storage import RunFolder
 
+pytestmark = pytest.mark.slow
+
 STORAGE = ("storage/atomic.py", "storage/records_io.py", "storage/run_folder.py")
 OLD, NEW = [{"row": 1}], [{"row": 2}, {"row": 3}]
 Work = Callable[[RunFolder], None]

@@ -24,6 +24,8 @@ from harness.records import TrainManifest
 from harness.storage import RunFolder
 from tests.helpers import chain
 
+pytestmark = pytest.mark.slow
+
 Whole = tuple[RunFolder, Config]
 LONGEST: dict[str, float] = dict.fromkeys(("train", "export", "predict", "score"), 120.0)
 """Seconds until a stage is ended although what the test waits for has not happened."""

@@ -11,6 +11,8 @@ from benchmarks import soak
 from benchmarks.soak import Held
 from tests.helpers import chain
 
+pytestmark = pytest.mark.slow
+
 
 def test_nothing_piles_up(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["data.heldout=6", "predict.max_new_tokens=6", "predict.fidelity_questions=2", "predict.max_batch=2"]
