@@ -57,6 +57,7 @@ def test_questions_of_a_pipe_are_answered_one_a_line(root: Path, expected: list[
     assert done.stdout == "".join(f"{text}\n" for text in expected)
 
 
+@pytest.mark.slow  # its times need a machine without other work
 def test_ctrl_c_ends_the_answer_and_not_the_program(root: Path, expected: list[str]) -> None:
     pid, terminal = pty.fork()
     if not pid:

@@ -594,6 +594,7 @@ def test_a_difference_of_two_that_are_not_alike_is_refused(tmp_path):
         differences.difference(old, old.model_copy(update={"prompts_sha256": "0"}), config())
 
 
+@pytest.mark.slow  # its times need a machine without other work
 def test_the_gate_alone_ends_within_three_seconds(tmp_path):
     """Processor time, since a busy machine may not give it at once; all seven variants of 360 questions."""
     formats = ["adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
