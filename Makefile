@@ -1,6 +1,6 @@
 # make train eval                       the main job on the embedded default
 # make train eval CONFIG=llama3-8b QA=path/to/qa.json
-# make test                             the whole test suite
+# make test                             the test suite (make test-slow: what takes minutes; make test-real: SmolLM2)
 # make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a look at what is missing
 # make train GPUS=2 CONFIG=llama3-8b    the same steps, shared by two GPUs
 #
@@ -127,7 +127,7 @@ baseline: eval                      ## make this run, and SEEDS further training
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
-test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the whole test suite, files side by side in two processes; GPU=1: the GPU's
+test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the test suite, files side by side in two processes; GPU=1: the GPU's
 	$(BIN)/python -m pytest $(if $(GPU),-m gpu tests/gpu,-n 2 --dist loadfile --no-loadscope-reorder)
 
 test-slow: .venv/ready-dev          ## the tests that take minutes: kills, full disks, whole runs again

@@ -56,9 +56,9 @@ def main() -> None:
             )
             took = time.perf_counter() - began
             work = answering_time.Work(options.questions, prompt, options.tokens, 0)
-            told = answering_time.seconds(times, work)
+            forecast = answering_time.seconds(times, work)
             print(
-                f"{kind}: forecast {told:.1f} s (measured in {took:.1f} s), answering took {real:.1f} s, ratio {told / real:.2f}",
+                f"{kind}: forecast {forecast:.1f} s (measured in {took:.1f} s), answering took {real:.1f} s, ratio {forecast / real:.2f}",
                 flush=True,
             )
 

@@ -133,7 +133,7 @@ def one(name: str, device: str, cores: list[int], steps: int | None) -> None:
     exact = {row["id"]: row["scores"]["exact_match_normalized"] for row in scores}
     trained = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     by_kind = {kind: [exact[i] for i in exact if kinds[i] == kind] for kind in sorted(set(kinds.values()))}
-    told = {
+    result = {
         "recipe": name,
         "settings": RECIPES[name],
         "device": device,
@@ -149,7 +149,7 @@ def one(name: str, device: str, cores: list[int], steps: int | None) -> None:
         "token_f1": round(statistics.fmean(row["scores"]["token_f1"] for row in scores), 4),
         "exact_match_by_kind": {kind: [round(statistics.fmean(v), 3), len(v)] for kind, v in by_kind.items()},
     }
-    print(json.dumps(told), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def start(name: str, options: argparse.Namespace, slot: int) -> subprocess.Popen[str]:
@@ -181,9 +181,9 @@ def run_all(names: list[str], options: argparse.Namespace) -> list[dict[str, Any
         for slot, (name, process) in list(running.items()):
             if process.poll() is None:
                 continue
-            told = process.stdout.read() if process.stdout else ""
+            printed = process.stdout.read() if process.stdout else ""
             failed = {"recipe": name, "settings": RECIPES[name], "failed": process.returncode}
-            results.append(json.loads(told) if process.returncode == 0 else failed)
+            results.append(json.loads(printed) if process.returncode == 0 else failed)
             log(results[-1], options.out)
             del running[slot]
         time.sleep(0.5)
