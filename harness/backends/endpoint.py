@@ -304,14 +304,14 @@ class EndpointBackend:
                 file=self.url,
             )
         if response.status_code >= 400:
-            message = _message(text)
+            message = refusal(text)
             if "model" in message and response.status_code == 404 and method == "POST":
                 raise self._not_served(self.model, [])
             raise _Refused(response.status_code, message, _seconds(response.headers.get("retry-after")))
         return strict_json.loads(body.decode("utf-8"))
 
 
-def _message(text: str) -> str:
+def refusal(text: str) -> str:
     """What a server says of a refusal, in one line."""
     try:
         value = strict_json.loads(text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from harness.backends.endpoint import FAILURES, KEY, MAX_ANSWER_BYTES, TIMEOUT_S
+from harness.backends.endpoint import FAILURES, KEY, MAX_ANSWER_BYTES, TIMEOUT_S, refusal
 from harness.errors import ConfigError, ModelError
 from harness.storage import strict_json
 
@@ -53,7 +53,7 @@ class Http:
             hint = f"set the environment variable {KEY} to the server's key"
             raise ModelError(f"refuses the key ({response.status_code})", hint, file=self.root)
         if response.is_redirect or response.status_code >= 400:
-            raise RefusedError(response.status_code, _message(data.decode("utf-8", "replace")))
+            raise RefusedError(response.status_code, refusal(data.decode("utf-8", "replace")))
         return strict_json.loads(data.decode("utf-8"))
 
     def get(self, route: str) -> Any:
@@ -71,13 +71,3 @@ class Http:
     def close(self) -> None:
         """Closes the connections."""
         self.client.close()
-
-
-def _message(text: str) -> str:
-    try:
-        value = strict_json.loads(text)
-        error = value.get("error", value) if isinstance(value, dict) else value
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
-    except ValueError:
-        pass
-    return " ".join(text.split())[:200]
