@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -233,6 +233,7 @@ def test_two_questions_show_no_tie():
 
 
 @given(st.integers(2, 80), st.integers(1, 9), st.integers(0, 50))
+@example(n_groups=2, mean_size=8, seed=0)
 @settings(max_examples=40, deadline=None)
 def test_one_right_answer_more_never_lowers_the_upper_end(n_groups, mean_size, seed):
     rng = np.random.default_rng(seed)

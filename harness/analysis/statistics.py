@@ -28,7 +28,7 @@ LEVEL = 0.05
 FEW = 10
 """With fewer groups than this, or with fewer that differ, the bootstrap distribution is too coarse for its 2.5% tails."""
 RARE = 20
-"""If fewer than min(20, G/2) groups hold a score other than 0 (or than 1), the mean is near that end: use Wilson."""
+"""If fewer than min(20, G/2) groups hold a score other than 0 (or than 1), or only one does, the mean is near that end: use Wilson."""
 WORST_CASE_WEIGHT = 2.0
 """Groups' worth of belief in the largest design effect, where a mean is near 0 or 1 (see `shrunken_n`)."""
 DIFFERENCE_ICC = 0.3
@@ -90,7 +90,7 @@ def mean_intervals(
     for k, estimate in enumerate(intervals):
         sums, counts = totals.sums[:, k], totals.counts[:, k]
         rarer = int(min(np.count_nonzero(sums > 0), np.count_nonzero(sums < counts)))
-        if estimate.value is None or rarer >= min(RARE, estimate.n_groups / 2):
+        if estimate.ci95 is None or estimate.value is None or rarer >= max(2, min(RARE, estimate.n_groups / 2)):
             continue
         measured = effective_n(estimate.value, deviation[k], estimate.n, effective[k])
         size = shrunken_n(measured, effective[k], rarer)
