@@ -117,6 +117,40 @@ def test_leakage_is_measured_against_what_the_model_was_trained_on(test_file: Pa
     assert split.baselines["grouped"]["nearest_train_copy"]["exact_match"] == 1
 
 
+def test_the_base_is_asked_with_examples_too(adapter: Path, test_file: Path, tmp_path: Path) -> None:
+    trained_on = tmp_path / "train.jsonl"
+    rows = [{"question": f"What does Article {i} provide?", "answer": f"provision {i}"} for i in range(30, 40)]
+    trained_on.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run, comparison = judge(tmp_path, test_file, f"mine=adapter:{adapter}", trained_on=str(trained_on), few_shot=2)
+    assert list(comparison.variants) == ["base", "base_fewshot", "mine"]
+    asked = storage.read_record(run.prediction("base_fewshot")[1], PredictionManifest)
+    assert asked.prompt is not None and asked.prompt.few_shot == 2 and asked.prompt.first.count("provision") == 2
+    contracts = {(p.left, p.right): p.contract for p in comparison.pairs}
+    assert contracts["mine", "base_fewshot"] == contracts["base_fewshot", "base"] == "same question"
+    (worth,) = comparison.against_few_shot
+    pair = next(p for p in comparison.pairs if (p.left, p.right) == ("mine", "base_fewshot"))
+    assert (worth.variant, worth.examples) == ("mine", 2)
+    assert worth.answer == {"better": "yes", "undecided": "cannot tell"}.get(pair.verdict, "no")
+    assert worth.text in run.report_html.read_text() and "few" in run.report_md.read_text()
+    assert comparison.shipping and [c.variant for c in comparison.shipping.candidates] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "model, options, message",
+    [
+        ("adapter", {"few_shot": 2}, "no questions to take as examples; name a file: --trained-on"),
+        ("replay", {"few_shot": 2}, "no base to ask with examples; name it: --base"),
+        ("adapter", {"few_shot": 65}, "--few-shot 65 is not between 1 and 64"),
+    ],
+)
+def test_examples_that_cannot_be_had(
+    model: str, options: dict[str, Any], message: str, adapter: Path, test_file: Path, tmp_path: Path
+) -> None:
+    where = f"adapter:{adapter}" if model == "adapter" else f"replay:{recorded(tmp_path / 'r.jsonl')}"
+    with pytest.raises(ConfigError, match=message):
+        judge(tmp_path, test_file, f"mine={where}", **options)
+
+
 # ------------------------------------------------------------------------------------------------------------ integrity
 
 

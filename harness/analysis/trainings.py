@@ -11,7 +11,7 @@ from harness.analysis import seeds, statistics
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.records import MetricValue
-from harness.variants import BASE
+from harness.variants import UNTUNED
 
 if TYPE_CHECKING:
     from harness.stages.compare import Scored
@@ -80,7 +80,7 @@ def between(left: Scored, right: Scored, k: int, known: Known) -> tuple[SeedVari
     """What other seeds add to the difference of two runs' variants on metric k: (variance or None, trainings a side, a sentence)."""
     counts = (left.n_trainings, right.n_trainings)
     variant, metric = left.name.rpartition("/")[2], left.metrics[k]
-    if variant == BASE:
+    if variant in UNTUNED:
         return None, counts, ""
     parts: list[SeedVariance | None] = []
     from_baseline = 0

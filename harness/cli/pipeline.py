@@ -106,10 +106,10 @@ def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force
     """Trains and scores the recipe with the further seeds of the config, each in a run of its own, and lists them for compare."""
     from harness.stages import pipeline
     from harness.storage import RunFolder
-    from harness.variants import BASE
+    from harness.variants import UNTUNED
 
     further = pipeline.runs_of_seeds(folder, resolved)
-    variants = [name for name in resolved.predict.variants if name != BASE]
+    variants = [name for name in resolved.predict.variants if name not in UNTUNED]
     for seed, name in further.items():
         settings = [f"train.seed={seed}", "train.seeds=[]", f"predict.variants={json.dumps(variants)}"]
         settings += ["predict.fidelity_questions=0"]

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from harness import provenance, registry, storage
-from harness.analysis import against_no_model, alarms, buckets, fidelity, figures, seeds, statistics, trainings
+from harness.analysis import (
+    against_few_shot,
+    against_no_model,
+    alarms,
+    buckets,
+    fidelity,
+    figures,
+    seeds,
+    statistics,
+    trainings,
+)
 from harness.analysis.primary import primary_metric
 from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
@@ -40,7 +50,7 @@ from harness.records import (
     VariantResult,
 )
 from harness.storage import RunFolder
-from harness.variants import ADAPTER, BASE, is_exported, pairs
+from harness.variants import ADAPTER, UNTUNED, is_exported, pairs
 
 SCORE_AGAIN = "run harness score again"
 LATER_STAGES = ("compare", "report", "gate")
@@ -131,17 +141,20 @@ def run(
             else name == ADAPTER or is_exported(name)
         )
     ]
+    results = {name: _result(scored) for name, scored in variants.items()}
+    paired = differences([(variants[left], variants[right]) for left, right in tested], config, primary)
     comparison = Comparison(
         run=run.name,
         split_id=split.split_id,
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
-        variants={name: _result(scored) for name, scored in variants.items()},
-        pairs=differences([(variants[left], variants[right]) for left, right in tested], config, primary),
+        variants=results,
+        pairs=paired,
         primary=primary,
         primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
         baseline_pairs=against_no_model.pairs(run, list(variants.values()), primary, config.compare),
+        against_few_shot=list(against_few_shot.find(run, results, paired, primary)),
         examples=[found for left, right in tested if (found := examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, {v: s.manifest for v, s in variants.items()}, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
@@ -211,7 +224,7 @@ def _with_seeds(run: RunFolder, variants: dict[str, Scored], split: SplitManifes
             folder = RunFolder(other, run.root)
             if folder.score(name)[1].exists():
                 of_seeds.append(replace(_load(folder, name, split, shown=f"{other}/{name}"), seed=seed))
-        if len(of_seeds) > 1 and name != BASE:
+        if len(of_seeds) > 1 and name not in UNTUNED:
             refuse_incomparable(of_seeds)
             found[name] = trainings.pooled(of_seeds, config)
     return found
