@@ -11,8 +11,9 @@ import pytest
 
 import harness
 from harness import storage
-from harness.config import load
+from harness.config import PROJECT, load
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError
+from harness.formats import gguf
 from harness.models import adapters
 from harness.records import Comparison, PredictionManifest, SplitManifest
 from harness.report import tables
@@ -105,6 +106,32 @@ def test_models_of_two_tokenizers_stand_in_one_comparison(tiny_model: Path, test
     assert {(p.left, p.right) for p in comparison.pairs} == {("b", "a")}
     asked = [storage.read_record(run.prediction(name)[1], PredictionManifest).asked for name in "ab"]
     assert asked == ["run", "own"]
+
+
+def test_the_embedded_models_gguf_file_and_a_model_of_another_tokenizer_in_one_report(
+    tiny_model: Path, test_file: Path, tmp_path: Path
+) -> None:
+    embedded = PROJECT / "data" / "tiny-llama3"
+    file = tmp_path / "embedded.gguf"
+    gguf.write(embedded, file, "f16")
+    run, comparison = judge(tmp_path, test_file, f"file={file}", f"other={tiny_model}", base=str(embedded))
+    assert list(comparison.variants) == ["base", "file", "other"]
+    contracts = {(p.left, p.right): p.contract for p in comparison.pairs}
+    assert contracts == {("file", "base"): "same ids", ("other", "base"): "same question"}
+    tokenizers = {
+        name: storage.read_record(run.prediction(name)[1], PredictionManifest).tokenizer_sha256
+        for name in comparison.variants
+    }
+    assert tokenizers["file"] == tokenizers["base"] != tokenizers["other"]
+    texts = {
+        name: [json.loads(line)["text"] for line in run.prediction(name)[0].read_text().splitlines()]
+        for name in ("base", "file")
+    }
+    assert sum(a == b for a, b in zip(texts["base"], texts["file"], strict=True)) >= 7, (
+        "f16 rounds, and changes next to nothing"
+    )
+    page = run.report_md.read_text()
+    assert "same ids" in page and "same question" in page
 
 
 def test_leakage_is_measured_against_what_the_model_was_trained_on(test_file: Path, tmp_path: Path) -> None:
