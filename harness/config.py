@@ -520,7 +520,9 @@ class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
     project: str = "qa-harness"
+    """The project's name, in other trackers too (MLflow: the experiment's)."""
     enabled: bool = True
+    """false: the same as `tracking: none`, where W&B is chosen."""
 
 
 class Config(Section):
@@ -538,6 +540,8 @@ class Config(Section):
     compare: Compare = Compare()
     gate: Gate = Field(default_factory=Gate)
     ship: Ship = Ship()
+    tracking: Literal["wandb", "trackio", "mlflow", "tensorboard", "none"] = "wandb"
+    """Where curves and results go besides the report; each needs its package, and all but wandb an extra of the same name."""
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")
