@@ -53,7 +53,9 @@ class Wandb(Section):
     """Weights & Biases: offline unless a key is set or WANDB_MODE says otherwise."""
 
     project: str = "qa-harness"
+    """The project's name, in other trackers too (MLflow: the experiment's)."""
     enabled: bool = True
+    """false: the same as `tracking: none`, where W&B is chosen."""
 
 
 class Config(Section):
@@ -71,6 +73,8 @@ class Config(Section):
     compare: Compare = Compare()
     gate: Gate = Field(default_factory=Gate)
     ship: Ship = Ship()
+    tracking: Literal["wandb", "trackio", "mlflow", "tensorboard", "none"] = "wandb"
+    """Where curves and results go besides the report; each needs its package, and all but wandb an extra of the same name."""
     wandb: Wandb = Wandb()
 
     @model_validator(mode="before")
@@ -96,7 +100,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _variants_are_made(self) -> Config:
-        made = {variants.BASE, variants.ADAPTER, *self.export.formats, *self.predict.extra}
+        made = {*variants.UNTUNED, variants.ADAPTER, *self.export.formats, *self.predict.extra}
         missing = [v for v in self.predict.variants if v not in made]
         if missing:
             raise ValueError(

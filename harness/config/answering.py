@@ -81,6 +81,8 @@ class Predict(Section):
     variants: list[str] = Field(default_factory=variants.defaults)
     extra: dict[str, ExtraVariant] = {}
     """Name -> a further model directory, GGUF file or endpoint."""
+    few_shot: Annotated[int, Field(ge=1, le=64)] = 4
+    """Nearest training questions, with their answers, in front of each question of the variant `base_fewshot`."""
     max_new_tokens: Count = 128
     batch_tokens: CountOrAuto = 0
     """Padded prompt plus answer tokens in one transformers batch; 0: what memory holds on a GPU, 16384 on the CPU."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness import provenance, registry, storage
 from harness.analysis import (
+    against_few_shot,
     against_no_model,
     alarms,
     buckets,
@@ -43,7 +44,7 @@ from harness.records import (
     VariantResult,
 )
 from harness.storage import RunFolder
-from harness.variants import ADAPTER, BASE, is_exported, pairs
+from harness.variants import ADAPTER, UNTUNED, is_exported, pairs
 
 LATER_STAGES = ("compare", "report", "gate")
 
@@ -72,27 +73,23 @@ def run(
     primary, reason = primary_metric(
         first.metrics, ([q.answer, *q.references] for q in questions), config.compare.primary
     )
+    results = {name: _result(scored) for name, scored in variants.items()}
+    differences = paired.differences([(variants[left], variants[right]) for left, right in tested], config, primary)
+    manifests, tuned = {v: s.manifest for v, s in variants.items()}, _fine_tuned(variants, config)
     comparison = Comparison(
         run=run.name,
         split_id=split.split_id,
         n=first.manifest.n,
         n_groups=first.manifest.n_groups,
-        variants={name: _result(scored) for name, scored in variants.items()},
-        pairs=paired.differences([(variants[left], variants[right]) for left, right in tested], config, primary),
+        variants=results,
+        pairs=differences,
         primary=primary,
         primary_reason=reason,
         baselines=split.baselines.get("grouped", {}),
         baseline_pairs=against_no_model.pairs(run, list(variants.values()), primary, config.compare),
+        against_few_shot=list(against_few_shot.find(run, results, differences, primary)),
         examples=[found for left, right in tested if (found := paired.examples(variants[left], variants[right]))],
-        alarms=list(
-            alarms.find(
-                run,
-                {v: s.manifest for v, s in variants.items()},
-                questions,
-                _fine_tuned(variants, config),
-                config.compare,
-            )
-        ),
+        alarms=list(alarms.find(run, manifests, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
         figures=figures.find(
             questions, [_said(run, scored) for scored in variants.values()], primary, config.compare.easy_kinds
@@ -183,7 +180,7 @@ def _with_seeds(run: RunFolder, variants: dict[str, Scored], split: SplitManifes
             folder = RunFolder(other, run.root)
             if folder.score(name)[1].exists():
                 of_seeds.append(replace(_load(folder, name, split, shown=f"{other}/{name}"), seed=seed))
-        if len(of_seeds) > 1 and name != BASE:
+        if len(of_seeds) > 1 and name not in UNTUNED:
             contracts.refuse_incomparable(of_seeds)
             found[name] = trainings.pooled(of_seeds, config)
     return found

@@ -44,6 +44,11 @@ NEUTRAL = {
     "harness.storage.records_io",
     "harness.storage.run_folder",
     "harness.storage.strict_yaml",
+    "harness.training.evaluation_log",
+    "harness.training.mlflow_log",
+    "harness.training.tensorboard_log",
+    "harness.training.tracker",
+    "harness.training.trackio_log",
     "harness.training.wandb_log",
 }
 """Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whichever code read or wrote them;
