@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness import registry, storage
 from harness.records import AgainstFewShot, Pair, PredictionManifest, VariantResult, Verdict
-from harness.report.headline import percent, points
+from harness.report.headline import interval, percent, points
 from harness.storage import RunFolder
 from harness.variants import BASE_FEW_SHOT
 from harness.variants import label as variant_label
@@ -52,7 +52,7 @@ def find(
 
 def _text(pair: Pair, variants: Mapping[str, VariantResult], examples: int) -> str:
     tuned, base = (percent(variants[name].metrics[pair.metric].value) for name in (pair.left, pair.right))
-    span = f", 95% CI {points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else ""
+    span = "" if pair.ci95 is None else f", {'' if pair.verdict == 'identical' else '95% CI '}{interval(pair)}"
     shots = f"{examples} training example{'s' * (examples != 1)} in front of each question"
     return (
         f"{OPENINGS[ANSWERS[pair.verdict]]}: {variant_label(pair.left)} reaches {tuned} {registry.metric_inline(pair.metric)}, "

@@ -64,9 +64,9 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
 
     if WITHIN_RUN not in os.environ:
         device = expected_device(config.device)
-        say(
-            f"{verb}: config {chosen.config}, questions {config.data.qa}, model {config.model.path}, device {device}, run {run}"
-        )
+        files = [config.data.training_file, config.data.test and f"test file {config.data.test}"]
+        asked = ", ".join(filter(None, files))
+        say(f"{verb}: config {chosen.config}, questions {asked}, model {config.model.path}, device {device}, run {run}")
 
 
 def command() -> str:

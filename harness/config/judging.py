@@ -112,6 +112,10 @@ class Gate(Section):
     """Alarm -> the largest tolerated share of a gated variant's answers."""
     kind_questions: Annotated[int, Field(ge=0, le=10**6)] = 15
     """Held-out questions of one kind from which a loss on that kind alone fails; 0: kinds are not looked at."""
+    judge: bool = False
+    """The judge model's preference (`harness judge`) is a check too, with `gate.margin`; refused below `judge_kappa`."""
+    judge_kappa: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Least agreement of the judge with people's marks, Cohen's kappa; 0.6 begins what Landis and Koch (1977) call substantial."""
     must_improve: bool = False
     """Every gated variant must be surely better than `base` in the same run: an untrained model fails."""
     strict: bool = False

@@ -45,7 +45,7 @@ from harness.records.prompting import PromptForm
 from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
-from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, HowToRun, SeedRuns, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -72,6 +72,7 @@ __all__ = [
     "GateResult",
     "GateVerdict",
     "HistoryPoint",
+    "HowToRun",
     "HumanPair",
     "Interval",
     "JudgeReply",

@@ -73,6 +73,18 @@ class TrainManifest(Manifest):
     """How devices took their rows of a step: `harness.training.plan.Plan`, and `devices`."""
 
 
+class HowToRun(Record):
+    """One way of loading or serving a format elsewhere."""
+
+    tool: str
+    """`llama-server`, `Ollama`, `vLLM` or `transformers`."""
+    language: Literal["shell", "python"]
+    lines: list[str]
+    """To be typed in the folder that `runs/` is in."""
+    note: str = ""
+    """What must be installed or done."""
+
+
 class Artifact(Record):
     """One exported format, as written and checked."""
 
@@ -90,6 +102,8 @@ class Artifact(Record):
     """What was verified after writing, in words."""
     command: str = ""
     """GGUF: the line that serves it with llama.cpp, from the run folder."""
+    ways: list[HowToRun] = []
+    """How it is run elsewhere with the same prompt, end tokens and greedy decoding; empty in files of earlier versions."""
 
 
 class ExportManifest(Manifest):

@@ -67,6 +67,13 @@ def megabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 
+def interval(pair: Pair) -> str:
+    """A pair's 95% interval in points; of two variants that gave the same text everywhere there is none to tell."""
+    if pair.verdict == "identical":
+        return f"the same text on all {pair.n:,}"
+    return _range(pair.ci95) if pair.ci95 else "\u2013"
+
+
 def p_value(p: float | None) -> str:
     """A p-value to two significant digits, with its relation sign."""
     return "not tested" if p is None else "p < 0.0001" if p < 1e-4 else "p = 1" if p >= 0.995 else f"p = {p:.2g}"
@@ -147,9 +154,12 @@ def evidence(comparison: Comparison) -> list[Statement]:
     pair = find_pair(comparison.pairs, tuned, BASE, metric) if tuned and metric else None
     if pair is not None and pair.delta is not None:
         detail = [f"{points(pair.delta)} points"]
-        if pair.ci95:
-            detail.append(f"95% CI {_range(pair.ci95)}")
-        detail += [p_value(pair.p_adjusted if pair.p_adjusted is not None else pair.p)]
+        if pair.verdict == "identical":
+            detail = [f"0 points ({interval(pair)})"]
+        elif pair.ci95:
+            detail.append(f"95% CI {interval(pair)}")
+        if pair.verdict != "identical":
+            detail.append(p_value(pair.p_adjusted if pair.p_adjusted is not None else pair.p))
         text = f"{', '.join(detail)}; n = {pair.n:,} questions in {comparison.n_groups:,} groups."
         if pair.verdict == "undecided" and pair.mde is not None:
             text += f" With so many questions a difference of {points(pair.mde, sign=False)} points would be found four times in five."

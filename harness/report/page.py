@@ -101,6 +101,7 @@ def html(
             examples=first_screen.examples(inputs),
             markdown=_island(_render_markdown(inputs, [], None, two_runs.versus(inputs, others, tested, refused))),
             teeth=_grouped_by_length(comparison),
+            ways=first_screen.ways(inputs),
             fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness import storage
 from harness.config import Config, Gate
-from harness.gating import baseline, likeness, limits
+from harness.gating import baseline, judged, likeness, limits
 from harness.gating.differences import against_base, against_baseline
 from harness.records import (
     Baseline,
@@ -75,7 +75,8 @@ def run(
     )
     unlike = list(likeness.differs(old, new, gated, config.gate.metrics))
     must_improve = must_improve or config.gate.must_improve
-    checks = [] if unlike else _checks(old, new, gated, comparison, config, must_improve=must_improve)
+    by_judge = judged.check(run, comparison, config.gate)
+    checks = [] if unlike else by_judge + _checks(old, new, gated, comparison, config, must_improve=must_improve)
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
