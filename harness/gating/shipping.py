@@ -24,7 +24,7 @@ from harness.config import Config
 from harness.gating.noninferiority import Column, Outcome, outcomes
 from harness.records import Comparison, Interval, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.report.headline import megabytes, percent, points
-from harness.variants import ADAPTER, BASE, MERGED, is_exported
+from harness.variants import ADAPTER, BASE, MERGED, UNTUNED, is_exported
 from harness.variants import label as variant_label
 from harness.variants import order as variant_order
 
@@ -109,7 +109,7 @@ def decide(comparison: Comparison, scores: Mapping[str, Floats], groups: Sequenc
 def candidates(names: list[str]) -> list[str]:
     """What could be shipped: the adapter and the formats made from it; where there are none, every model but the bases."""
     own = [name for name in names if name == ADAPTER or is_exported(name)]
-    others = [name for name in names if name != BASE and not name.endswith(f".{BASE}")]
+    others = [name for name in names if name not in UNTUNED and not name.endswith(f".{BASE}")]
     return sorted(own or others, key=variant_order)
 
 

@@ -18,6 +18,7 @@ from harness.records.base import (
     Verdict,
 )
 from harness.records.comparison import (
+    AgainstFewShot,
     Alarm,
     Breakdown,
     Comparison,
@@ -56,6 +57,7 @@ from harness.records.training import Artifact, ExportManifest, HistoryPoint, See
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AgainstFewShot",
     "Agreement",
     "Alarm",
     "Artifact",

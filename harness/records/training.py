@@ -64,7 +64,7 @@ class TrainManifest(Manifest):
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""
     wandb: dict[str, Any]
-    """`mode`, `run_id`, `url` (online runs), `error` (when W&B failed)."""
+    """Of the tracker, whichever was chosen: `tracker` (its name), `mode`, `run_id`, `url` (online runs), `error` (when it failed)."""
     seconds: float
     peak_memory_bytes: int
     resumed_from: int = 0

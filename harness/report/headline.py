@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness import registry, variants
 from harness.records import Comparison, MetricValue, Pair, Verdict
-from harness.variants import ADAPTER, BASE
+from harness.variants import ADAPTER, BASE, UNTUNED
 from harness.variants import label as variant_label
 
 GATE_WORDS = {
@@ -183,7 +183,7 @@ def formats(comparison: Comparison) -> list[Statement]:
     same: list[str] = []
     margin = 0.0
     for variant in comparison.variants:
-        pair = None if variant in (BASE, reference) else find_pair(comparison.pairs, variant, reference, metric)
+        pair = None if variant in (*UNTUNED, reference) else find_pair(comparison.pairs, variant, reference, metric)
         if pair is None or pair.delta is None:
             continue
         name, against = variant_label(variant), variant_label(reference)

@@ -167,6 +167,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
     return {
         "headline": headline.headline(comparison),
         "evidence": headline.evidence(comparison),
+        "few_shot": [entry.text for entry in comparison.against_few_shot],
         "formats": headline.formats(comparison),
         "metric": metric,
         "metric_label": registry.metric_label(metric) if metric else "",

@@ -27,7 +27,7 @@ from harness.records import (
 )
 from harness.registry import BASELINE_LABELS, IN_PLAIN_WORDS, metric_label, metric_order, summary_metrics
 from harness.report.headline import best_and_ties, megabytes, p_value, percent, points, primary_metric, tuned_variant
-from harness.variants import BASE
+from harness.variants import BASE, BASE_FEW_SHOT, UNTUNED
 from harness.variants import label as variant_label
 
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -196,7 +196,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
     """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     rows = []
-    for variant, label in ((tuned, "Fine-tuned"), (BASE, "Base model")):
+    for variant, label in ((tuned, "Fine-tuned"), (BASE_FEW_SHOT, "Base, few-shot"), (BASE, "Base model")):
         result = comparison.variants.get(variant or "")
         measured = result.metrics.get(metric or "") if result else None
         if measured is not None and measured.value is not None:
@@ -208,7 +208,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "text": percent(measured.value),
-                    "model": variant != BASE,
+                    "model": variant not in UNTUNED,
                 }
             )
     for name, values in sorted(comparison.baselines.items(), reverse=True):

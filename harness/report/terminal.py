@@ -85,6 +85,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
     statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
     for statement in statements:
         _say(console, statement.text)
+    for entry in comparison.against_few_shot:
+        _say(console, entry.text)
     if decision:
         show_decision(comparison, console)
 

@@ -26,7 +26,7 @@ from harness.records import (
 from harness.report import gate_outputs
 from harness.report.headline import variant_order
 from harness.storage import RunFolder
-from harness.variants import BASE, MERGED
+from harness.variants import MERGED, UNTUNED
 
 EXAMPLES = 5
 EXIT_CODES: dict[GateVerdict, int] = {
@@ -145,7 +145,7 @@ def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) 
     notes = [
         f"{variant} is not in the baseline and was not gated"
         for variant in new.variants
-        if variant not in (*gated, BASE)
+        if variant not in (*gated, *UNTUNED)
     ]
     unheld = [variant for variant in gate.fidelity if variant in new.variants]
     if unheld and MERGED not in new.variants:
