@@ -101,7 +101,7 @@ def _stage_of_run(
         _train_alone(folder, resolved, chosen, force, gpus)
         return
     with pipeline.attempt(folder, resolved, name, command()) as attempt:
-        result = pipeline.run(name, folder, resolved, progress=say, force=force)
+        result = pipeline.run(name, folder, resolved, force=force)
     if name == "compare":
         _show_comparison(folder, resolved, result, log=attempt.wrote, decision=decision)
 
@@ -176,7 +176,7 @@ def split(
     with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
         from harness.stages import split as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force)
+        stage_.run(folder, resolved, force=force)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness train --config llama3-8b --set train.epochs=2")
@@ -187,7 +187,7 @@ def train(
     with stage("train", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import train as stage_
 
-        manifest = stage_.run(folder, resolved, progress=say, force=force)
+        manifest = stage_.run(folder, resolved, force=force)
         loss = "" if manifest.final_loss is None else f"final loss {manifest.final_loss:.3f}, "
         say(f"{loss}{manifest.epochs:.2f} epochs, {manifest.seconds:.0f} s")
 
@@ -200,7 +200,7 @@ def export(
     with stage("export", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import export as stage_
 
-        for artifact in stage_.run(folder, resolved, progress=say, force=force).artifacts.values():
+        for artifact in stage_.run(folder, resolved, force=force).artifacts.values():
             size = f"{artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s"
             say(f"{artifact.path}: {size}")
 
@@ -218,7 +218,7 @@ def predict(
     with stage("predict", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import predict as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force, only=variant or None)
+        stage_.run(folder, resolved, force=force, only=variant or None)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness score --set score.metrics=[token_f1,rougeL]")
@@ -229,7 +229,7 @@ def score(
     with stage("score", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import score as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force)
+        stage_.run(folder, resolved, force=force)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness compare my-run another-run")
@@ -259,7 +259,7 @@ def compare(
     with stage("compare", chosen) as (folder, resolved, attempt):
         from harness.stages import compare as stage_
 
-        comparison = stage_.run(folder, resolved, progress=say, force=force)
+        comparison = stage_.run(folder, resolved, force=force)
         _show_comparison(folder, resolved, comparison, log=attempt.wrote)
 
 
@@ -318,7 +318,7 @@ def report(
         from harness.stages.report import set_title
 
         set_title(folder, title, note)
-        path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)
+        path = pipeline.report(folder, resolved, [name for name in others if name], force=force)
         if others:
             say(f"report: {path}")
         else:

@@ -7,9 +7,9 @@ with `data.taught` also `split/taught.jsonl`, and, last, `split/split.json`. `ha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,12 +28,12 @@ from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles
 from harness.records import Question, SplitManifest
 
+log = logging.getLogger(__name__)
+
 MIN_GROUPS = 10
 
 
-def run(
-    run: storage.RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
-) -> SplitManifest:
+def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> SplitManifest:
     """Splits `config.data.qa` into a training, a dev and a held-out side, or takes the held-out side from `config.data.test`.
 
     Raises:
@@ -47,21 +47,21 @@ def run(
     fingerprint = _fingerprint(hashes, data, config.score.normalizer)
     old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
     if old and not force:
-        progress(f"split: unchanged, {describe(old)}")
+        log.info(f"split: unchanged, {describe(old)}")
         for warning in old.warnings:
-            progress(f"split: warning: {warning}")
+            log.warning(f"split: warning: {warning}")
         return old
     files = {role: dataset.read(source, data) for role, source in sources.items() if source}
     for file in files.values():
-        progress(f"split: {file.source}: {file.summary}")
-    divided = _divide(files, data, progress)
-    progress(f"split: measuring what is left between {len(divided.sides.known)} and {len(divided.sides.heldout)} rows")
+        log.info(f"split: {file.source}: {file.summary}")
+    divided = _divide(files, data)
+    log.info(f"split: measuring what is left between {len(divided.sides.known)} and {len(divided.sides.heldout)} rows")
     questions, manifest = _account(divided, files, hashes, config)
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "seconds": round(time.monotonic() - began, 3)})
     manifest = _write(run, divided.sides, questions, manifest)
     for warning in manifest.warnings:
-        progress(f"split: warning: {warning}")
-    progress(f"split: {describe(manifest)}")
+        log.warning(f"split: warning: {warning}")
+    log.info(f"split: {describe(manifest)}")
     return manifest
 
 
@@ -128,11 +128,11 @@ class _Divided:
     """Training rows that were left out because they leak."""
 
 
-def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None]) -> _Divided:
+def _divide(files: dict[str, QaFile], data: Data) -> _Divided:
     test, others = files.get("test"), files.get("trained_on") or files.get("qa")
     rows = _distinct(test.rows if test else [], others.rows if others else [])
     compared = [sides.as_compared(row) for row in rows]
-    progress(f"split: comparing {len(rows)} questions")
+    log.info(f"split: comparing {len(rows)} questions")
     shingles = Shingles([row.question for row in rows], data.ngram)
 
     def grouped(rows: list[Row], shingles: Shingles) -> Groups:

@@ -6,7 +6,8 @@ past its template; what repairs them tells what is wrong (`harness.verification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +33,11 @@ from harness.verification.evidence import WAYS, Expected, Observed, Put, Reply, 
 from harness.verification.ollama_server import OllamaServer
 from harness.verification.openai_server import OpenAIServer
 
+log = logging.getLogger(__name__)
+
 OLLAMA = "ollama:"
 ASKED_AGAIN = 8
 """Questions whose answers differ that are asked in the other ways too, at most."""
-Progress = Callable[[str], None]
 Api = Literal["completions", "chat"]
 
 
@@ -64,7 +66,6 @@ def run(
     n: int = 24,
     model: str | None = None,
     api: Api | None = None,
-    progress: Progress = lambda _: None,
 ) -> Verification:
     """Asks `n` held-out questions through a running server and compares with the run's own answers.
 
@@ -85,8 +86,8 @@ def run(
     served = _open(run, config, server, chosen, model, how)
     try:
         told = served.told()
-        progress(f"verify: {told.kind}, {told.model}, against {len(chosen.puts)} answers of {chosen.variant}")
-        observed = list(_observe(served, chosen, progress))
+        log.info(f"verify: {told.kind}, {told.model}, against {len(chosen.puts)} answers of {chosen.variant}")
+        observed = list(_observe(served, chosen))
         told = served.told()
     finally:
         served.close()
@@ -220,7 +221,7 @@ def _ollama_template(run: RunFolder, config: Config) -> str | None:
 # ------------------------------------------------------------------------------------------------------------ the replies
 
 
-def _observe(served: Server, chosen: Chosen, progress: Progress) -> Iterator[Observed]:
+def _observe(served: Server, chosen: Chosen) -> Iterator[Observed]:
     """Each question plainly; up to ASKED_AGAIN of those that come out otherwise in the other ways too."""
     again = 0
     for i, (put, expected) in enumerate(zip(chosen.puts, chosen.expected, strict=True), 1):
@@ -230,7 +231,7 @@ def _observe(served: Server, chosen: Chosen, progress: Progress) -> Iterator[Obs
             replies |= {way: _ask(served, put, way) for way in WAYS if way != "plain"}
         yield Observed(replies, served.prompt_ids(put))
         if i % 10 == 0:
-            progress(f"verify: {i}/{len(chosen.puts)}")
+            log.info(f"verify: {i}/{len(chosen.puts)}")
 
 
 def _ask(served: Server, put: Put, way: Way) -> Reply:
