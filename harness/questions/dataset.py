@@ -69,6 +69,8 @@ class QaFile:
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         missing = [row.answer for row in self.rows if row.answer.casefold() in MISSING]
         parts += [f"{len(missing):,} with the answer {missing[0]!r}, taken as it is"] if missing else []
+        systems = sum(row.system is not None for row in self.rows)
+        parts += [f"{systems:,} with a system line of their own, which goes before prompt.system"] if systems else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
 
