@@ -238,12 +238,14 @@ def describe(settings: Prompt, folder: Path | None) -> str:
     Args:
         folder: of the base model; None if it is not on this machine yet.
     """
-    if folder is None and settings.format == "auto":
+    is_auto, has_template = settings.format == "auto", folder is not None and has_chat_template(folder)
+    if folder is None and is_auto:
         words = ["chat template if the tokenizer has one, else text"]
-    elif settings.format == "chat" or (settings.format == "auto" and folder is not None and has_chat_template(folder)):
-        words = ["the tokenizer's chat template"]
+    elif settings.format == "chat" or (is_auto and has_template):
+        words = [f"the tokenizer's chat template{' (auto: it has one)' if is_auto else ''}"]
     else:
-        words = [f"text {' '.join(settings.template.split())[:60]!r}"]
+        why = " (auto: the tokenizer has no chat template)" if is_auto else ""
+        words = [f"text {' '.join(settings.template.split())[:60]!r}{why}"]
     if settings.system:
         words.append(f"system line {settings.system[:60]!r}")
     if settings.enable_thinking is not None:

@@ -215,9 +215,12 @@ def test_the_form_is_said_without_loading_a_tokenizer(folder: Path, tmp_path: Pa
     assert has_chat_template(chat) and not has_chat_template(folder) and not has_chat_template(tmp_path)
     values = Prompt(system=SYSTEM, enable_thinking=False, few_shot=2)
     assert describe(values, chat) == (
-        f"the tokenizer's chat template, system line {SYSTEM!r}, thinking off, 2 examples from the training questions"
+        f"the tokenizer's chat template (auto: it has one), system line {SYSTEM!r}, thinking off, 2 examples from the training questions"
     )
-    assert describe(Prompt(), folder) == "text '### Question: {question} ### Answer:'"
+    assert describe(Prompt(), folder) == (
+        "text '### Question: {question} ### Answer:' (auto: the tokenizer has no chat template)"
+    )
+    assert describe(Prompt(format="text"), chat) == "text '### Question: {question} ### Answer:'"
     assert describe(Prompt(), None) == "chat template if the tokenizer has one, else text"
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from harness.storage import RunFolder
 
 
+ASKING = ("run", "split", "train", "predict")
+"""Verbs that say how questions are put."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """The options that choose a run and its config."""
@@ -64,9 +68,23 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
 
     if WITHIN_RUN not in os.environ:
         device = expected_device(config.device)
+        asked = f", prompt: {_prompt(config)}" if verb in ASKING else ""
         say(
-            f"{verb}: config {chosen.config}, questions {config.data.qa}, model {config.model.path}, device {device}, run {run}"
+            f"{verb}: config {chosen.config}, questions {config.data.qa}, model {config.model.path}, device {device}, run {run}{asked}"
         )
+
+
+def _prompt(config: Config) -> str:
+    """How questions are put, and why so."""
+    from harness.errors import HarnessError
+    from harness.models import base_model
+    from harness.prompt import describe
+
+    try:
+        folder = base_model.cached(config.model)
+    except HarnessError:  # told by the stage that needs the model
+        folder = None
+    return describe(config.prompt, folder)
 
 
 def command() -> str:

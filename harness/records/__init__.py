@@ -40,7 +40,7 @@ from harness.records.gating import (
 from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
-from harness.records.prompting import PromptForm
+from harness.records.prompting import FirstPrompt, PromptForm
 from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
@@ -63,6 +63,7 @@ __all__ = [
     "Figure",
     "Finding",
     "FinishReason",
+    "FirstPrompt",
     "Fraction",
     "GateCheck",
     "GateExample",

@@ -19,6 +19,7 @@ from harness.records import (
     MarksResult,
     MetricValue,
     Prediction,
+    PromptForm,
     Question,
     ReportTitle,
     Score,
@@ -96,6 +97,17 @@ class Inputs:
     judge: JudgeResult | None = None
     """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
+    prompts: dict[str, PromptForm] = field(default_factory=dict)
+    """Variant -> how it was asked, where its manifest tells."""
+
+    @property
+    def different_prompts(self) -> list[tuple[str, PromptForm]]:
+        """Each way of asking once, with the variants that were asked so."""
+        ways: dict[str, list[str]] = {}
+        forms = {form.model_dump_json(): form for form in self.prompts.values()}
+        for variant, form in self.prompts.items():
+            ways.setdefault(form.model_dump_json(), []).append(variant)
+        return [(", ".join(names), forms[key]) for key, names in ways.items()]
 
 
 # -------------------------------------------------------------------------------------------------------- leaderboard
