@@ -21,6 +21,7 @@ TEST   ?=
 MODEL  ?=
 BASE   ?=
 TRAINED_ON ?=
+FEW_SHOT ?=
 PYTHON ?= python3
 BASELINE ?= reports/baseline.json
 SEEDS  ?= 1 2 3 4
@@ -110,7 +111,7 @@ eval: .venv/ready                   ## export, predict, score, compare and repor
 # Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
 evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
 	$(HARNESS) evaluate $(if $(TEST),--test $(call quoted,$(TEST))) $(foreach m,$(MODEL),--model $(call quoted,$(m))) \
-	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) $(if $(FEW_SHOT),--few-shot $(call quoted,$(FEW_SHOT))) \
 	  $(if $(filter file,$(origin CONFIG)),,--config $(call quoted,$(CONFIG))) $(if $(filter file,$(origin RUN)),,--run $(call quoted,$(RUN))) \
 	  $(if $(SET),--sets $(call quoted,$(SET)))
 

@@ -94,6 +94,7 @@ def evaluate(
     run: str = "evaluate",
     root: Path | str = ".",
     load_in_4bit: bool | None = None,
+    few_shot: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> Run:
     """Judges models on a test file and returns the finished run.
@@ -103,6 +104,7 @@ def evaluate(
             models are asked anew each time: nothing tells whether they changed.
         test: questions with reference answers.
         trained_on: what the models were trained on.
+        few_shot: asks the base once more, with so many of those questions in front of each question.
         config: a config's name or file, as `--config`; `settings` as `--set`.
         run: of the run folder below `root`.
     Raises:
@@ -120,6 +122,7 @@ def evaluate(
         trained_on=str(trained_on) if trained_on else None,
         base=base,
         load_in_4bit=load_in_4bit,
+        few_shot=few_shot,
         objects=objects,
     )
     folder = RunFolder(run, root)

@@ -39,6 +39,9 @@ PACKAGES = (
     "scipy",
     "datasketch",
     "wandb",
+    "trackio",
+    "mlflow-skinny",
+    "tensorboard",
     "plotly",
     "pydantic",
 )

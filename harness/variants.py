@@ -10,6 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BASE = "base"
+BASE_FEW_SHOT = "base_fewshot"
+"""The base with some training questions, and their answers, in front of each question: what can be had without fine-tuning."""
+UNTUNED = (BASE, BASE_FEW_SHOT)
+"""Answer without anything that was trained."""
 ADAPTER = "adapter"
 MERGED = "merged_16bit"
 """The 16-bit model: every other format is made from it and compared with it."""
@@ -79,6 +83,7 @@ def _gguf(
 
 _LIST = (
     Variant(BASE, "Base", "transformers", compared_with=(), default=True),
+    Variant(BASE_FEW_SHOT, "Base, few-shot", "transformers"),
     Variant(ADAPTER, "Adapter", "transformers", default=True, max_divergence=0.1),
     Variant(
         MERGED,
@@ -163,7 +168,8 @@ def pairs(names: list[str], further: frozenset[str] | set[str] = frozenset()) ->
 
     Args:
         further: names of the user's own models: tested against the base; an adapter put on another base than the run's against that one, which
-            `harness evaluate` adds as NAME.base. Without the run's base, the first of them takes its place.
+            `harness evaluate` adds as NAME.base. Without the run's base, the first of them takes its place. Where the base answered with few-shot
+            examples too, what represents fine-tuning, and each of the user's own models, is tested against that as well.
     """
     elsewhere = [name for name in names if name in further]
     reference = BASE if BASE in names else elsewhere[0] if len(elsewhere) == len(names) else None
@@ -175,7 +181,9 @@ def pairs(names: list[str], further: frozenset[str] | set[str] = frozenset()) ->
         for left in names
         if left not in further and right in compared_with(left)
     ]
-    return [(left, right) for left, right in found if right in names]
+    elsewhere = [name for name in elsewhere if not name.endswith(f".{BASE}")]
+    found += [(name, BASE_FEW_SHOT) for name in dict.fromkeys([tuned(names), *elsewhere]) if name]
+    return [(left, right) for left, right in dict.fromkeys(found) if right in names]
 
 
 def label(name: str) -> str:
@@ -193,6 +201,6 @@ def order(name: str) -> tuple[int, str]:
 
 def tuned(names: list[str]) -> str | None:
     """The variant that represents fine-tuning: as trained where it answered, else the first that kept 16 bits, else any but the base."""
-    others = [name for name in names if name != BASE]
-    faithful = [name for name, variant in VARIANTS.items() if name != BASE and variant.bits >= 16 and name in others]
+    others = [name for name in names if name not in UNTUNED]
+    faithful = [name for name, variant in VARIANTS.items() if variant.bits >= 16 and name in others]
     return faithful[0] if faithful else others[0] if others else None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +22,7 @@ import pytest
 from harness.backends import Execution, Generation, Source, endpoint
 from harness.backends.endpoint import KEY, EndpointBackend
 from harness.backends.llamacpp import LlamaCppBackend
+from harness.config import PROJECT
 from harness.errors import ModelError
 from harness.formats import gguf
 from tests.helpers.models import BOS_ID, EOS_ID
@@ -209,3 +214,50 @@ def test_ids_that_come_back_are_kept_without_the_end_token(url: str) -> None:
     with between(url, lambda *_: (200, json.dumps({"choices": [choice]}).encode())) as vllm:
         (found,) = served(vllm).answer(["x"])
     assert (found.answer_ids, found.prompt_ids, found.text) == ([65, 66], [BOS_ID, 70], "ab")
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_asks_again_only_what_was_in_flight(url: str, tmp_path: Path) -> None:
+    """A real process, killed while a real server answers it: what had come is on disk, and is never asked again."""
+    slots, before = 3, 7
+    test = tmp_path / "test.jsonl"
+    rows = [{"id": f"q{i}", "question": f"What does Article {i} protect?", "answer": "life"} for i in range(16)]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked: dict[int, str] = {}
+    held = threading.Event()
+
+    def hold(n: int, body: dict[str, Any]) -> None:
+        asked[n] = body["prompt"]
+        if n >= before:
+            held.wait(60)
+
+    with between(url, hold) as server:
+        command = [sys.executable, "-m", "harness", "evaluate", "--test", str(test), "--run", "e"]
+        command += ["--model", f"s={server}/completions", "--set", f"predict.slots={slots}"]
+        command += [
+            "--set",
+            "predict.max_new_tokens=8",
+            "--set",
+            "score.resamples=100",
+            "--set",
+            "compare.resamples=100",
+        ]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT), KEY: "canary-key"}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        journal = tmp_path / "runs" / "e" / "predictions" / "s.partial"
+        until = time.monotonic() + 120
+        while not (len(asked) == before + slots and journal.read_bytes().count(b"\n") == 1 + before):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        texts = [asked[n] for n in sorted(asked)]
+        answered, in_flight = {*texts[:before]}, {*texts[before:]}
+        asked.clear()
+        held.set()
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    again = {*asked.values()}
+    assert len(asked) == len(rows) - before and not again & answered and in_flight <= again
+    lines = (tmp_path / "runs" / "e" / "predictions" / "s.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in rows]
+    assert not journal.exists() and (tmp_path / "reports" / "e" / "report.html").exists()

@@ -11,8 +11,9 @@ import pytest
 
 import harness
 from harness import storage
-from harness.config import load
+from harness.config import PROJECT, load
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError
+from harness.formats import gguf
 from harness.models import adapters
 from harness.records import Comparison, PredictionManifest, SplitManifest
 from harness.report import tables
@@ -107,6 +108,32 @@ def test_models_of_two_tokenizers_stand_in_one_comparison(tiny_model: Path, test
     assert asked == ["run", "own"]
 
 
+def test_the_embedded_models_gguf_file_and_a_model_of_another_tokenizer_in_one_report(
+    tiny_model: Path, test_file: Path, tmp_path: Path
+) -> None:
+    embedded = PROJECT / "data" / "tiny-llama3"
+    file = tmp_path / "embedded.gguf"
+    gguf.write(embedded, file, "f16")
+    run, comparison = judge(tmp_path, test_file, f"file={file}", f"other={tiny_model}", base=str(embedded))
+    assert list(comparison.variants) == ["base", "file", "other"]
+    contracts = {(p.left, p.right): p.contract for p in comparison.pairs}
+    assert contracts == {("file", "base"): "same ids", ("other", "base"): "same question"}
+    tokenizers = {
+        name: storage.read_record(run.prediction(name)[1], PredictionManifest).tokenizer_sha256
+        for name in comparison.variants
+    }
+    assert tokenizers["file"] == tokenizers["base"] != tokenizers["other"]
+    texts = {
+        name: [json.loads(line)["text"] for line in run.prediction(name)[0].read_text().splitlines()]
+        for name in ("base", "file")
+    }
+    assert sum(a == b for a, b in zip(texts["base"], texts["file"], strict=True)) >= 7, (
+        "f16 rounds, and changes next to nothing"
+    )
+    page = run.report_md.read_text()
+    assert "same ids" in page and "same question" in page
+
+
 def test_leakage_is_measured_against_what_the_model_was_trained_on(test_file: Path, tmp_path: Path) -> None:
     run, comparison = judge(
         tmp_path, test_file, f"m=replay:{recorded(tmp_path / 'r.jsonl')}", trained_on=str(test_file)
@@ -115,6 +142,40 @@ def test_leakage_is_measured_against_what_the_model_was_trained_on(test_file: Pa
     split = storage.read_record(run.split_json, SplitManifest)
     assert split.leakage["questions_in_train"] == len(small_run.QUESTIONS)
     assert split.baselines["grouped"]["nearest_train_copy"]["exact_match"] == 1
+
+
+def test_the_base_is_asked_with_examples_too(adapter: Path, test_file: Path, tmp_path: Path) -> None:
+    trained_on = tmp_path / "train.jsonl"
+    rows = [{"question": f"What does Article {i} provide?", "answer": f"provision {i}"} for i in range(30, 40)]
+    trained_on.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run, comparison = judge(tmp_path, test_file, f"mine=adapter:{adapter}", trained_on=str(trained_on), few_shot=2)
+    assert list(comparison.variants) == ["base", "base_fewshot", "mine"]
+    asked = storage.read_record(run.prediction("base_fewshot")[1], PredictionManifest)
+    assert asked.prompt is not None and asked.prompt.few_shot == 2 and asked.prompt.first.count("provision") == 2
+    contracts = {(p.left, p.right): p.contract for p in comparison.pairs}
+    assert contracts["mine", "base_fewshot"] == contracts["base_fewshot", "base"] == "same question"
+    (worth,) = comparison.against_few_shot
+    pair = next(p for p in comparison.pairs if (p.left, p.right) == ("mine", "base_fewshot"))
+    assert (worth.variant, worth.examples) == ("mine", 2)
+    assert worth.answer == {"better": "yes", "undecided": "cannot tell"}.get(pair.verdict, "no")
+    assert worth.text in run.report_html.read_text() and "few" in run.report_md.read_text()
+    assert comparison.shipping and [c.variant for c in comparison.shipping.candidates] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "model, options, message",
+    [
+        ("adapter", {"few_shot": 2}, "no questions to take as examples; name a file: --trained-on"),
+        ("replay", {"few_shot": 2}, "no base to ask with examples; name it: --base"),
+        ("adapter", {"few_shot": 65}, "--few-shot 65 is not between 1 and 64"),
+    ],
+)
+def test_examples_that_cannot_be_had(
+    model: str, options: dict[str, Any], message: str, adapter: Path, test_file: Path, tmp_path: Path
+) -> None:
+    where = f"adapter:{adapter}" if model == "adapter" else f"replay:{recorded(tmp_path / 'r.jsonl')}"
+    with pytest.raises(ConfigError, match=message):
+        judge(tmp_path, test_file, f"mine={where}", **options)
 
 
 # ------------------------------------------------------------------------------------------------------------ integrity

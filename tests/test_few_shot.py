@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import variants
 from harness.errors import ConfigError
 from harness.questions import few_shot
-from harness.records import Question
+from harness.records import PromptForm, Question
+from harness.report import terminal
+from harness.stages import compare, score
+from tests.helpers import scored_run
 
 
 def question(i: int, text: str, group: str = "") -> Question:
@@ -45,7 +52,8 @@ def test_ties_go_to_the_earlier_row() -> None:
 
 def test_too_few_are_one_line() -> None:
     with pytest.raises(
-        ConfigError, match=r"prompt.few_shot is 4, and question 'q0' has 3 training questions of other groups; lower"
+        ConfigError,
+        match=r"4 few-shot examples are asked for, and question 'q0' has 3 training questions of other groups; lower",
     ):
         few_shot.nearest(TRAIN, TRAIN, 4)
 
@@ -65,3 +73,53 @@ def test_none_left_out_is_nearer_than_one_chosen(texts: list[str], asked: list[s
         assert len(set(chosen)) == k
         left = [score for i, score in enumerate(scores) if i not in chosen]
         assert min(scores[chosen]) >= max(left, default=0.0) and list(scores[chosen]) == sorted(scores[chosen])
+
+
+def test_what_stands_for_fine_tuning_is_tested_against_the_base_with_examples() -> None:
+    names = ["base", "base_fewshot", "adapter", "merged_16bit", "gguf_q8_0", "instruct"]
+    found = variants.pairs(names, {"instruct"})
+    assert ("base_fewshot", "base") in found
+    assert [left for left, right in found if right == "base_fewshot"] == ["adapter", "instruct"]
+    assert variants.tuned(["base", "base_fewshot"]) is None
+
+
+FORM = PromptForm(
+    format="text",
+    template="{question}",
+    chat_template_sha256=None,
+    system=None,
+    enable_thinking=None,
+    few_shot=3,
+    opening="",
+    first="",
+    first_tokens=1,
+)
+
+
+@pytest.mark.parametrize(
+    "tuned, base, answer, opening",
+    [
+        ("right", "wrong", "yes", "Fine-tuning is worth it against few-shot: Adapter reaches 100% exact match"),
+        ("right", "right", "no", "Fine-tuning is not worth it against few-shot"),
+        ("wrong", "right", "no", "Fine-tuning is not worth it against few-shot"),
+        ("half", "other half", "cannot tell", "Whether fine-tuning is worth it against few-shot cannot be told yet"),
+    ],
+)
+def test_the_answer_is_that_of_the_tested_pair(
+    tuned: str, base: str, answer: str, opening: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says: dict[str, Callable[[Question], str]] = {
+        "right": lambda q: q.answer,
+        "wrong": lambda q: f"nothing {q.id}",
+        "half": lambda q: q.answer if q.row % 2 else f"nothing {q.id}",
+        "other half": lambda q: f"nothing {q.id}" if q.row % 2 else q.answer,
+    }
+    answers = {"base": says["wrong"], "base_fewshot": says[base], "adapter": says[tuned]}
+    run = scored_run.make(tmp_path, answers, prompt=FORM)
+    score.run(run, scored_run.CONFIG)
+    comparison = compare.run(run, scored_run.CONFIG)
+    (found,) = comparison.against_few_shot
+    assert (found.variant, found.answer, found.examples) == ("adapter", answer, 3)
+    assert found.text.startswith(opening) and "3 training examples in front of each question" in found.text
+    terminal.show_comparison(comparison)
+    assert found.text in capsys.readouterr().out

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import storage
-from harness.config import Config
-from harness.errors import ConfigError, ModelError
+from harness.config import Config, Gate
+from harness.errors import ArtifactError, ConfigError, ModelError
+from harness.gating import judged
 from harness.records import Mark, Question
 from harness.report import marks_section
 from harness.stages import judge, marks, report
@@ -123,6 +124,34 @@ def test_it_is_told_only_beside_its_agreement_with_people(made, tmp_path):
         told = judge.run(made, CONFIG, url, None, left="adapter", right="base")
     assert told.kappa is not None and told.kappa < 1 and told.n_people > 10
     assert "read it as that, and no more" in report.run(made, Config()).read_text()
+
+
+def test_the_gate_takes_a_judge_only_if_it_agrees_with_people(made, tmp_path):
+    asked = Gate(judge=True)
+    comparison = report.read(made).comparison
+    assert judged.check(made, comparison, Gate()) == []
+    with pytest.raises(ArtifactError, match=r"no judge has compared this run's answers.*run harness judge"):
+        judged.check(made, comparison, asked)
+    with server(by_reference) as (url, _):
+        result = judge.run(made, CONFIG, url, None, left="adapter", right="base")
+    with pytest.raises(ConfigError, match=r"kappa\) is unknown, and gate.judge_kappa asks for 0.6; mark more answers"):
+        judged.check(made, comparison, asked)
+    for kappa, message in ((0.59, r"is 0.59 on 40 questions, and gate.judge_kappa asks for 0.6"), (0.6, "")):
+        told = result.model_copy(update={"kappa": kappa, "n_people": 40, "checksum": ""})
+        storage.write_json(made.judge_json, told)
+        if message:
+            with pytest.raises(ConfigError, match=message) as error:
+                judged.check(made, comparison, asked)
+            assert "\n" not in str(error.value)
+    (found,) = judged.check(made, comparison, asked)
+    assert (found.kind, found.variant, found.verdict) == ("judge", "adapter", "pass")
+    storage.write_json(made.judge_json, told.model_copy(update={"ci95": (-0.4, -0.1), "checksum": ""}))
+    assert judged.check(made, comparison, asked)[0].verdict == "regression"
+    storage.write_json(made.judge_json, told.model_copy(update={"ci95": (-0.1, 0.3), "checksum": ""}))
+    assert judged.check(made, comparison, asked)[0].verdict == "inconclusive"
+    storage.write_json(made.judge_json, told.model_copy(update={"split_id": "another", "checksum": ""}))
+    with pytest.raises(ArtifactError, match="other questions"):
+        judged.check(made, comparison, asked)
 
 
 def test_wrong_sides_and_a_server_that_is_not_there(made):

@@ -17,8 +17,9 @@ from harness import storage
 from harness.config import Config
 from harness.records import Comparison, HistoryPoint
 from harness.storage import RunFolder
-from harness.training import wandb_log
+from harness.training import evaluation_log, tracker
 from harness.training.history import HistoryCallback
+from harness.training.tracker import Start
 from harness.training.wandb_log import WandbLog
 from tests.helpers.report_fixture import write_run
 
@@ -56,7 +57,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def log(tmp_path: Path, **options: Any) -> WandbLog:
     return WandbLog(
-        tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options}
+        Start(tmp_path, **{"project": "p", "name": "n", "group": "g", "run_id": "id", "config": {"a": 1}, **options})
     )
 
 
@@ -94,17 +95,22 @@ def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
 def test_an_unknown_wandb_mode_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By W&B itself, which refuses it: no stand-in."""
     monkeypatch.setenv("WANDB_MODE", "bogus")
-    facts = log(tmp_path).finish()
+    logged = log(tmp_path)
+    facts = logged.finish()
     assert facts["error"]
-    assert wandb_log.problem(facts) == "W&B: WANDB_MODE is 'bogus'; set it to online, offline or disabled"
-    assert wandb_log.problem({**facts, "mode": "offline"}) == f"W&B: failed ({facts['error']})"
-    assert wandb_log.problem({**facts, "error": None}) is None
+    assert logged.problem() == "W&B: WANDB_MODE is 'bogus'; set it to online, offline or disabled"
+    facts["mode"] = "offline"
+    assert logged.problem() == f"W&B: failed ({facts['error']})"
+    facts["error"] = None
+    assert logged.problem() is None
 
 
 def test_switched_off_it_starts_nothing(tmp_path: Path, started: list[dict[str, Any]]) -> None:
-    wandb = log(tmp_path, enabled=False)
-    wandb.log({"a": 1}, step=1)
-    assert wandb.finish() == {"mode": "disabled", "run_id": "id", "url": None, "error": None}
+    off = tracker.chosen(Config.model_validate({"wandb": {"enabled": False}}))
+    assert off is tracker.chosen(Config.model_validate({"tracking": "none"})) is tracker.Tracker
+    nothing = off(Start(tmp_path, "p", "n", "g", "id"))
+    nothing.log({"a": 1}, step=1)
+    assert (nothing.finish()["mode"], nothing.problem()) == ("disabled", None)
     assert started == []
 
 
@@ -188,10 +194,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]
         "HARNESS_CANARY": SECRET
     }
     code = (
-        "from harness import storage; from harness.training import wandb_log; from harness.config import Config; from harness.records import Comparison\n"
+        "from harness import storage; from harness.training import evaluation_log; from harness.config import Config; from harness.records import Comparison\n"
         "import sys; assert not {'torch', 'transformers', 'wandb'} & set(sys.modules)\n"
         "run = storage.RunFolder('demo'); comparison = storage.read_record(run.comparison_json, Comparison)\n"
-        "for _ in range(2): print(wandb_log.log_evaluation(run, Config(), comparison))"
+        "for _ in range(2): print(evaluation_log.log_evaluation(run, Config(), comparison))\n"
+        "run.report_html.write_text('<p>the page</p>')\n"
+        "for _ in range(2): print(evaluation_log.log_page(run, Config(), comparison))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -200,12 +208,27 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]
 
 def test_an_evaluation_is_a_run_of_the_training_s_group_and_logged_once(evaluated: tuple[RunFolder, str]) -> None:
     run, said = evaluated
-    first, second = said.splitlines()
-    (file,) = wandb_files(run)
+    first, second, *_ = said.splitlines()
+    file, _ = wandb_files(run)
     started = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
     assert (started.run_group, started.job_type, started.project) == ("demo", "eval", "qa-harness")
     assert first == f"W&B: evaluation logged, offline run {started.run_id}" and started.run_id.startswith("demo-eval-")
     assert second == f"W&B: this evaluation is logged already (offline run {started.run_id})"
+
+
+def test_the_report_s_page_is_an_artifact_of_the_same_run_and_added_once(evaluated: tuple[RunFolder, str]) -> None:
+    run, said = evaluated
+    *_, third, fourth = said.splitlines()
+    logged = [record for file in wandb_files(run) for record in records(file)]
+    started = {record.run.run_id for record in logged if record.WhichOneof("record_type") == "run"}
+    assert len(started) == 1 and third == f"W&B: the report's page is an artifact of offline run {started.pop()}"
+    assert fourth == "None"
+    requests = [record.request for record in logged if record.WhichOneof("record_type") == "request"]
+    artifacts = [record.artifact for record in logged if record.WhichOneof("record_type") == "artifact"]
+    artifacts += [r.log_artifact.artifact for r in requests if r.WhichOneof("request_type") == "log_artifact"]
+    (page,) = [artifact for artifact in artifacts if artifact.type == "report"]
+    assert (page.name, [entry.path for entry in page.manifest.contents]) == ("demo-report", ["report.html"])
+    assert Path(page.manifest.contents[0].local_path).read_text() == "<p>the page</p>"
 
 
 def test_the_summary_holds_every_variant_and_metric(evaluated: tuple[RunFolder, str]) -> None:
@@ -258,7 +281,7 @@ def test_another_comparison_is_another_run_and_a_key_sends_an_offline_one(
 
     def logged(comparison: Comparison) -> str | None:
         before = len(started)
-        wandb_log.log_evaluation(run, Config(), comparison)
+        evaluation_log.log_evaluation(run, Config(), comparison)
         return started[-1]["id"] if len(started) > before else None
 
     comparison = comparison_of(run)
@@ -284,11 +307,11 @@ def test_switched_off_or_absent_it_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, enabled: bool, installed: bool, said: str | None
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
-    find_spec = wandb_log.find_spec
-    monkeypatch.setattr(wandb_log, "find_spec", lambda name: find_spec(name) if installed else None)
+    find_spec = evaluation_log.find_spec
+    monkeypatch.setattr(evaluation_log, "find_spec", lambda name: find_spec(name) if installed else None)
     run = write_run(tmp_path, questions=5, variants=["base"])
     config = Config.model_validate({"wandb": {"enabled": enabled}})
-    assert wandb_log.log_evaluation(run, config, comparison_of(run)) == said
+    assert evaluation_log.log_evaluation(run, config, comparison_of(run)) == said
     assert not (run.path / "wandb").exists()
 
 
@@ -300,5 +323,5 @@ def test_an_evaluation_that_w_and_b_refuses_fails_nothing_and_is_tried_again(
     run = write_run(tmp_path, questions=5, variants=["base"])
     monkeypatch.setattr(wandb, "init", lambda **_: FakeRun("log"))
     for _ in range(2):
-        said = wandb_log.log_evaluation(run, Config(), comparison_of(run))
+        said = evaluation_log.log_evaluation(run, Config(), comparison_of(run))
         assert said == "W&B: failed (RuntimeError), the evaluation was not logged"

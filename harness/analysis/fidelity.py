@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from harness.variants import ADAPTER, BASE, MERGED, VARIANTS
+from harness.variants import ADAPTER, MERGED, UNTUNED, VARIANTS
 
 Floats = npt.NDArray[np.floating]
 
@@ -156,7 +156,7 @@ def steps(names: Collection[str]) -> list[tuple[str, str]]:
     The format before `merged_4bit` is the adapter, which has a 4-bit base too; GGUF files are made from MERGED, so none is compared with
     `merged_4bit`. Merging onto the 16-bit base and quantising again to 4 bits are thus two rows. No pair is measured twice.
     """
-    present = [variant for name, variant in VARIANTS.items() if name != BASE and name in names]
+    present = [variant for name, variant in VARIANTS.items() if name not in UNTUNED and name in names]
     found: list[tuple[str, str]] = []
     for place, variant in enumerate(present):
         earlier = present[:place]

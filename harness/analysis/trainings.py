@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from harness import storage
 from harness.analysis import seeds, statistics
+from harness.analysis.scored import Scored
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.records import MetricValue
-from harness.variants import BASE
-
-if TYPE_CHECKING:
-    from harness.stages.compare import Scored
+from harness.variants import UNTUNED
 
 Known = Mapping[tuple[str, str], tuple[float, int]]
 """(variant, metric) -> standard deviation of the means of a recipe's trainings, and how many there are."""
@@ -80,7 +77,7 @@ def between(left: Scored, right: Scored, k: int, known: Known) -> tuple[SeedVari
     """What other seeds add to the difference of two runs' variants on metric k: (variance or None, trainings a side, a sentence)."""
     counts = (left.n_trainings, right.n_trainings)
     variant, metric = left.name.rpartition("/")[2], left.metrics[k]
-    if variant == BASE:
+    if variant in UNTUNED:
         return None, counts, ""
     parts: list[SeedVariance | None] = []
     from_baseline = 0

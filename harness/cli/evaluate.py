@@ -20,6 +20,10 @@ TrainedOn = Annotated[
 Base = Annotated[
     str | None, typer.Option("--base", metavar="FOLDER|HUB", help="The base, if not the one that the adapter names.")
 ]
+FewShot = Annotated[
+    int | None,
+    typer.Option("--few-shot", metavar="K", help="Ask the base also with the K nearest training questions in front."),
+]
 FourBit = Annotated[bool, flag("--4bit", help="Adapters on a base in 4 bits, as QLoRA trains.")]
 
 
@@ -32,6 +36,7 @@ def evaluate(
     trained_on: TrainedOn = None,
     base: Base = None,
     four_bit: FourBit = False,
+    few_shot: FewShot = None,
     run: RunName = None,
     config: ConfigName = "evaluate",
     settings: Settings = None,
@@ -47,7 +52,9 @@ def evaluate(
         resolved = chosen.load()
         # A config that is named trains on some base in some precision: the adapter is judged as it was trained there.
         bits = four_bit or (config != "evaluate" and resolved.train.load_in_4bit)
-        plan = stage.configure(resolved, test, model, trained_on=trained_on, base=base, load_in_4bit=bits)
+        plan = stage.configure(
+            resolved, test, model, trained_on=trained_on, base=base, load_in_4bit=bits, few_shot=few_shot
+        )
         folder = chosen.folder()
         say(f"evaluate: questions {test}, config {config}, run {folder.name}")
         for note in plan.notes:

@@ -73,11 +73,11 @@ def run(
         if until == "split":
             _show_first_prompt(folder, resolved)
         if until == "report":
-            _show_end(folder)
+            _show_end(folder, resolved)
 
 
-def _show_end(folder: RunFolder) -> None:
-    """The last lines: the decision, the file to ship, and how to open the report."""
+def _show_end(folder: RunFolder, resolved: Config) -> None:
+    """The last lines: the decision, the file to ship, and how to open the report; the page goes to the tracker."""
     from harness import storage
     from harness.records import Comparison
     from harness.report import terminal
@@ -88,6 +88,10 @@ def _show_end(folder: RunFolder) -> None:
     file = str(place) if place and place.exists() else ""
     page = f"{folder.report_html} (harness report --run {folder.name} --open)"
     shown(lambda: terminal.show_decision(comparison, file=file, report=page))
+    from harness.training import evaluation_log
+
+    if done := evaluation_log.log_page(folder, resolved, comparison):
+        say(done)
 
 
 def _stage_of_run(
@@ -108,10 +112,10 @@ def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force
     """Trains and scores the recipe with the further seeds of the config, each in a run of its own, and lists them for compare."""
     from harness.stages import pipeline
     from harness.storage import RunFolder
-    from harness.variants import BASE
+    from harness.variants import UNTUNED
 
     further = pipeline.runs_of_seeds(folder, resolved)
-    variants = [name for name in resolved.predict.variants if name != BASE]
+    variants = [name for name in resolved.predict.variants if name not in UNTUNED]
     for seed, name in further.items():
         settings = [f"train.seed={seed}", "train.seeds=[]", f"predict.variants={json.dumps(variants)}"]
         settings += ["predict.fidelity_questions=0"]
@@ -293,10 +297,10 @@ def _show_comparison(
     folder: RunFolder, resolved: Config, comparison: Comparison, *, log: bool, decision: bool = True
 ) -> None:
     from harness.report import terminal
-    from harness.training import wandb_log
+    from harness.training import evaluation_log
 
     shown(lambda: terminal.show_comparison(comparison, decision=decision))
-    if log and (done := wandb_log.log_evaluation(folder, resolved, comparison)):
+    if log and (done := evaluation_log.log_evaluation(folder, resolved, comparison)):
         say(done)
 
 
@@ -328,7 +332,7 @@ def report(
         if others:
             say(f"report: {path}")
         else:
-            _show_end(folder)
+            _show_end(folder, resolved)
     if open_:
         import webbrowser
 

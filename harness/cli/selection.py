@@ -34,7 +34,7 @@ class Selection:
     def load(self) -> Config:
         """The config; ConfigError if it does not fit the schema."""
         from harness.config import load
-        from harness.config_loading import renamed
+        from harness.config.loading import renamed
 
         if new := renamed(self.config):
             say(f"note: config {self.config} is now named {new}")
@@ -42,7 +42,7 @@ class Selection:
 
     def folder(self) -> RunFolder:
         """The run folder, which need not exist; ConfigError if its name cannot be used."""
-        from harness.config_loading import run_name
+        from harness.config.loading import run_name
         from harness.storage import RunFolder
 
         return RunFolder(self.run or run_name(self.config))
@@ -57,7 +57,7 @@ def select(
     run: str | None, config: str, qa: str | None = None, settings: list[str] | None = None, text: str = ""
 ) -> Selection:
     """What the options say; `text` holds several settings, as make passes them on."""
-    from harness.config_loading import split_settings
+    from harness.config.loading import split_settings
 
     return Selection(run, config, qa, [*(settings or []), *split_settings(text)])
 
@@ -68,9 +68,11 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
 
     if WITHIN_RUN not in os.environ:
         device = expected_device(config.device)
-        asked = f", prompt: {_prompt(config)}" if verb in ASKING else ""
+        files = [config.data.training_file, config.data.test and f"test file {config.data.test}"]
+        asked = ", ".join(filter(None, files))
+        how = f", prompt: {_prompt(config)}" if verb in ASKING else ""
         say(
-            f"{verb}: config {chosen.config}, questions {config.data.qa}, model {config.model.path}, device {device}, run {run}{asked}"
+            f"{verb}: config {chosen.config}, questions {asked}, model {config.model.path}, device {device}, run {run}{how}"
         )
 
 

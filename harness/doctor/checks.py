@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
         findings.append(_unsloth(told["unsloth"]))
     if "llamacpp" in told:
         findings.append(_llamacpp(told["llamacpp"], device))
-    findings += [_wandb(config), questions, *model, _prompt(config, folder)]
+    findings += [_tracking(config), questions, *model, _prompt(config, folder)]
     if shape is not None:
         free = min((d["free_bytes"] for d in found), default=0) if device == "cuda" else None
         downloaded = folder is not None and not _is_partial(config, folder)
@@ -244,8 +245,23 @@ def _llamacpp(told: Probe, device: str) -> Finding:
     return Finding("ok", "llama.cpp", f"xllamacpp {facts['version']} {worked}")
 
 
+def _tracking(config: Config) -> Finding:
+    """Where the curves go."""
+    if config.tracking == "wandb":
+        return _wandb(config)
+    from harness.training.tracker import chosen
+
+    kind = chosen(config)
+    if kind.package and find_spec(kind.package) is None:
+        return Finding(
+            "warn", kind.label, "not installed: nothing is logged", f"pip install 'qa-harness[{config.tracking}]'"
+        )
+    told = {"disabled": "off", "offline": "files in the run's folder"}.get(kind.mode(), "online")
+    return Finding("ok", kind.label, f"{told}; the report has the curves all the same")
+
+
 def _wandb(config: Config) -> Finding:
-    """Where the curves go; the key itself is never looked at."""
+    """W&B's mode; the key itself is never looked at."""
     from harness.training.wandb_log import MODES, wandb_mode
 
     mode, has_key = wandb_mode(enabled=config.wandb.enabled), bool(os.environ.get("WANDB_API_KEY"))

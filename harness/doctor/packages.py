@@ -24,7 +24,7 @@ def findings(config: Config) -> list[Finding]:
     found = [
         _finding(requirement, asked.get(canonicalize_name(requirement.name), {}))
         for requirement in requirements(extras)
-        if config.wandb.enabled or requirement.name != "wandb"
+        if (config.tracking == "wandb" and config.wandb.enabled) or requirement.name != "wandb"
     ]
     if config.train.engine == "unsloth":
         found += [_finding(Requirement(name), {}) for name in UNSLOTH]

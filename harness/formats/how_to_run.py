@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from harness import variants
 from harness.formats.modelfile import QUESTION, Serving, server_command
@@ -20,7 +21,7 @@ class Way:
 
     tool: str
     """`llama-server`, `Ollama`, `vLLM` or `transformers`."""
-    language: str
+    language: Literal["shell", "python"]
     """`shell` or `python`."""
     lines: Sequence[str]
     note: str = ""

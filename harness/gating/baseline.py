@@ -23,7 +23,7 @@ from harness.gating.noninferiority import NOT_KNOWN, SeedBound
 from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score
 from harness.report.headline import points
 from harness.storage import RunFolder
-from harness.variants import BASE
+from harness.variants import UNTUNED
 
 DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4
@@ -266,7 +266,7 @@ def save(
             f"gate.variants: {missing[0]!r} was not answered in run {new.run}",
             "add it to predict.variants, or leave it out",
         )
-    new = of_variants(new, config.gate.variants or [variant for variant in new.variants if variant != BASE])
+    new = of_variants(new, config.gate.variants or [v for v in new.variants if v not in UNTUNED])
     if not new.variants:
         raise ArtifactError(f"run {new.run} has no variant to gate", "let predict.variants name one besides base")
     unscored = [

@@ -26,7 +26,7 @@ from harness.gating.likeness import differs
 from harness.gating.noninferiority import Column, Outcome, kind_p, outcomes
 from harness.records import Baseline, GateCheck, GateKind
 from harness.report.headline import percent, points
-from harness.variants import BASE, MERGED
+from harness.variants import BASE, MERGED, UNTUNED
 
 LEVEL = 0.02
 """Family-wise level of the checks on all questions."""
@@ -100,7 +100,7 @@ def against_base(new: Baseline, gated: Sequence[str], primary: str, config: Conf
             BASE,
         )
         for variant in gated
-        if variant != BASE
+        if variant not in UNTUNED
     ]
     return [
         check.model_copy(

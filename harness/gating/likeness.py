@@ -8,7 +8,7 @@ from typing import Any
 from harness.records import Baseline
 from harness.report.headline import percent, points
 
-SCORE_NEUTRAL_SECTIONS = ("gate", "ship", "compare", "wandb", "description")
+SCORE_NEUTRAL_SECTIONS = ("gate", "ship", "compare", "wandb", "tracking", "description")
 """Sections of the config that cannot change a score."""
 
 

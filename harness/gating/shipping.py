@@ -23,8 +23,8 @@ from harness.analysis.resampling import Floats
 from harness.config import Config
 from harness.gating.noninferiority import Column, Outcome, outcomes
 from harness.records import Comparison, Interval, ShipCandidate, ShipCheck, Shipping, ShipVerdict
-from harness.report.headline import megabytes, percent, points
-from harness.variants import ADAPTER, BASE, MERGED, is_exported
+from harness.report.headline import find_pair, megabytes, percent, points
+from harness.variants import ADAPTER, BASE, MERGED, UNTUNED, is_exported
 from harness.variants import label as variant_label
 from harness.variants import order as variant_order
 
@@ -109,7 +109,7 @@ def decide(comparison: Comparison, scores: Mapping[str, Floats], groups: Sequenc
 def candidates(names: list[str]) -> list[str]:
     """What could be shipped: the adapter and the formats made from it; where there are none, every model but the bases."""
     own = [name for name in names if name == ADAPTER or is_exported(name)]
-    others = [name for name in names if name != BASE and not name.endswith(f".{BASE}")]
+    others = [name for name in names if name not in UNTUNED and not name.endswith(f".{BASE}")]
     return sorted(own or others, key=variant_order)
 
 
@@ -176,7 +176,7 @@ def _candidate(setting: Setting, name: str, gain: Outcome | None, loss: Outcome 
         verdict="fail" if "fail" in verdicts else "unknown" if "unknown" in verdicts else "pass",
         gain=gain.delta + least if gain and gain.delta is not None else None,
         gain_ci95=(gain.ci95[0] + least, gain.ci95[1] + least) if known and gain and gain.ci95 else None,
-        loss_at_most=max(0.0, -loss.ci95[0]) if loss and loss.ci95 else None,
+        loss_at_most=0.0 if _identical(setting, name) else max(0.0, -loss.ci95[0]) if loss and loss.ci95 else None,
         allowed_loss=None if loss is None else setting.allowed(name),
         checks=checks,
     )
@@ -209,6 +209,9 @@ def _loss(setting: Setting, name: str, found: Outcome) -> ShipCheck:
     if found.delta is None or found.ci95 is None:
         return ShipCheck(kind="loss", verdict="unknown", message=f"has no interval of its loss against {against}")
     low, high = found.ci95
+    if _identical(setting, name):
+        message = f"gives the same text as {against} on all {found.n:,} questions"
+        return ShipCheck(kind="loss", verdict="pass", message=message)
     if low == high == 0:
         return ShipCheck(kind="loss", verdict="pass", message=f"scores as {against} on every question")
     verdict = VERDICTS[found.verdict]
@@ -225,6 +228,12 @@ def _loss(setting: Setting, name: str, found: Outcome) -> ShipCheck:
         None if asked is None or verdict == "fail" else further_questions(found.n, found.delta, found.ci95, -asked)
     )
     return ShipCheck(kind="loss", verdict=verdict, message=words[verdict], further_questions=further)
+
+
+def _identical(setting: Setting, name: str) -> bool:
+    """Whether a variant gave the reference's text on every question: there is nothing that it could have lost."""
+    pair = find_pair(setting.comparison.pairs, name, setting.reference, setting.comparison.primary)
+    return pair is not None and pair.verdict == "identical"
 
 
 def _costs(setting: Setting, name: str) -> Iterator[ShipCheck]:

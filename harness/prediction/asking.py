@@ -71,6 +71,13 @@ class Asker:
             raise ModelError("the run has no model whose tokenizer could ask", "name one as model.path")
         return replace(self._by_tokenizer(self.folder, self.config.prompt, self.config.model), by="run")
 
+    def with_examples(self, k: int) -> Asking:
+        """As the run asks, with `k` training questions and their answers in front of each question."""
+        if self.folder is None:
+            raise ModelError("the run has no model whose tokenizer could ask", "name one as model.path")
+        prompt = self.config.prompt.model_copy(update={"few_shot": k})
+        return self._by_tokenizer(self.folder, prompt, self.config.model)
+
     def of_model(self, extra: ExtraVariant, folder: Path | None) -> Asking:
         """By the tokenizer that is named for a model, else by that of a model folder, else by the run's."""
         prompt = extra.prompt or self.config.prompt

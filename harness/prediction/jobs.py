@@ -22,7 +22,7 @@ from harness.questions import few_shot
 from harness.records import ExportManifest, PromptForm, Question, TrainManifest
 from harness.registry import BACKENDS
 from harness.storage import RunFolder
-from harness.variants import ADAPTER, BASE, VARIANTS
+from harness.variants import ADAPTER, BASE_FEW_SHOT, UNTUNED, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def find_weights(
     Raises:
         ArtifactError: an artifact is missing, or is not what train or export wrote.
     """
-    base_sha256 = base_model.weights_sha256(folder) if folder and {BASE, ADAPTER} & set(variants) else ""
+    base_sha256 = base_model.weights_sha256(folder) if folder and {*UNTUNED, ADAPTER} & set(variants) else ""
     found = {}
     for variant in variants:
         if (extra := config.predict.extra.get(variant)) is not None:
@@ -139,11 +139,14 @@ def jobs(
     questions: list[Question],
     variants: list[str],
     found: dict[str, Weights] | None = None,
+    *,
+    taught: bool = False,
 ) -> Iterator[Job]:
     """A job for each variant.
 
     Args:
         found: the variants' weights; looked for if not given.
+        taught: the questions are those of the second held-out side, whose answers have files of their own.
 
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.
@@ -156,12 +159,15 @@ def jobs(
     execution = _execution(config, device, len(questions))
     for variant in variants:
         weights, extra = found[variant], config.predict.extra.get(variant)
-        asking = asker.by_run if extra is None else extras.asking(extra, weights, asker)
+        if extra is not None:
+            asking = extras.asking(extra, weights, asker)
+        else:
+            asking = asker.with_examples(config.predict.few_shot) if variant == BASE_FEW_SHOT else asker.by_run
         cut = execution
         if BACKENDS[weights.backend].address == "url":
             parallel = extra.parallel if extra and extra.parallel else config.predict.slots
             cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
-        lines, manifest = run.prediction(variant)
+        lines, manifest = run.taught_prediction(variant) if taught else run.prediction(variant)
         yield Job(
             variant=variant,
             backend=weights.backend,
@@ -202,8 +208,9 @@ def _execution(config: Config, device: str, questions: int) -> Execution:
 
 
 def few_shots(run: RunFolder, prompt: PromptSettings, questions: list[Question]) -> list[list[tuple[str, str]]]:
-    """`prompt.few_shot` training questions with their answers for each question."""
-    train = storage.read_records(run.train_jsonl, Question) if prompt.few_shot else []
+    """`prompt.few_shot` training questions with their answers for each question; of a model from elsewhere, of what it was trained on."""
+    sides = [file for file in (run.train_jsonl, run.trained_on_jsonl) if file.exists()] if prompt.few_shot else []
+    train = [question for file in sides for question in storage.iter_records(file, Question)]
     return few_shot.nearest(questions, train, prompt.few_shot)
 
 
@@ -211,7 +218,7 @@ def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, var
     model = config.model
     whole = Source(folder, trust_remote_code=model.trust_remote_code)
     backend = VARIANTS[variant].backend
-    if variant == BASE:
+    if variant in UNTUNED:
         return Weights(backend, whole, base_sha256, base_model.weights_size(folder))
     if variant == ADAPTER:
         trained = storage.read_record(run.train_json, TrainManifest)

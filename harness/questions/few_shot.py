@@ -43,8 +43,8 @@ def nearest(asked: Sequence[Question], train: Sequence[Question], k: int) -> lis
             row[own] = -1.0
             if len(train) - own.sum() < k:
                 raise ConfigError(
-                    f"prompt.few_shot is {k}, and question {question.id!r} has {len(train) - own.sum()} training questions of other groups",
-                    "lower prompt.few_shot, or use more training questions",
+                    f"{k} few-shot examples are asked for, and question {question.id!r} has {len(train) - own.sum()} training questions of other groups",
+                    "lower prompt.few_shot (predict.few_shot for base_fewshot), or give more training questions (harness evaluate: --trained-on)",
                 )
             found.append([(train[i].question, train[i].answer) for i in _largest(row, k)[::-1]])
     return found

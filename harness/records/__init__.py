@@ -18,6 +18,7 @@ from harness.records.base import (
     Verdict,
 )
 from harness.records.comparison import (
+    AgainstFewShot,
     Alarm,
     Breakdown,
     Comparison,
@@ -41,13 +42,22 @@ from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import FirstPrompt, PromptForm
-from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
+from harness.records.scoring import (
+    MetricValue,
+    NoModelScore,
+    NoModelScores,
+    Score,
+    ScoreManifest,
+    ScoreSet,
+    TaughtScores,
+)
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
-from harness.records.training import Artifact, ExportManifest, HistoryPoint, SeedRuns, TrainManifest
+from harness.records.training import Artifact, ExportManifest, HistoryPoint, HowToRun, SeedRuns, TrainManifest
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AgainstFewShot",
     "Agreement",
     "Alarm",
     "Artifact",
@@ -71,6 +81,7 @@ __all__ = [
     "GateResult",
     "GateVerdict",
     "HistoryPoint",
+    "HowToRun",
     "HumanPair",
     "Interval",
     "JudgeReply",
@@ -101,6 +112,7 @@ __all__ = [
     "ShipVerdict",
     "Shipping",
     "SplitManifest",
+    "TaughtScores",
     "Thinking",
     "TokenId",
     "TrainManifest",

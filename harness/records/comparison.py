@@ -112,7 +112,7 @@ class Figure(Record):
 
     name: str
     """`without_<kinds>`, `by_answer_type`, `answer_type_<type>`, `correct_abstention`, `false_abstention`, `false_abstention_twins`,
-    `consistency`, `all_phrasings_right`."""
+    `consistency`, `all_phrasings_right`, `taught` (the second held-out side)."""
     label: str
     """As people read it."""
     variant: str
@@ -120,6 +120,20 @@ class Figure(Record):
     ci95: Interval | None
     n: int
     """Questions, or facts where facts are counted."""
+
+
+class AgainstFewShot(Record):
+    """Whether fine-tuning is worth it against the same base with few-shot examples."""
+
+    variant: Name
+    """The fine-tuned one."""
+    answer: Literal["yes", "no", "cannot tell"]
+    """Yes: surely better. No: as good or worse. Cannot tell: the questions do not decide."""
+    examples: int
+    """Training questions in front of each question."""
+    metric: str
+    text: str
+    """In a sentence, with its numbers; the tested pair is among `Comparison.pairs`."""
 
 
 class Comparison(Manifest):
@@ -146,6 +160,8 @@ class Comparison(Manifest):
     """`nearest_train_copy`, `rule_answer`, `constant_answer` -> metric -> value, on the held-out questions."""
     baseline_pairs: list[Pair] = []
     """Each variant minus each of these on the primary metric, question by question; empty where nothing was trained on here."""
+    against_few_shot: list[AgainstFewShot] = []
+    """For each fine-tuned variant that was tested against `base_fewshot`; empty where that did not answer."""
     examples: list[PairExamples] = []
     """For each two variants that were tested and differ."""
     alarms: list[Alarm] = []

@@ -57,7 +57,7 @@ class Baseline(Manifest):
 
 GateVerdict = Literal["pass", "improvement", "inconclusive", "regression", "incomparable"]
 GateKind = Literal[
-    "baseline", "best", "kind", "must_improve", "fidelity", "floor", "size", "speed", "divergence", "alarm"
+    "baseline", "best", "kind", "must_improve", "fidelity", "floor", "size", "speed", "divergence", "alarm", "judge"
 ]
 
 

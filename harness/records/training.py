@@ -64,13 +64,25 @@ class TrainManifest(Manifest):
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""
     wandb: dict[str, Any]
-    """`mode`, `run_id`, `url` (online runs), `error` (when W&B failed)."""
+    """Of the tracker, whichever was chosen: `tracker` (its name), `mode`, `run_id`, `url` (online runs), `error` (when it failed)."""
     seconds: float
     peak_memory_bytes: int
     resumed_from: int = 0
     """The step of the checkpoint that training went on from; 0: from the start."""
     plan: dict[str, Any] = {}
     """How devices took their rows of a step: `harness.training.plan.Plan`, and `devices`."""
+
+
+class HowToRun(Record):
+    """One way of loading or serving a format elsewhere."""
+
+    tool: str
+    """`llama-server`, `Ollama`, `vLLM` or `transformers`."""
+    language: Literal["shell", "python"]
+    lines: list[str]
+    """To be typed in the folder that `runs/` is in."""
+    note: str = ""
+    """What must be installed or done."""
 
 
 class Artifact(Record):
@@ -90,6 +102,8 @@ class Artifact(Record):
     """What was verified after writing, in words."""
     command: str = ""
     """GGUF: the line that serves it with llama.cpp, from the run folder."""
+    ways: list[HowToRun] = []
+    """How it is run elsewhere with the same prompt, end tokens and greedy decoding; empty in files of earlier versions."""
 
 
 class ExportManifest(Manifest):

@@ -8,9 +8,17 @@ from typing import Any
 from harness import registry
 from harness.records import Pair
 from harness.registry import metric_label
-from harness.report.headline import find_pair, percent, points, primary_metric, reference_variant, tuned_variant
+from harness.report.headline import (
+    find_pair,
+    interval,
+    percent,
+    points,
+    primary_metric,
+    reference_variant,
+    tuned_variant,
+)
 from harness.report.sections import NONE, Inputs, metrics_of
-from harness.variants import ADAPTER
+from harness.variants import ADAPTER, UNTUNED
 from harness.variants import label as variant_label
 
 
@@ -99,7 +107,7 @@ def regression_lists(inputs: Inputs, limit: int = 10) -> list[dict[str, Any]]:
     metric, tuned, reference = primary_metric(comparison), tuned_variant(comparison), reference_variant(comparison)
     wanted = [(tuned, "base")] if tuned and "base" in comparison.variants else []
     for variant in comparison.variants:
-        if variant not in ("base", reference) and metric and reference:
+        if variant not in (*UNTUNED, reference) and metric and reference:
             pair = find_pair(comparison.pairs, variant, reference, metric)
             if pair is not None and pair.verdict in ("worse", "undecided"):
                 wanted.append((variant, reference))
@@ -190,8 +198,7 @@ def _against(
     pair = find_pair(tested, f"{theirs.run}/{variant}", f"{mine.run}/{variant}", metric)
     if pair is None or pair.delta is None:
         return [points(measured.value - ours.value), NONE, "not tested", _record(other, inputs, variant, metric)]
-    ci = f"{points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else NONE
-    return [points(pair.delta), ci, pair.verdict, f"{pair.wins} / {pair.losses} / {pair.ties}"]
+    return [points(pair.delta), interval(pair), pair.verdict, f"{pair.wins} / {pair.losses} / {pair.ties}"]
 
 
 def _record(left: Inputs, right: Inputs, variant: str, metric: str) -> str:

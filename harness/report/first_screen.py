@@ -11,9 +11,9 @@ from pathlib import PurePath
 from typing import Any
 
 from harness.records import Breakdown, Comparison, Question, ShipCandidate
-from harness.report.headline import megabytes, percent, points, primary_metric, tuned_variant
+from harness.report.headline import find_pair, interval, megabytes, percent, points, primary_metric, tuned_variant
 from harness.report.sections import NONE, Inputs
-from harness.variants import ADAPTER, BASE
+from harness.variants import ADAPTER, BASE, order
 from harness.variants import label as variant_label
 
 FEW = 10
@@ -100,6 +100,9 @@ def format_rows(comparison: Comparison) -> list[dict[str, Any]]:
             continue
         measured, cost = result.metrics.get(metric or ""), result.cost
         loss = NONE if candidate.loss_at_most is None else f"{points(candidate.loss_at_most, sign=False)} points"
+        pair = find_pair(comparison.pairs, candidate.variant, shipping.reference or "", metric or "")
+        if pair is not None and pair.verdict == "identical":
+            loss = f"0 ({interval(pair)})"
         rows.append(
             {
                 "variant": candidate.variant,
@@ -144,6 +147,17 @@ def adapter_note(comparison: Comparison) -> str:
         if both
         else ""
     )
+
+
+def ways(inputs: Inputs) -> list[dict[str, Any]]:
+    """How each exported format is run elsewhere, what ships first: `label`, `ways`, `ship`, `at` (a number, for the page's anchors)."""
+    artifacts = inputs.export.artifacts if inputs.export else {}
+    ships = inputs.comparison.shipping.variant if inputs.comparison.shipping else None
+    names = sorted((name for name in artifacts if artifacts[name].ways), key=lambda name: (name != ships, order(name)))
+    return [
+        {"label": variant_label(name), "ways": artifacts[name].ways, "ship": name == ships, "at": at}
+        for at, name in enumerate(names)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- strengths and weaknesses

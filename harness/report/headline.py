@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness import registry, variants
 from harness.records import Comparison, MetricValue, Pair, Verdict
-from harness.variants import ADAPTER, BASE
+from harness.variants import ADAPTER, BASE, UNTUNED
 from harness.variants import label as variant_label
 
 GATE_WORDS = {
@@ -65,6 +65,13 @@ def points(delta: float, *, sign: bool = True) -> str:
 def megabytes(size: float) -> str:
     """Bytes as MB or GB (powers of ten)."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def interval(pair: Pair) -> str:
+    """A pair's 95% interval in points; of two variants that gave the same text everywhere there is none to tell."""
+    if pair.verdict == "identical":
+        return f"the same text on all {pair.n:,}"
+    return _range(pair.ci95) if pair.ci95 else "\u2013"
 
 
 def p_value(p: float | None) -> str:
@@ -147,9 +154,12 @@ def evidence(comparison: Comparison) -> list[Statement]:
     pair = find_pair(comparison.pairs, tuned, BASE, metric) if tuned and metric else None
     if pair is not None and pair.delta is not None:
         detail = [f"{points(pair.delta)} points"]
-        if pair.ci95:
-            detail.append(f"95% CI {_range(pair.ci95)}")
-        detail += [p_value(pair.p_adjusted if pair.p_adjusted is not None else pair.p)]
+        if pair.verdict == "identical":
+            detail = [f"0 points ({interval(pair)})"]
+        elif pair.ci95:
+            detail.append(f"95% CI {interval(pair)}")
+        if pair.verdict != "identical":
+            detail.append(p_value(pair.p_adjusted if pair.p_adjusted is not None else pair.p))
         text = f"{', '.join(detail)}; n = {pair.n:,} questions in {comparison.n_groups:,} groups."
         if pair.verdict == "undecided" and pair.mde is not None:
             text += f" With so many questions a difference of {points(pair.mde, sign=False)} points would be found four times in five."
@@ -183,7 +193,7 @@ def formats(comparison: Comparison) -> list[Statement]:
     same: list[str] = []
     margin = 0.0
     for variant in comparison.variants:
-        pair = None if variant in (BASE, reference) else find_pair(comparison.pairs, variant, reference, metric)
+        pair = None if variant in (*UNTUNED, reference) else find_pair(comparison.pairs, variant, reference, metric)
         if pair is None or pair.delta is None:
             continue
         name, against = variant_label(variant), variant_label(reference)

@@ -101,6 +101,7 @@ def html(
             examples=first_screen.examples(inputs),
             markdown=_island(_render_markdown(inputs, [], None, two_runs.versus(inputs, others, tested, refused))),
             teeth=_grouped_by_length(comparison),
+            ways=first_screen.ways(inputs),
             fidelity=sections.fidelity_rows(comparison),
             all_runs=[comparison.run, *(other.comparison.run for other in others)],
             provenance=comparison.provenance | ({} if "config" in comparison.provenance else {"config": config}),
@@ -167,6 +168,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
     return {
         "headline": headline.headline(comparison),
         "evidence": headline.evidence(comparison),
+        "few_shot": [entry.text for entry in comparison.against_few_shot],
         "formats": headline.formats(comparison),
         "metric": metric,
         "metric_label": registry.metric_label(metric) if metric else "",

@@ -27,8 +27,17 @@ from harness.records import (
     TrainManifest,
 )
 from harness.registry import BASELINE_LABELS, IN_PLAIN_WORDS, metric_label, metric_order, summary_metrics
-from harness.report.headline import best_and_ties, megabytes, p_value, percent, points, primary_metric, tuned_variant
-from harness.variants import BASE
+from harness.report.headline import (
+    best_and_ties,
+    interval,
+    megabytes,
+    p_value,
+    percent,
+    points,
+    primary_metric,
+    tuned_variant,
+)
+from harness.variants import BASE, BASE_FEW_SHOT, UNTUNED
 from harness.variants import label as variant_label
 
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -36,8 +45,10 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens_per_second": ("Tokens/s", lambda value: f"{value:,.0f}"),
     "peak_memory_bytes": ("Peak memory", megabytes),
     "seconds": ("Seconds", lambda value: f"{value:,.1f}"),
+    "money": ("Cost", lambda value: f"{value:,.4g}"),
 }
-FIRST_COSTS = ("size_bytes", "tokens_per_second")
+MONEY = "what all answers cost, in the currency of the price given for the server"
+FIRST_COSTS = ("size_bytes", "tokens_per_second", "money")
 """The others are shown with all metrics."""
 BREAKDOWNS = {
     "kind": "Kind of question",
@@ -125,12 +136,13 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
     metrics = metrics_of(comparison)
     marks = {metric: best_and_ties(comparison, metric) for metric in metrics}
     notes = {metric: _shared_n(comparison, metric) for metric in metrics}
+    costs = {cost: told for cost, told in COSTS.items() if cost != "money" or _has_price(comparison)}
     rows = []
     for variant, result in comparison.variants.items():
         cells = [
             _metric_cell(variant, result.metrics.get(metric), *marks[metric], told=notes[metric]) for metric in metrics
         ]
-        for cost, (_, show) in COSTS.items():
+        for cost, (_, show) in costs.items():
             value = getattr(result.cost, cost)
             cells.append(EMPTY_CELL if value is None else EMPTY_CELL | {"text": show(value), "sort": value})
         rows.append(
@@ -147,7 +159,7 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
             EMPTY_CELL | {"text": f"{100 * values[m]:.1f}", "sort": values[m]} if m in values else EMPTY_CELL
             for m in metrics
         ]
-        cells += [EMPTY_CELL] * len(COSTS)
+        cells += [EMPTY_CELL] * len(costs)
         rows.append(
             {
                 "name": name,
@@ -169,10 +181,21 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
         for metric in metrics
     ]
     columns += [
-        {"label": label, "metric": False, "key": cost, "note": "", "words": "", "extra": cost not in FIRST_COSTS}
-        for cost, (label, _) in COSTS.items()
+        {
+            "label": label,
+            "metric": False,
+            "key": cost,
+            "note": "",
+            "words": MONEY if cost == "money" else "",
+            "extra": cost not in FIRST_COSTS,
+        }
+        for cost, (label, _) in costs.items()
     ]
     return {"columns": columns, "rows": rows, "marked": any(best for best, _ in marks.values())}
+
+
+def _has_price(comparison: Comparison) -> bool:
+    return any(result.cost.money is not None for result in comparison.variants.values())
 
 
 def _shared_n(comparison: Comparison, metric: str) -> str:
@@ -208,7 +231,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
     """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     rows = []
-    for variant, label in ((tuned, "Fine-tuned"), (BASE, "Base model")):
+    for variant, label in ((tuned, "Fine-tuned"), (BASE_FEW_SHOT, "Base, few-shot"), (BASE, "Base model")):
         result = comparison.variants.get(variant or "")
         measured = result.metrics.get(metric or "") if result else None
         if measured is not None and measured.value is not None:
@@ -220,7 +243,7 @@ def number_line(comparison: Comparison) -> list[dict[str, Any]]:
                     "low": low,
                     "high": high,
                     "text": percent(measured.value),
-                    "model": variant != BASE,
+                    "model": variant not in UNTUNED,
                 }
             )
     for name, values in sorted(comparison.baselines.items(), reverse=True):
@@ -248,7 +271,7 @@ def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "left": variant_label(pair.left),
             "right": variant_label(pair.right),
             "delta": NONE if pair.delta is None else points(pair.delta),
-            "ci": f"{points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else NONE,
+            "ci": interval(pair),
             "p": p_value(pair.p),
             "p_adjusted": p_value(pair.p_adjusted),
             "family": pair.family,

@@ -17,6 +17,7 @@ from harness.report import figures
 from harness.report.headline import (
     formats,
     headline,
+    interval,
     p_value,
     percent,
     points,
@@ -68,9 +69,19 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
                     "failed = wrong", [*(_with_failures(v.metrics.get(primary)) for v in variants), *blank], needed=True
                 )
             )
-    columns.append(Column("MB", [*(f"{v.cost.size_bytes / 1e6:,.1f}" for v in variants), *blank], needed=True))
+    columns.append(
+        Column(
+            "MB",
+            [*(f"{v.cost.size_bytes / 1e6:,.1f}" if v.cost.size_bytes else "-" for v in variants), *blank],
+            needed=True,
+        )
+    )
     speeds = [f"{v.cost.tokens_per_second:,.0f}" if v.cost.tokens_per_second else "-" for v in variants]
     columns.append(Column("tokens/s", [*speeds, *blank]))
+    if any(v.cost.money is not None for v in variants):
+        columns.append(
+            Column("cost", ["-" if v.cost.money is None else f"{v.cost.money:,.4g}" for v in variants] + blank)
+        )
     for metric in summary_metrics():
         if metric != primary and any(metric in v.metrics for v in variants):
             means = [_mean(v.metrics.get(metric)) for v in variants]
@@ -85,6 +96,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
     statements = [headline(comparison), *([] if comparison.shipping else formats(comparison))]
     for statement in statements:
         _say(console, statement.text)
+    for entry in comparison.against_few_shot:
+        _say(console, entry.text)
     if decision:
         show_decision(comparison, console)
 
@@ -139,7 +152,7 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
     columns = [Column("left - right", [f"{p.left} - {p.right}" for p in pairs], needed=True, right=False)]
     if len(metrics) > 1:
         columns.append(Column("metric", [metric_label(p.metric) for p in pairs], needed=True, right=False))
-    spans = ["-" if p.ci95 is None else f"{points(p.ci95[0])} to {points(p.ci95[1])}" for p in pairs]
+    spans = [interval(p) for p in pairs]
     columns += [
         Column("points", ["-" if p.delta is None else points(p.delta) for p in pairs], needed=True),
         Column("verdict", [p.verdict for p in pairs], needed=True, right=False),

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.records import Pair, Verdict
 from harness.registry import metric_inline, metric_label
-from harness.report.headline import find_pair, percent, points, primary_metric, tuned_variant
+from harness.report.headline import find_pair, interval, percent, points, primary_metric, tuned_variant
 from harness.report.sections import NONE, Inputs
 from harness.variants import label as variant_label
 
@@ -66,9 +66,10 @@ def in_words(pair: Pair) -> str:
 def evidence(pair: Pair) -> str:
     """Interval, questions, what so many questions would find, and what the interval knows of other seeds."""
     told = [f"difference {points(pair.delta or 0.0)} points"]
-    if pair.ci95:
-        told.append(f"95% interval {points(pair.ci95[0])} to {points(pair.ci95[1])}")
-    told.append(f"{pair.n:,} questions")
+    if pair.verdict == "identical":
+        told = [f"difference 0, {interval(pair)} questions"]
+    else:
+        told += [*([f"95% interval {interval(pair)}"] if pair.ci95 else []), f"{pair.n:,} questions"]
     text = ", ".join(told)
     if pair.verdict == "undecided" and pair.mde is not None:
         text += (
@@ -112,7 +113,7 @@ def as_markdown(pairs: Sequence[Pair], left: str, right: str, plain: Any) -> str
             variant_label(pair.left.partition("/")[2]),
             metric_label(pair.metric),
             NONE if pair.delta is None else points(pair.delta),
-            f"{points(pair.ci95[0])} to {points(pair.ci95[1])}" if pair.ci95 else NONE,
+            interval(pair),
             pair.verdict,
             f"{pair.wins} / {pair.losses} / {pair.ties}",
         ]

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config
-from harness.config_loading import HUB, HUB_NAME
+from harness.config.loading import HUB, HUB_NAME
 from harness.errors import ConfigError
 from harness.records import Comparison
 from harness.storage import RunFolder, check_name
+from harness.variants import BASE, BASE_FEW_SHOT
 
 Progress = Callable[[str], None]
 WAYS = "a model's folder or hub name, adapter:FOLDER_OR_HUB, a GGUF file, http(s)://host/v1#model, or replay:FILE.jsonl"
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 GGUF_MAGIC = b"GGUF"
+MOST_EXAMPLES = 64
+"""Of `predict.few_shot`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def configure(
     trained_on: str | None = None,
     base: str | None = None,
     load_in_4bit: bool | None = None,
+    few_shot: int | None = None,
     objects: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The config that judges `models` on `test`.
@@ -52,6 +56,7 @@ def configure(
         trained_on: what the models were trained on, for leakage and the no-model baselines.
         base: the model that adapters are put on, instead of the one that they name; without adapters, a model to compare with. The tokenizer of
             GGUF files.
+        few_shot: so many training questions in front of each question for the base once more, as `base_fewshot`; None: not asked so.
         load_in_4bit: adapters on a base in 4 bits, as QLoRA trains them; None: in 16.
         objects: name -> function or loaded model.
     Raises:
@@ -74,7 +79,13 @@ def configure(
     _check_gguf(extra, path)
     values = config.model_dump(mode="json")
     values["data"] |= {"qa": None, "test": test, "trained_on": trained_on}
-    values["predict"] |= {"variants": ["base"] if path and _wants_base(extra, base) else [], "extra": extra}
+    asked = [BASE] if path and _wants_base(extra, base) else []
+    if few_shot is not None:
+        _check_few_shot(few_shot, asked, trained_on)
+        asked.append(BASE_FEW_SHOT)
+        values["predict"]["few_shot"] = few_shot
+        notes.append(f"{BASE_FEW_SHOT}: the base with {few_shot} of the training questions in front of each question")
+    values["predict"] |= {"variants": asked, "extra": extra}
     values["gate"] |= {"variants": [], "fidelity": {}, "divergence": {}, "size_ratio": {}, "speed_ratio": {}}
     if path:
         values["model"] = path
@@ -223,6 +234,15 @@ def _revision(extra: Mapping[str, dict[str, Any]], base: str) -> str | None:
 
 def _wants_base(extra: Mapping[str, dict[str, Any]], base: str | None) -> bool:
     return base is not None or any(section.get("adapter") for section in extra.values())
+
+
+def _check_few_shot(few_shot: int, asked: Sequence[str], trained_on: str | None) -> None:
+    if not 1 <= few_shot <= MOST_EXAMPLES:
+        raise ConfigError(f"--few-shot {few_shot} is not between 1 and {MOST_EXAMPLES}", "give a number such as 4")
+    if not asked:
+        raise ConfigError("--few-shot: there is no base to ask with examples", "name it: --base FOLDER_OR_HUB")
+    if trained_on is None:
+        raise ConfigError("--few-shot: there are no questions to take as examples", "name a file: --trained-on FILE")
 
 
 def _check_gguf(extra: Mapping[str, dict[str, Any]], model: dict[str, Any] | None) -> None:

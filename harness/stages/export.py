@@ -13,11 +13,11 @@ from harness import formats, storage, variants
 from harness.analysis import fidelity
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.formats import Checked, Sources, gguf, importance, merged, modelfile, quantize
+from harness.formats import Checked, Sources, gguf, how_to_run, importance, merged, modelfile, quantize
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer
 from harness.questions.asking import system_of
-from harness.records import Artifact, ExportManifest, Question, TrainManifest
+from harness.records import Artifact, ExportManifest, HowToRun, Question, TrainManifest
 from harness.storage import RunFolder
 
 UNFINISHED = "export.partial.json"
@@ -48,7 +48,7 @@ def run(
     old = storage.up_to_date(run.export_json, ExportManifest, fingerprint, lambda m: needed <= _whole(run, m).keys())
     if old and not force:
         progress("nothing changed since the last export")
-        served = old.model_copy(update={"artifacts": _write_modelfiles(run, config, old.artifacts)})
+        served = old.model_copy(update={"artifacts": _serve(run, config, old.artifacts)})
         if served != old:
             storage.write_json(run.export_json, served)
         return served
@@ -73,25 +73,39 @@ def run(
         storage.write_json(
             unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
         )
-    artifacts = _write_modelfiles(run, config, artifacts)
+    artifacts = _serve(run, config, artifacts)
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
     storage.write_json(run.export_json, manifest)
     unfinished.unlink(missing_ok=True)
     return manifest
 
 
-def _write_modelfiles(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> dict[str, Artifact]:
-    """Writes a Modelfile beside each GGUF file, and puts the command that serves it into its record."""
-    if not any(name.startswith("gguf_") for name in artifacts):
+def _serve(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> dict[str, Artifact]:
+    """Puts into each record how the format is run elsewhere, and writes a Modelfile beside each GGUF file."""
+    if variants.MERGED not in artifacts:
         return artifacts
     found = modelfile.serving(run.merged_16bit, config.prompt, config.predict.max_new_tokens)
-    served = dict(artifacts)
+    served = {}
     for name, artifact in artifacts.items():
-        if name.startswith("gguf_"):
-            path = run.path / artifact.path
-            with storage.atomic_path(path.with_name(f"Modelfile-{name.removeprefix('gguf_')}")) as temporary:
-                temporary.write_text(modelfile.modelfile(path.name, found), encoding="utf-8")
-            served[name] = artifact.model_copy(update={"command": modelfile.server_command(artifact.path, found)})
+        place = run.path / artifact.path
+        # As typed in the folder that holds runs/.
+        path = f"{run.path.parent.name}/{run.name}/{artifact.path}"
+        ways = how_to_run.ways(
+            name,
+            path,
+            found,
+            base=config.model.path,
+            rank=config.train.lora.r,
+            load_in_4bit=config.train.load_in_4bit,
+            name=run.name,
+        )
+        told = [HowToRun(tool=w.tool, language=w.language, lines=[*w.lines], note=w.note) for w in ways]
+        served[name] = artifact.model_copy(update={"ways": told})
+        if variants.is_gguf(name):
+            with storage.atomic_path(place.with_name(f"Modelfile-{name.removeprefix(variants.GGUF)}")) as temporary:
+                temporary.write_text(modelfile.modelfile(place.name, found), encoding="utf-8")
+            command = modelfile.server_command(artifact.path, found)
+            served[name] = served[name].model_copy(update={"command": command})
     return served
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness import storage
 from harness.config import Config, Gate
-from harness.gating import baseline, likeness, limits
+from harness.gating import baseline, judged, likeness, limits
 from harness.gating.differences import against_base, against_baseline
 from harness.records import (
     Baseline,
@@ -26,7 +26,7 @@ from harness.records import (
 from harness.report import gate_outputs
 from harness.report.headline import variant_order
 from harness.storage import RunFolder
-from harness.variants import BASE, MERGED
+from harness.variants import MERGED, UNTUNED
 
 EXAMPLES = 5
 EXIT_CODES: dict[GateVerdict, int] = {
@@ -75,7 +75,8 @@ def run(
     )
     unlike = list(likeness.differs(old, new, gated, config.gate.metrics))
     must_improve = must_improve or config.gate.must_improve
-    checks = [] if unlike else _checks(old, new, gated, comparison, config, must_improve=must_improve)
+    by_judge = judged.check(run, comparison, config.gate)
+    checks = [] if unlike else by_judge + _checks(old, new, gated, comparison, config, must_improve=must_improve)
     verdict: GateVerdict = "incomparable" if unlike else overall(checks)
     result = GateResult(
         run=run.name,
@@ -145,7 +146,7 @@ def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) 
     notes = [
         f"{variant} is not in the baseline and was not gated"
         for variant in new.variants
-        if variant not in (*gated, BASE)
+        if variant not in (*gated, *UNTUNED)
     ]
     unheld = [variant for variant in gate.fidelity if variant in new.variants]
     if unheld and MERGED not in new.variants:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.training.history import HistoryCallback
-    from harness.training.wandb_log import WandbLog
+    from harness.training.tracker import Tracker
 
 FINAL_LOSSES = 20
 """Logged losses averaged as the final loss: that of one batch says little."""
@@ -179,16 +179,15 @@ def _fine_tune(task: Task, inputs: Inputs, began: float) -> TrainManifest:
     resume = task.broadcast(_checkpoint(task, inputs.fingerprint) if task.processes.writes else None)
     _announce(task, data, parameters(model), plan)
     from harness.training.trainer import Recipe
-    from harness.training.wandb_log import problem as wandb_problem
 
     steps, _ = schedule(len(data.rows), settings)
-    history, wandb = _history(task, inputs.fingerprint, data, steps, resume)
+    history, tracker = _history(task, inputs.fingerprint, data, steps, resume)
     recipe = Recipe(settings, plan, steps, task.run.checkpoints, task.device, task.progress, task.processes)
     try:
         plan = _fit(task, model, tokenizer, data, recipe, history, resume)
     finally:
-        logged = wandb.finish()
-        if failure := wandb_problem(logged):
+        logged = tracker.finish()
+        if failure := tracker.problem():
             task.progress(f"{failure}; the curves are in {task.run.history_jsonl.name} all the same")
     if task.processes.writes:
         _save(task, model, tokenizer)
@@ -307,29 +306,31 @@ def _step(checkpoint: Path | None) -> int:
 
 def _history(
     task: Task, fingerprint: str, data: Data, steps: int, resume: Path | None
-) -> tuple[HistoryCallback, WandbLog]:
+) -> tuple[HistoryCallback, Tracker]:
     from harness.training.history import HistoryCallback
-    from harness.training.wandb_log import WandbLog
+    from harness.training.tracker import Start, Tracker, chosen
 
     run, config, writes = task.run, task.config, task.processes.writes
-    wandb = WandbLog(
-        run.path,
-        project=config.wandb.project,
-        name=run.name,
-        group=run.name,
-        run_id=f"{run.name}-{fingerprint[:8]}",
-        config=config.model_dump(mode="json"),
-        enabled=config.wandb.enabled and writes,
+    kind = chosen(config) if writes else Tracker
+    tracker = kind(
+        Start(
+            run.path,
+            project=config.wandb.project,
+            name=run.name,
+            group=run.name,
+            run_id=f"{run.name}-{fingerprint[:8]}",
+            config=config.model_dump(mode="json"),
+        )
     )
     history = HistoryCallback(
         run.history_jsonl if writes else Path(os.devnull),
-        wandb,
+        tracker,
         tokens_per_epoch=sum(len(r.input_ids) for r in data.rows),
         steps=steps,
         progress=task.progress,
         resume_step=_step(resume),
     )
-    return history, wandb
+    return history, tracker
 
 
 def _save(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:

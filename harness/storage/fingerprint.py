@@ -28,7 +28,12 @@ PACKAGE = Path(__file__).parent.parent
 NEUTRAL = {
     "harness",
     "harness.config",
-    "harness.config_loading",
+    "harness.config.answering",
+    "harness.config.base",
+    "harness.config.judging",
+    "harness.config.loading",
+    "harness.config.questions",
+    "harness.config.training",
     "harness.errors",
     "harness.log",
     "harness.provenance",
@@ -39,6 +44,11 @@ NEUTRAL = {
     "harness.storage.records_io",
     "harness.storage.run_folder",
     "harness.storage.strict_yaml",
+    "harness.training.evaluation_log",
+    "harness.training.mlflow_log",
+    "harness.training.tensorboard_log",
+    "harness.training.tracker",
+    "harness.training.trackio_log",
     "harness.training.wandb_log",
 }
 """Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whichever code read or wrote them;

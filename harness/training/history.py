@@ -17,18 +17,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from harness.errors import TrainingError
 from harness.records import HistoryPoint
 from harness.storage import dumps, storage_errors
-from harness.training.wandb_log import WandbLog
+from harness.training.tracker import Tracker
 
 MOST_LEFT_OUT = 24
 """Steps in a row that fp16 may leave out: the loss's scale is 65,536 at first and halves each time, so by then it hides nothing."""
 
 
 class HistoryCallback(TrainerCallback):
-    """Writes every log of the trainer to the history file and to W&B; stops a training whose loss is no number.
+    """Writes every log of the trainer to the history file and to the tracker; stops a training whose loss is no number.
 
     Args:
         path: `history.jsonl`; points after `resume_step` of an interrupted run are dropped.
-        wandb: where the same points go.
+        tracker: where the same points go.
         tokens_per_epoch: prompt and answer tokens of one pass over the training rows.
         steps: optimiser steps planned; progress: told a line now and then.
     """
@@ -36,16 +36,16 @@ class HistoryCallback(TrainerCallback):
     def __init__(
         self,
         path: Path,
-        wandb: WandbLog,
+        tracker: Tracker,
         *,
         tokens_per_epoch: int,
         steps: int,
         progress: Callable[[str], None],
         resume_step: int = 0,
     ):
-        self.path, self.wandb, self.tokens_per_epoch, self.steps, self.progress = (
+        self.path, self.tracker, self.tokens_per_epoch, self.steps, self.progress = (
             path,
-            wandb,
+            tracker,
             tokens_per_epoch,
             steps,
             progress,
@@ -106,7 +106,7 @@ class HistoryCallback(TrainerCallback):
         self.points.append(point)
         with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(dumps(point) + "\n")
-        self.wandb.log(
+        self.tracker.log(
             {f"train/{k}": v for k, v in point.model_dump(exclude_none=True).items() if k != "step"}, step=point.step
         )
         if dev is not None or seconds - self._told > 10:

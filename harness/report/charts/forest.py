@@ -75,7 +75,11 @@ def forest(pairs: Sequence[Pair], reference: str, metric: str, span: tuple[float
 def _marks(pairs: Sequence[Pair]) -> go.Scatter:
     """A symbol for each pair's verdict, on a line as long as its interval."""
     deltas = [100 * (pair.delta or 0.0) for pair in pairs]
-    intervals = [pair.ci95 or (pair.delta or 0.0, pair.delta or 0.0) for pair in pairs]
+    # Of two variants that gave the same text everywhere, a point alone is shown.
+    intervals = [
+        pair.ci95 if pair.ci95 and pair.verdict != "identical" else (pair.delta or 0.0, pair.delta or 0.0)
+        for pair in pairs
+    ]
     return go.Scatter(
         x=rounded(deltas),
         y=list(range(len(pairs))),

@@ -13,7 +13,7 @@ from harness.registry import metric_label
 from harness.report.charts.label_placement import NARROW, WIDE, place
 from harness.report.charts.plotly_base import Drawing, base_layout, figure, rounded, safe
 from harness.report.headline import megabytes
-from harness.variants import BASE
+from harness.variants import UNTUNED
 from harness.variants import label as variant_label
 
 SQUEEZED = 0.1
@@ -35,8 +35,8 @@ class Point:
 def pareto(comparison: Comparison, metric: str, cost: str) -> Drawing | None:
     """Quality against `size_bytes` (smaller is better) or `tokens_per_second` (larger is better); None without two variants to place."""
     found = _measured(comparison, metric, cost)
-    others = [point.low for point in found if point.variant != BASE]
-    below = [p for p in found if p.variant == BASE and len(others) > 1 and p.high < min(others) - 100 * SQUEEZED]
+    others = [point.low for point in found if point.variant not in UNTUNED]
+    below = [p for p in found if p.variant in UNTUNED and len(others) > 1 and p.high < min(others) - 100 * SQUEEZED]
     found = [point for point in found if point not in below]
     if len(found) < 2:
         return None
@@ -60,7 +60,7 @@ def pareto(comparison: Comparison, metric: str, cost: str) -> Drawing | None:
         "nticks": 6,
     }
     if below:
-        layout["annotations"] = [_named_below(below[0])]
+        layout["annotations"] = [_named_below(below)]
     data, narrow = _traces(found, front, scale, x_top, y_span)
     best = ", ".join(variant_label(point.variant) for point in front)
     against = "size on disk" if small else "speed"
@@ -130,9 +130,10 @@ def _traces(
     return [line, marks], narrow
 
 
-def _named_below(point: Point) -> dict[str, Any]:
+def _named_below(points: list[Point]) -> dict[str, Any]:
     corner = {"x": 1, "xref": "paper", "xanchor": "right", "y": 0, "yref": "paper", "yanchor": "bottom"}
-    text = f"{variant_label(point.variant)}, {point.quality:.1f}%, lies below this plot"
+    named = " and ".join(f"{variant_label(point.variant)}, {point.quality:.1f}%," for point in points)
+    text = f"{named} {'lies' if len(points) == 1 else 'lie'} below this plot"
     return corner | {"text": text, "showarrow": False}
 
 
