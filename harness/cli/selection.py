@@ -74,6 +74,20 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
         say(
             f"{verb}: config {chosen.config}, questions {asked}, model {config.model.path}, device {device}, run {run}{how}"
         )
+        if verb in ("run", "split", "train") and _is_foreign(config):
+            say(
+                f"note: {config.model.path} is the embedded model, which knows nothing but the Constitution of India: for answers on your "
+                "subject add --config smollm2-135m (a CPU will do), or llama3-8b and its like (a GPU)"
+            )
+
+
+def _is_foreign(config: Config) -> bool:
+    """Whether the embedded model is asked other questions than the embedded ones."""
+    from harness.config import PROJECT, Data, Model
+
+    files = [file for file in (config.data.training_file, config.data.test) if file is not None]
+    embedded_model, embedded = (os.path.abspath(PROJECT / str(each)) for each in (Model().path, Data().qa))
+    return os.path.abspath(config.model.path) == embedded_model and any(os.path.abspath(f) != embedded for f in files)
 
 
 def _prompt(config: Config) -> str:
