@@ -137,6 +137,20 @@ def test_a_passage_or_system_line_that_the_first_row_lacks_is_used_all_the_same(
     assert "`Context` the context, `system` the system line" in file.summary
 
 
+def test_an_input_that_says_none_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": "Name a metal.", "input": "<noinput>", "output": "Iron"}]))
+    assert dataset.load(path)[0].question == "Name a metal."
+
+
+def test_a_first_conversation_without_turns_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(lines([{"messages": []}, {"messages": TURNS[0]}]))
+    file = dataset.read(path, Data())
+    assert [(row.question, row.answer) for row in file.rows] == PAIRS[:1]
+    assert "1 without an answer left out" in file.summary
+
+
 def test_a_passage_of_sentences_is_one_text(tmp_path: Path) -> None:
     path = tmp_path / "hotpot.json"
     path.write_text(

@@ -26,6 +26,7 @@ from harness.questions.rows import FIELDS
 
 ALPACA = "alpaca"
 INPUT = ("input",)
+NO_INPUT = ("", "<noinput>", "<no input>")
 OPTIONAL = (("input", INPUT), ("context", CONTEXT), ("system", SYSTEM))
 """Fields that a row may lack, and the names of their columns."""
 KEPT = tuple(name for name in FIELDS if name not in ("question", "answer", "context", "system", "answerable"))
@@ -106,7 +107,8 @@ class Shape:
     @staticmethod
     def _join_input(values: dict[str, Any]) -> None:
         further = values.pop("input", None)
-        if isinstance(values["question"], str) and isinstance(further, str) and further.strip():
+        empty = not isinstance(further, str) or further.strip().casefold() in NO_INPUT
+        if isinstance(values["question"], str) and not empty:
             values["question"] = f"{values['question'].strip()}\n\n{further}"
 
 
@@ -140,7 +142,7 @@ def detect(row: Mapping[str, Any], columns: Columns, path: Path | str, number: i
             chosen[key] = exact.strip()
     if not {"question", "answer"} & chosen.keys():
         for key in chat.KEYS:
-            if chat.is_conversation(found.get(key)):
+            if chat.is_conversation(found.get(key)) or (found.get(key) == [] and not names_columns(found)):
                 return _conversation(written[key], found, written)
     question, answer = _pair(found, written, chosen, path, number)
     mapping = {"question": question, "answer": answer}
@@ -162,7 +164,7 @@ def _conversation(column: str, found: Mapping[str, Any], written: Mapping[str, s
     mapping = {"turns": column}
     if isinstance(found.get("system"), str):
         mapping["system"] = written["system"]
-    return _shape("ShareGPT" if "from" in turns[0] else "messages", mapping, written)
+    return _shape("ShareGPT" if turns and "from" in turns[0] else "messages", mapping, written)
 
 
 def _shape(name: str, mapping: Mapping[str, str], written: Mapping[str, str]) -> Shape:
