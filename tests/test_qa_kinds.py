@@ -70,6 +70,11 @@ READ: dict[str, tuple[str, str]] = {
     "objects over several lines": ("\n".join(json.dumps(row, indent=1) for row in ROWS), "one after another"),
     "a Markdown table": ("\n".join(["| question | answer |", "| :--- | ---: |", *(f"| {q} | {a} |" for q, a in PAIRS)]), "bars"),
     "a table in Thai": (table("คำถาม\tคำตอบ", "\t"), "separated by tabs"),
+    "turns of parts": (
+        lines([{"contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}]} for q, a in PAIRS]),
+        "messages: the user's turn in `contents`",
+    ),
+    "an object of questions and lists of answers": (json.dumps({q: [a] for q, a in PAIRS}), "JSON of questions and answers"),
     "columns that are not asked": (
         lines([row | {"options": ["a", "b"], "level": 3} for row in ROWS]),
         "not used: options, level",
@@ -135,6 +140,19 @@ def test_a_passage_or_system_line_that_the_first_row_lacks_is_used_all_the_same(
     file = dataset.read(path, Data())
     assert [(row.system, row.context) for row in file.rows] == [(None, None), ("Be brief.", None), (None, "A passage.")]
     assert "`Context` the context, `system` the system line" in file.summary
+
+
+def test_a_question_that_is_a_prompt_already_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "hh.json"
+    path.write_text(
+        json.dumps(
+            [
+                {"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": " Because."},
+                *[{"prompt": "Q?", "completion": "A"}],
+            ]
+        )
+    )
+    assert "1 that begin like a prompt ('Human:'), asked as they are" in dataset.read(path, Data()).summary
 
 
 def test_an_input_that_says_none_is_none(tmp_path: Path) -> None:

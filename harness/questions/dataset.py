@@ -40,6 +40,10 @@ NO_ROWS_HINTS = {
     chat.TOOLS: "give conversations of text: a question, and its answer",
     chat.UNKNOWN: "call the roles user and assistant",
 }
+PROMPT = re.compile(
+    r"^\s*(?:(?:Human|User|Q|Question): |### ?(?:Instruction|Question|Human|Input)\b|\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<s>)"
+)
+"""How a question begins that is a whole prompt already."""
 UNREADABLE = "give JSON, JSON Lines, CSV, parquet or xlsx with a question and an answer in each row"
 
 
@@ -69,6 +73,9 @@ class QaFile:
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         missing = [row.answer for row in self.rows if row.answer.casefold() in MISSING]
         parts += [f"{len(missing):,} with the answer {missing[0]!r}, taken as it is"] if missing else []
+        prompts = [found[0].strip() for row in self.rows if (found := PROMPT.match(row.question))]
+        if prompts:
+            parts.append(f"{len(prompts):,} that begin like a prompt ({prompts[0]!r}), asked as they are")
         systems = sum(row.system is not None for row in self.rows)
         parts += [f"{systems:,} with a system line of their own, which goes before prompt.system"] if systems else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []

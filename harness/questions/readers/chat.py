@@ -7,7 +7,7 @@ from typing import Any
 from harness.questions.rows import MAX_DEPTH
 from harness.storage import strict_json
 
-KEYS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "chosen")
+KEYS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "contents", "chosen")
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "bard", "bing", "answer"), "assistant"),
@@ -92,14 +92,20 @@ def _spoken(turns: list[Any]) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _role_key(turn: dict[str, Any]) -> str | None:
-    for role, content in (("role", "content"), ("from", "value"), ("role", "value"), ("role", "text")):
+    for role, content in (
+        ("role", "content"),
+        ("from", "value"),
+        ("role", "value"),
+        ("role", "text"),
+        ("role", "parts"),
+    ):
         if role in turn and content in turn:
             return role
     return None
 
 
 def _text(turn: dict[str, Any]) -> str:
-    content = next((turn[key] for key in ("content", "value", "text") if key in turn), None)
+    content = next((turn[key] for key in ("content", "value", "text", "parts") if key in turn), None)
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from harness.errors import DataError
 from harness.questions.readers import chat, shapes, squad
 from harness.questions.readers.limits import MAX_ROW_CHARACTERS, MAX_VALUES, SHOWN, shown
+from harness.questions.readers.names import are_sentences
 from harness.questions.rows import MAX_DEPTH, kind_of
 from harness.storage import strict_json
 
@@ -208,6 +209,9 @@ def _rows_of_object(value: dict[str, Any], path: Path) -> tuple[Rows, str]:
     lists = {key: inner for key, inner in value.items() if isinstance(inner, list) and _holds(inner, dict)}
     if {"columns", "data"} <= value.keys() and _holds(value["columns"], str) and _holds(value["data"], list):
         return _numbered(_zip(value["columns"], row, path) for row in value["data"]), "JSON of pandas (split)"
+    if not shapes.names_columns(value) and are_sentences(value) and all(map(_is_answer, value.values())):
+        pairs = ({"question": question, "answer": answer} for question, answer in value.items())
+        return _numbered(pairs), "JSON of questions and answers"
     columns = {key: inner for key, inner in value.items() if isinstance(inner, list) and not _holds(inner, dict)}
     if not lists and len(columns) > 1:
         return _numbered(_columns(columns, path)), "JSON by columns"
@@ -226,6 +230,10 @@ def _rows_of_object(value: dict[str, Any], path: Path) -> tuple[Rows, str]:
         pairs = ({"question": question, "answer": answer} for question, answer in value.items())
         return _numbered(pairs), "JSON of questions and answers"
     return _numbered([value]), "JSON"
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (_holds(value, str) and all(isinstance(each, str) for each in value))
 
 
 def _under_a_key(lists: dict[str, list[Any]], path: Path) -> tuple[Rows, str]:
