@@ -17,7 +17,7 @@ from harness.doctor.checks import _model, _prompt, _sizes
 from harness.prompt import Prompter, load_tokenizer
 from harness.questions.rows import Row
 from harness.records import PromptForm
-from harness.report.sections import Inputs
+from harness.report.provenance_section import ways_of_asking
 from harness.training.plan import Shape
 from tests.helpers.qa_files import make
 
@@ -151,5 +151,5 @@ def test_the_report_tells_each_way_of_asking_once(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     ours: PromptForm = Prompter(tokenizer, "Q: {question}\nA:").form("Who?")
     other = Prompter(tokenizer, "{question}").form("Who?")
-    inputs = Inputs(comparison=None, prompts={"base": ours, "adapter": ours, "mine": other})  # pyright: ignore[reportArgumentType]
-    assert inputs.different_prompts == [("base, adapter", ours), ("mine", other)]
+    found = ways_of_asking({"base": ours, "adapter": ours, "mine": other})
+    assert found == [("base, adapter", ours), ("mine", other)]
