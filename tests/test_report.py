@@ -21,7 +21,7 @@ from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, Pair, SplitManifest
+from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, Pair, PromptForm, SplitManifest
 from harness.report import answers, first_screen, headline, provenance_section, sections
 from harness.report import page as rendering
 from harness.report.charts import forest, inline_svg, label_placement, pareto, training
@@ -704,3 +704,22 @@ def test_forest_draws_the_margin_and_the_noise_floor():
 def test_page_names_no_place_of_the_machine(made):
     page = made.report_html.read_text()
     assert str(Path.cwd()) not in page and "/tmp/" not in page
+
+
+def test_the_first_prompt_is_shown_as_text(made):
+    form = PromptForm(
+        format="chat",
+        template=None,
+        chat_template_sha256="0",
+        system=None,
+        enable_thinking=None,
+        few_shot=0,
+        opening="",
+        first="<|im_start|>user\n<script>alert(1)</script>",
+        first_tokens=12,
+    )
+    inputs = replace(report.read(made), prompts={"base": form, "adapter": form})
+    html = rendering.html(inputs, [], [], {}, {}, "fingerprint")
+    assert html.count("How the first question was put") == 1
+    assert "chat template, 12 tokens</summary>" in html
+    assert "&lt;|im_start|&gt;user\n&lt;script&gt;alert(1)&lt;/script&gt;" in html

@@ -70,6 +70,8 @@ def run(
                 _further_seeds(folder, resolved, chosen, force, gpus)
             # The decision ends the whole output: it is told once.
             _stage_of_run(name, folder, resolved, chosen, force, gpus, decision=until == "compare")
+        if until == "split":
+            _show_first_prompt(folder, resolved)
         if until == "report":
             _show_end(folder, resolved)
 
@@ -177,6 +179,14 @@ def split(
         from harness.stages import split as stage_
 
         stage_.run(folder, resolved, force=force)
+        _show_first_prompt(folder, resolved)
+
+
+def _show_first_prompt(folder: RunFolder, resolved: Config) -> None:
+    from harness.prediction import first_prompt
+
+    if told := first_prompt.show(folder, resolved):
+        say(f"split: {told}")
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness train --config llama3-8b --set train.epochs=2")

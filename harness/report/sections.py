@@ -19,6 +19,7 @@ from harness.records import (
     MarksResult,
     MetricValue,
     Prediction,
+    PromptForm,
     Question,
     ReportTitle,
     Score,
@@ -107,6 +108,8 @@ class Inputs:
     judge: JudgeResult | None = None
     """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
+    prompts: dict[str, PromptForm] = field(default_factory=dict)
+    """Variant -> how it was asked, where its manifest tells."""
 
 
 # -------------------------------------------------------------------------------------------------------- leaderboard
@@ -133,30 +136,16 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
         for cost, (_, show) in costs.items():
             value = getattr(result.cost, cost)
             cells.append(EMPTY_CELL if value is None else EMPTY_CELL | {"text": show(value), "sort": value})
-        rows.append(
-            {
-                "name": variant,
-                "label": variant_label(variant),
-                "note": result.backend,
-                "baseline": False,
-                "cells": cells,
-            }
-        )
+        told = {"name": variant, "label": variant_label(variant), "note": result.backend}
+        rows.append(told | {"baseline": False, "cells": cells})
     for name, values in sorted(comparison.baselines.items(), reverse=True):
         cells = [
             EMPTY_CELL | {"text": f"{100 * values[m]:.1f}", "sort": values[m]} if m in values else EMPTY_CELL
             for m in metrics
         ]
         cells += [EMPTY_CELL] * len(costs)
-        rows.append(
-            {
-                "name": name,
-                "label": BASELINE_LABELS.get(name, name),
-                "note": "no model",
-                "baseline": True,
-                "cells": cells,
-            }
-        )
+        told = {"name": name, "label": BASELINE_LABELS.get(name, name), "note": "no model"}
+        rows.append(told | {"baseline": True, "cells": cells})
     columns = [
         {
             "label": metric_label(metric),

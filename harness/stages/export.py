@@ -16,6 +16,7 @@ from harness.errors import ArtifactError
 from harness.formats import Checked, Sources, gguf, how_to_run, importance, merged, modelfile, quantize
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer
+from harness.questions.asking import system_of
 from harness.records import Artifact, ExportManifest, HowToRun, Question, TrainManifest
 from harness.storage import RunFolder
 
@@ -130,8 +131,8 @@ def _importance(run: RunFolder, config: Config) -> dict[str, Any]:
     prompter = Prompter(load_tokenizer(run.merged_16bit), config.prompt)
     length = config.train.max_length
     rows = [
-        prompter.example(questions[i].question, questions[i].answer, train_on="answer", max_length=length).input_ids
-        for i in chosen
+        prompter.example(q.question, q.answer, train_on="answer", max_length=length, system=system_of(q)).input_ids
+        for q in (questions[i] for i in chosen)
     ]
     log.info(f"importance matrix: {len(rows)} training rows")
     file, device = run.path / "importance.npz", base_model.device_of(config.device)

@@ -127,9 +127,11 @@ def read(run: RunFolder) -> Inputs:
         )
     _check(run.heldout_jsonl, split and split.heldout_sha256, "split")
     _check(run.history_jsonl, train and train.history_sha256, "train --force")
+    prompts = {}
     for variant in comparison.variants:
         (answers, asked), (scores, scored) = run.prediction(variant), run.score(variant)
         _check(answers, (found := _manifest(asked, PredictionManifest)) and found.lines_sha256, "predict")
+        prompts |= {variant: found.prompt} if found and found.prompt else {}
         if scored.exists() and scores.exists():
             storage.read_scored(run, variant, comparison)
     gate = _manifest(run.gate_json, GateResult)
@@ -146,6 +148,7 @@ def read(run: RunFolder) -> Inputs:
         marks=_of_this_split(run.marks_json, MarksResult, comparison),
         judge=_of_this_split(run.judge_json, JudgeResult, comparison),
         title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
+        prompts=prompts,
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
 

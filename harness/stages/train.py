@@ -24,6 +24,7 @@ from harness.errors import ArtifactError
 from harness.models import base_model
 from harness.prompt import IGNORED, Example, Prompter, Shot, tokenizer_files_sha256, tokenizer_sha256
 from harness.questions import few_shot
+from harness.questions.asking import system_of
 from harness.records import PromptForm, Question, SplitManifest, TrainManifest
 from harness.storage import RunFolder
 from harness.training import plan as planning
@@ -359,7 +360,7 @@ def _data(task: Task, prompter: Prompter) -> Data:
     return Data(
         encode(train, prompter, settings, shots),
         encode(measured, prompter, settings, few_shot.nearest(measured, train, k)),
-        prompter.form(train[0].question, shots[0]),
+        prompter.form(train[0].question, shots[0], system_of(train[0])),
     )
 
 
@@ -375,6 +376,7 @@ def encode(
             max_length=settings.max_length,
             name=q.id,
             shots=shots[i] if shots else (),
+            system=system_of(q),
         )
         for i, q in enumerate(questions)
     ]

@@ -25,6 +25,7 @@ from harness.prediction.asking import Asker
 from harness.prediction.fidelity_probe import REFERENCE_TOKENS
 from harness.prediction.jobs import base_folder, few_shots
 from harness.prompt import Prompter
+from harness.questions.asking import system_of
 from harness.records import Prediction, PredictionManifest, Question
 from harness.records.verification import ServedAnswer, Verification
 from harness.storage import RunFolder
@@ -190,7 +191,7 @@ def _choose(run: RunFolder, config: Config, variant: str, n: int) -> Chosen:
             for p in own
         ],
         puts=[
-            Put(q.question, prompter.text(q.question, examples), messages, p.prompt_ids)
+            Put(q.question, prompter.text(q.question, examples, system_of(q)), messages, p.prompt_ids)
             for q, examples, messages, p in zip(asked, shots, chats, own, strict=True)
         ],
         tokenizer=asking.loaded,
