@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import multiprocessing
 import queue
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 from urllib.parse import urlsplit
 
 from harness import storage
@@ -32,16 +32,16 @@ from harness.records import PredictionManifest, Question, SplitManifest
 from harness.stages import evaluate, predict, split
 from harness.storage import RunFolder
 
-
-def serve(model: str, slots: int, pipe: Any) -> None:
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.port = model, 1024 * slots, slots, 0
-    params.verbosity = -1
-    server = xllamacpp.Server(params)
-    pipe.send(server.listening_address.rstrip("/") + "/v1")
-    pipe.recv()
+SERVER = """
+import sys, time, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 1024 * int(sys.argv[2]), int(sys.argv[2]), 0
+params.verbosity = -1
+server = xllamacpp.Server(params)
+print(server.listening_address.rstrip("/") + "/v1", flush=True)
+while True:
+    time.sleep(1)
+"""
 
 
 def bare(url: str, bodies: list[bytes], slots: int) -> tuple[float, int]:
@@ -79,15 +79,13 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(chosen.model, chosen.slots, theirs))
-    server.start()
-    url = ours.recv()
+    command = [sys.executable, "-c", SERVER, chosen.model, str(chosen.slots)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
     try:
-        measure(url, chosen)
+        measure(server.stdout.readline().strip(), chosen)
     finally:
-        ours.send(None)
-        server.terminate()
+        server.kill()
 
 
 def measure(url: str, chosen: argparse.Namespace) -> None:
@@ -118,7 +116,8 @@ def measure(url: str, chosen: argparse.Namespace) -> None:
             print(
                 f"{len(bodies)} questions, {chosen.slots} slots: bare client {seconds:.1f} s, {own:,.0f} tokens/s ({tokens:,}); "
                 f"harness {cost.seconds:.1f} s, {harness:,.0f} tokens/s ({cost.generated_tokens:,}), with its start {whole:.1f} s; "
-                f"{shares[-1]:.1%} of the server's own"
+                f"{shares[-1]:.1%} of the server's own",
+                flush=True,
             )
         print(f"median: {median(shares):.1%}")
 
