@@ -7,11 +7,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.models import save_model
 
 # Before torch is loaded: its threads spin while they wait, which on a busy machine makes a second a minute.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A change is judged on the same examples everywhere. `HYPOTHESIS_PROFILE=explore make test` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from harness import storage
-from harness.analysis import buckets
+from harness.analysis import buckets, paired
 from harness.analysis.primary import primary_metric
 from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
@@ -160,7 +160,7 @@ def test_the_largest_wins_and_losses_are_told_by_example(tmp_path):
         ("q5", pytest.approx(2 / 3), 1, pytest.approx(-1 / 3)),
     ]
     # All wins are alike: the first of the file stand for them.
-    assert [e.id for e in told.wins] == [f"q{i}" for i in range(0, 2 * compare.EXAMPLES, 2)]
+    assert [e.id for e in told.wins] == [f"q{i}" for i in range(0, 2 * paired.EXAMPLES, 2)]
     assert all(e.delta == e.left - e.right > 0 for e in told.wins)
 
 

@@ -36,7 +36,7 @@ DECIDES = {
     "report/charts/forest.py": {"report"},
     "prompt.py": {"train", "predict", "export"},
     "storage/strict_json.py": {"split", "train", "export", "predict", "score"},
-    "config.py": set(),
+    "config/training.py": set(),
     "storage/run_folder.py": set(),
     "doctor/checks.py": set(),
     "stages/demo.py": set(),
@@ -88,7 +88,7 @@ def test_every_module_is_found_that_a_stage_loads() -> None:
         ("analysis/buckets.py", ["compare", "report"]),
         ("report/sections.py", ["report"]),
         ("training/step.py", []),
-        ("config.py", []),
+        ("config/training.py", []),
     ],
 )
 def test_what_runs_again(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness import registry, storage
-from harness.analysis import statistics
+from harness import storage
+from harness.analysis import paired, statistics
+from harness.analysis.scored import Scored
 from harness.config import Compare
 from harness.records import NoModelScore, NoModelScores, Pair
 from harness.storage import RunFolder
-
-if TYPE_CHECKING:
-    from harness.stages.compare import Scored
 
 
 def pairs(run: RunFolder, variants: Sequence[Scored], primary: str, settings: Compare) -> list[Pair]:
@@ -47,23 +44,6 @@ def pairs(run: RunFolder, variants: Sequence[Scored], primary: str, settings: Co
         family=[0] * len(tested),
     )
     return [
-        Pair(
-            left=scored.name,
-            right=name,
-            metric=primary,
-            delta=d.value,
-            ci95=d.ci95,
-            p=d.p,
-            p_adjusted=d.p_adjusted,
-            verdict=statistics.verdict(d.value, d.ci95, d.p_adjusted, settings.margin),
-            n=d.n,
-            contract="same question",
-            margin=settings.margin,
-            mde=d.mde,
-            p_mcnemar=statistics.mcnemar_exact(d.wins, d.losses) if registry.METRICS[primary].binary and d.n else None,
-            wins=d.wins,
-            losses=d.losses,
-            ties=d.ties,
-        )
+        paired.pair(scored.name, name, primary, d, settings.margin, contract="same question")
         for (scored, name), d in zip(tested, found, strict=True)
     ]

@@ -90,7 +90,9 @@ def mean_intervals(
     for k, estimate in enumerate(intervals):
         sums, counts = totals.sums[:, k], totals.counts[:, k]
         rarer = int(min(np.count_nonzero(sums > 0), np.count_nonzero(sums < counts)))
-        if estimate.ci95 is None or estimate.value is None or rarer >= max(2, min(RARE, estimate.n_groups / 2)):
+        if estimate.value is None or estimate.ci95 is None:
+            continue
+        if rarer >= min(RARE, estimate.n_groups / 2) and rarer != 1:
             continue
         measured = effective_n(estimate.value, deviation[k], estimate.n, effective[k])
         size = shrunken_n(measured, effective[k], rarer)

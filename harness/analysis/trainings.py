@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from harness import storage
 from harness.analysis import seeds, statistics
+from harness.analysis.scored import Scored
 from harness.analysis.seeds import SeedVariance
 from harness.config import Config
 from harness.records import MetricValue
 from harness.variants import UNTUNED
-
-if TYPE_CHECKING:
-    from harness.stages.compare import Scored
 
 Known = Mapping[tuple[str, str], tuple[float, int]]
 """(variant, metric) -> standard deviation of the means of a recipe's trainings, and how many there are."""

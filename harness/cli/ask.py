@@ -34,7 +34,7 @@ def open_session(
     run: str | None, config: str | None, settings: list[str], variants: list[str], memory: float
 ) -> tuple[RunFolder, Config, Session]:
     """The run, its config, and a session with its variants."""
-    from harness.config_loading import run_name
+    from harness.config.loading import run_name
     from harness.storage import RunFolder
     from harness.web import session
 
@@ -59,7 +59,7 @@ def chat(
 ) -> None:
     """Ask one variant, or two side by side, and watch the answers grow; reads questions from a pipe as well."""
     with errors():
-        from harness.config_loading import split_settings
+        from harness.config.loading import split_settings
         from harness.errors import ConfigError
         from harness.variants import tuned
         from harness.web.conversation import Conversation
@@ -222,7 +222,7 @@ def web(
 ) -> None:
     """Ask the variants on a web page, side by side or blind; keep votes and candidate questions."""
     with errors():
-        from harness.config_loading import split_settings
+        from harness.config.loading import split_settings
         from harness.web import page
 
         wanted = [*(settings or []), *split_settings(sets)]

@@ -30,7 +30,7 @@ class Selection:
     def load(self) -> Config:
         """The config; ConfigError if it does not fit the schema."""
         from harness.config import load
-        from harness.config_loading import renamed
+        from harness.config.loading import renamed
 
         if new := renamed(self.config):
             say(f"note: config {self.config} is now named {new}")
@@ -38,7 +38,7 @@ class Selection:
 
     def folder(self) -> RunFolder:
         """The run folder, which need not exist; ConfigError if its name cannot be used."""
-        from harness.config_loading import run_name
+        from harness.config.loading import run_name
         from harness.storage import RunFolder
 
         return RunFolder(self.run or run_name(self.config))
@@ -53,7 +53,7 @@ def select(
     run: str | None, config: str, qa: str | None = None, settings: list[str] | None = None, text: str = ""
 ) -> Selection:
     """What the options say; `text` holds several settings, as make passes them on."""
-    from harness.config_loading import split_settings
+    from harness.config.loading import split_settings
 
     return Selection(run, config, qa, [*(settings or []), *split_settings(text)])
 

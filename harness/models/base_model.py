@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Model
-from harness.config_loading import HUB, HUB_NAME
+from harness.config.loading import HUB, HUB_NAME
 from harness.errors import DeviceError, ModelError
 from harness.formats import safetensors_reader
 from harness.storage import sha256_large, sha256_tree

@@ -10,7 +10,7 @@ from typing import Any
 from harness import storage
 from harness.backends import Source, replay
 from harness.config import Config, ExtraVariant, Model
-from harness.config_loading import HUB, HUB_NAME
+from harness.config.loading import HUB, HUB_NAME
 from harness.errors import ArtifactError, ConfigError, ModelError
 from harness.models import adapters, base_model
 from harness.prediction.asking import OWN, TOKENIZER_FILES, Asker, Asking

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config
-from harness.config_loading import HUB, HUB_NAME
+from harness.config.loading import HUB, HUB_NAME
 from harness.errors import ConfigError
 from harness.records import Comparison
 from harness.storage import RunFolder, check_name

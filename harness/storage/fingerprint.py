@@ -28,7 +28,12 @@ PACKAGE = Path(__file__).parent.parent
 NEUTRAL = {
     "harness",
     "harness.config",
-    "harness.config_loading",
+    "harness.config.answering",
+    "harness.config.base",
+    "harness.config.judging",
+    "harness.config.loading",
+    "harness.config.questions",
+    "harness.config.training",
     "harness.errors",
     "harness.log",
     "harness.provenance",

@@ -22,7 +22,7 @@ from harness.backends import Prompt
 from harness.backends.pieces import Piece
 from harness.config import Config, load
 from harness.config import Prompt as PromptSettings
-from harness.config_loading import explain, override
+from harness.config.loading import explain, override
 from harness.errors import ArtifactError, ConfigError, HarnessError, ModelError
 from harness.metrics import find
 from harness.models import base_model

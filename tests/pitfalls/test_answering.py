@@ -12,6 +12,7 @@ import torch
 
 from harness import storage
 from harness.analysis import fidelity
+from harness.analysis.scored import Scored
 from harness.backends import Execution, Generation, Source
 from harness.backends.decoding import decoder
 from harness.backends.llama_context import Context
@@ -21,7 +22,7 @@ from harness.formats import merged
 from harness.models import base_model
 from harness.prediction import asking, jobs
 from harness.prompt import Prompter, load_tokenizer
-from harness.stages import compare, predict
+from harness.stages import predict
 from tests.helpers import answering, scored_run, small_run
 from tests.helpers.models import BOS, BOS_ID, EOS_ID, edit_json
 from tests.pitfalls.faults import LIMIT, Bench, Step, alarms, answered, caught, compared, job
@@ -225,7 +226,7 @@ def keep_what_was_there(bench: Bench) -> None:
 
 
 def forget_the_floor(bench: Bench) -> None:
-    bench.patch.setattr(compare.Scored, "flip_rate", property(lambda _: 0.0))
+    bench.patch.setattr(Scored, "flip_rate", property(lambda _: 0.0))
 
 
 @caught(

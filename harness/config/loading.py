@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from harness.errors import ADDRESS, ConfigError
 from harness.storage import check_name, strict_json, strict_yaml
 
-CONFIGS = Path(__file__).parent / "configs"
-PROJECT = Path(__file__).parent.parent
+CONFIGS = Path(__file__).parent.parent / "configs"
+PROJECT = CONFIGS.parent.parent
 EMBEDDED = "tiny"
 """The shipped config of the embedded model and questions."""
 RENAMED = {"seed-llama3-8b": "notebook-llama3-8b"}
