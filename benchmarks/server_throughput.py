@@ -1,6 +1,6 @@
 """How near `harness` comes to a server's own throughput: the same requests by a bare client and by the predict stage, in turn.
 
-    python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2]
+    python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2] [--threads 1]
 
 Starts llama.cpp's own server (xllamacpp) in a process of its own on the loopback interface. The bare client sends bodies that were built beforehand over
 as many open connections as the harness has requests in flight, and throws the answers away: nothing can drive this server faster. The harness builds,
@@ -37,6 +37,7 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 1024 * int(sys.argv[2]), int(sys.argv[2]), 0
 params.verbosity = -1
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[3])
 server = xllamacpp.Server(params)
 print(server.listening_address.rstrip("/") + "/v1", flush=True)
 while True:
@@ -78,8 +79,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--new", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of the server: leave a core for the client")
     chosen = parser.parse_args()
-    command = [sys.executable, "-c", SERVER, chosen.model, str(chosen.slots)]
+    command = [sys.executable, "-c", SERVER, chosen.model, str(chosen.slots), str(chosen.threads)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
