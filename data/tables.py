@@ -119,7 +119,8 @@ def cases() -> Iterator[dict]:
             choose(HOLDING, c["case"]).format(case=c["case"], year=c["year"]),
             f"It held that {c['held']}.",
         )
-        yield row(c, "term", group, choose(CASE_YEAR, c["case"]).format(case=c["case"]), str(c["year"]))
+        if str(c["year"]) not in c["case"]:
+            yield row(c, "term", group, choose(CASE_YEAR, c["case"]).format(case=c["case"]), str(c["year"]))
 
 
 def definitions(parts: dict[str, str]) -> Iterator[dict]:

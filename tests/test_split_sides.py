@@ -254,3 +254,52 @@ def test_an_unchanged_split_of_two_files_is_left_alone(tmp_path: Path) -> None:
     made.dev_jsonl.unlink()
     run(tmp_path, qa=qa, test=test[:-1])
     assert made.dev_jsonl.exists()
+
+
+# ------------------------------------------------------------------------------------------- the second held-out side
+
+
+def asked_in_ways(facts: int, ways: int) -> list[dict[str, Any]]:
+    """Each fact in its own group, asked in so many ways."""
+    rng = random.Random(facts)
+    topics = [subject(rng) for _ in range(facts)]
+    forms = ["How old is {0}?", "State the age that {0} has reached.", "{0} was asked for the years lived. What is it?"]
+    return [
+        {"question": form.format(topic), "answer": f"{fact} years", "group": f"g{fact}", "fact": f"f{fact}"}
+        for fact, topic in enumerate(topics)
+        for form in forms[:ways]
+    ]
+
+
+def test_one_phrasing_of_a_trained_fact_is_kept_back_and_the_other_sides_stay(tmp_path: Path) -> None:
+    rows = asked_in_ways(60, 3)
+    off = run(tmp_path, "data.taught=0", qa=rows)[0]
+    before = {side: read(off, side) for side in ("train", "dev", "heldout")}
+    assert not off.taught_jsonl.exists()
+    made, manifest = run(tmp_path, "data.taught=1", qa=rows)
+    taught, trained = read(made, "taught"), read(made, "train")
+    facts = {q.extra["fact"] for q in trained}
+    assert manifest.n_taught == len(taught) == len(facts) == len({q.extra["fact"] for q in taught}) > 30
+    assert {q.extra["fact"] for q in taught} == facts, "every fact that is asked again is also trained on"
+    assert not {q.question for q in taught} & {q.question for q in trained}
+    assert {q.id for q in before["train"]} == {q.id for q in [*trained, *taught]}
+    assert [q.id for q in read(made, "heldout")] == [q.id for q in before["heldout"]]
+    assert read(made, "dev") == before["dev"]
+
+
+def test_a_share_of_the_facts_is_kept_back(tmp_path: Path) -> None:
+    rows = asked_in_ways(80, 2)
+    whole = {q.id for q in read(run(tmp_path, "data.taught=1", qa=rows)[0], "taught")}
+    half = {q.id for q in read(run(tmp_path, "data.taught=0.5", qa=rows)[0], "taught")}
+    assert half < whole and 0.25 < len(half) / len(whole) < 0.75
+
+
+def test_a_file_without_facts_has_no_second_side(tmp_path: Path) -> None:
+    made, manifest = run(tmp_path, "data.taught=1", qa=make(60))
+    assert manifest.n_taught == 0 and not made.taught_jsonl.exists()
+
+
+def test_facts_beside_a_test_file_are_kept_back_too(tmp_path: Path) -> None:
+    made, manifest = run(tmp_path, "data.taught=1", qa=asked_in_ways(40, 2), test=make(20))
+    assert manifest.n_taught == 40 and manifest.n_train == 40
+    assert {q.extra["fact"] for q in read(made, "taught")} == {q.extra["fact"] for q in read(made, "train")}

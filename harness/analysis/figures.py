@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.analysis import statistics
 from harness.metrics.text import legal_tokens
-from harness.records import Figure, Question
+from harness.records import Figure, Question, TaughtScores
 from harness.registry import metric_inline
 
 DECIDES = {
@@ -66,6 +66,21 @@ def _of(name: str, label: str, side: Answers, questions: Sequence[Question], val
     """The figure over some of the questions: position -> value."""
     groups = [questions[at].group for at in values]
     return _figure(name, label, side, np.array(list(values.values()), dtype=np.float64), groups)
+
+
+def taught(scores: TaughtScores, primary: str) -> list[Figure]:
+    """The second held-out side on the primary metric: facts that were trained on, asked in words that were not; in no other figure.
+
+    The label names what copying the nearest training answer gets there: most of these are in reach of a search.
+    """
+    copied = scores.nearest_train_copy.get(primary)
+    beside = "" if copied is None else f" (the nearest training answer: {copied:.0%})"
+    label = f"Trained facts asked in other words, {metric_inline(primary)}{beside}"
+    values = {variant: means[primary] for variant, means in scores.variants.items() if primary in means}
+    return [
+        Figure(name="taught", label=label, variant=variant, value=mean.value, ci95=mean.ci95, n=mean.n)
+        for variant, mean in values.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------- easy kinds, kinds of answer

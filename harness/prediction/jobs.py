@@ -139,11 +139,14 @@ def jobs(
     questions: list[Question],
     variants: list[str],
     found: dict[str, Weights] | None = None,
+    *,
+    taught: bool = False,
 ) -> Iterator[Job]:
     """A job for each variant.
 
     Args:
         found: the variants' weights; looked for if not given.
+        taught: the questions are those of the second held-out side, whose answers have files of their own.
 
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.
@@ -164,7 +167,7 @@ def jobs(
         if BACKENDS[weights.backend].address == "url":
             parallel = extra.parallel if extra and extra.parallel else config.predict.slots
             cut = replace(execution, batch_tokens=2**31, max_batch=1, slots=parallel)
-        lines, manifest = run.prediction(variant)
+        lines, manifest = run.taught_prediction(variant) if taught else run.prediction(variant)
         yield Job(
             variant=variant,
             backend=weights.backend,

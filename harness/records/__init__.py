@@ -42,7 +42,15 @@ from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
 from harness.records.prompting import PromptForm
-from harness.records.scoring import MetricValue, NoModelScore, NoModelScores, Score, ScoreManifest, ScoreSet
+from harness.records.scoring import (
+    MetricValue,
+    NoModelScore,
+    NoModelScores,
+    Score,
+    ScoreManifest,
+    ScoreSet,
+    TaughtScores,
+)
 from harness.records.shipping import ReportTitle, ShipCandidate, ShipCheck, Shipping, ShipVerdict
 from harness.records.split import Question, SplitManifest
 from harness.records.training import Artifact, ExportManifest, HistoryPoint, HowToRun, SeedRuns, TrainManifest
@@ -103,6 +111,7 @@ __all__ = [
     "ShipVerdict",
     "Shipping",
     "SplitManifest",
+    "TaughtScores",
     "Thinking",
     "TokenId",
     "TrainManifest",

@@ -112,7 +112,7 @@ class Figure(Record):
 
     name: str
     """`without_<kinds>`, `by_answer_type`, `answer_type_<type>`, `correct_abstention`, `false_abstention`, `false_abstention_twins`,
-    `consistency`, `all_phrasings_right`."""
+    `consistency`, `all_phrasings_right`, `taught` (the second held-out side)."""
     label: str
     """As people read it."""
     variant: str

@@ -80,6 +80,19 @@ class NoModelScore(Record):
     """Baseline -> metric -> 0..1; None: the metric reads no such question."""
 
 
+class TaughtScores(Manifest):
+    """`scores/_taught.json`: the second held-out side, facts that were trained on in words that were not."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    fingerprint: str
+    n: int
+    n_groups: int
+    variants: dict[Name, dict[str, MetricValue]]
+    """Variant -> metric -> its mean over these questions."""
+    nearest_train_copy: dict[str, float]
+    """Metric -> what the answer of the nearest training question scores here, 0..1."""
+
+
 class ScoreSet(Manifest):
     """`scores/manifest.json`, written last: the variants that were scored."""
 

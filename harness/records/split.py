@@ -47,6 +47,8 @@ class SplitManifest(Manifest):
     n_heldout: int
     n_trained_on: int = 0
     """Rows of `data.trained_on`."""
+    n_taught: int = 0
+    """Rows of the second held-out side: facts of the training side in words that are not trained on."""
     n_groups_train: int
     n_groups_dev: int = 0
     n_groups_heldout: int
@@ -79,6 +81,8 @@ class SplitManifest(Manifest):
     """Of dev.jsonl."""
     trained_on_sha256: str = ""
     """Of trained_on.jsonl; empty: there is none."""
+    taught_sha256: str = ""
+    """Of taught.jsonl; empty: there is none."""
     heldout_sha256: str = ""
     """Of heldout.jsonl: a damaged file is neither asked nor scored."""
     warnings: list[str] = []

@@ -33,6 +33,7 @@ from harness.gating import shipping
 from harness.records import (
     Breakdown,
     Comparison,
+    Figure,
     Pair,
     Prediction,
     PredictionManifest,
@@ -41,6 +42,7 @@ from harness.records import (
     ScoreSet,
     SeedRuns,
     SplitManifest,
+    TaughtScores,
     VariantResult,
 )
 from harness.storage import RunFolder
@@ -91,9 +93,7 @@ def run(
         examples=[found for left, right in tested if (found := paired.examples(variants[left], variants[right]))],
         alarms=list(alarms.find(run, manifests, questions, tuned, config.compare)),
         breakdowns=list(_breakdowns(questions, list(variants.values()))),
-        figures=figures.find(
-            questions, [_said(run, scored) for scored in variants.values()], primary, config.compare.easy_kinds
-        ),
+        figures=_figures(run, questions, list(variants.values()), primary, config),
         fidelity=fidelity_steps.rows(run, config, list(variants)),
         noise={name: scored.noise for name, scored in variants.items() if scored.noise},
         fingerprint=fingerprint,
@@ -202,6 +202,17 @@ def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterat
             yield Breakdown(by=by, bucket=bucket, variant=variant, metric=metric, value=e.value, ci95=e.ci95, n=e.n)
 
 
+def _figures(
+    run: RunFolder, questions: list[Question], variants: Sequence[Scored], primary: str, config: Config
+) -> list[Figure]:
+    """What the averages hide, and what the second held-out side says where the split has one."""
+    answers = [_said(run, scored) for scored in variants]
+    found = figures.find(questions, answers, primary, config.compare.easy_kinds)
+    if run.taught_json.exists():
+        found += figures.taught(storage.read_record(run.taught_json, TaughtScores), primary)
+    return found
+
+
 def _said(run: RunFolder, scored: Scored) -> figures.Answers:
     texts = {
         found.id: None if found.finish_reason == "error" else found.text
@@ -266,7 +277,7 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
         run.heldout_jsonl,
         *(path for name in names for path in (*run.score(name), *run.prediction(name))),
     ]
-    files += [file for file in run.no_model if file.exists()]
+    files += [file for file in (*run.no_model, run.taught_json) if file.exists()]
     if run.seeds_json.exists():
         others = storage.read_record(run.seeds_json, SeedRuns).further.values()
         scored = [path for other in others for name in names for path in RunFolder(other, run.root).score(name)]

@@ -1,7 +1,8 @@
 """split, artifacts -> predictions/<variant>.jsonl + .json: every variant answers every held-out question from the same token ids.
 
 Each variant answers in a process of its own, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
-loses the batches in flight at most. The same process then measures fidelity and noise (`harness.prediction.fidelity_probe`).
+loses the batches in flight at most. The same process then answers the second held-out side (`data.taught`), where there is one, and measures
+fidelity and noise (`harness.prediction.fidelity_probe`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ def run(
         ModelError: a model cannot be loaded; StorageError.
     """
     split, questions = storage.read_split(run)
+    taught = storage.read_taught(run, split)
     wanted = config.predict.variants + [v for v in config.predict.extra if v not in config.predict.variants]
     if unknown := [v for v in only or [] if v not in wanted]:
         raise ConfigError(f"no variant {unknown[0]!r} in this config", f"use one of {', '.join(wanted)}")
@@ -59,19 +62,20 @@ def run(
     folder = base_folder(config, asked_now)
     weights = find_weights(run, config, folder, asked_now, objects)
     fingerprint = "" if only else _fingerprint(config, split, folder, weights)
-    if fingerprint and not force and (old := _unchanged(run, fingerprint)):
+    if fingerprint and not force and (old := _unchanged(run, fingerprint, bool(taught))):
         progress(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
         return old
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
-    for job in jobs(run, config, split.split_id, questions, asked_now, weights):
+    further = jobs(run, config, split.split_id, taught, asked_now, weights, taught=True) if taught else repeat(None)
+    for job, also in zip(jobs(run, config, split.split_id, questions, asked_now, weights), further, strict=False):
         asked = probe if BACKENDS[job.backend].logprobs else None
         kept = _answered(job, force)
+        asked = None if kept and asked and asked.is_measured(job, kept) else asked
+        also = None if also is None or _answered(also, force) else also
         manifests[job.variant] = (
-            kept
-            if kept and (asked is None or asked.is_measured(job, kept))
-            else _in_own_process(job, progress, asked, kept)
+            kept if kept and asked is None and also is None else _in_own_process(job, progress, asked, kept, also)
         )
         manifests[job.variant] = _priced(job, manifests[job.variant])
         progress(_summary(manifests[job.variant]))
@@ -88,7 +92,7 @@ def _fingerprint(config: Config, split: SplitManifest, folder: Path | None, weig
     ]
     return storage.sha256_json(
         [
-            [split.split_id, split.heldout_sha256],
+            [split.split_id, split.heldout_sha256, split.taught_sha256],
             [base_model.tokenizer_files_sha256(path) for path in [*([folder] if folder else []), *tokenizers]],
             [[name, found.backend, found.sha256] for name, found in weights.items()],
             [config.prompt.model_dump(), config.predict.model_dump(), config.train.load_in_4bit],
@@ -100,8 +104,12 @@ def _fingerprint(config: Config, split: SplitManifest, folder: Path | None, weig
     )
 
 
-def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest] | None:
-    """The manifests of all variants, if nothing that decides their answers changed and their files are whole."""
+def _unchanged(run: RunFolder, fingerprint: str, taught: bool) -> dict[str, PredictionManifest] | None:
+    """The manifests of all variants, if nothing that decides their answers changed and their files are whole.
+
+    Args:
+        taught: there are answers to the second held-out side too.
+    """
     found: dict[str, PredictionManifest] = {}
 
     def is_whole(answered: PredictionSet) -> bool:
@@ -113,6 +121,10 @@ def _unchanged(run: RunFolder, fingerprint: str) -> dict[str, PredictionManifest
             logprobs = found[variant].logprobs_sha256
             if logprobs and not storage.is_written(lines.with_suffix(fidelity.SUFFIX), logprobs):
                 return False
+            if taught:
+                lines, manifest = run.taught_prediction(variant)
+                if not storage.is_written(lines, storage.read_record(manifest, PredictionManifest).lines_sha256):
+                    return False
         return True
 
     return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
@@ -140,15 +152,19 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
 
 
 def _in_own_process(
-    job: Job, progress: Progress, probe: FidelityProbe | None = None, kept: PredictionManifest | None = None
+    job: Job,
+    progress: Progress,
+    probe: FidelityProbe | None = None,
+    kept: PredictionManifest | None = None,
+    also: Job | None = None,
 ) -> PredictionManifest:
     """`answer` with the model in processes of its own, where it has weights."""
     if BACKENDS[job.backend].in_process:
-        return answer(job, progress, probe, kept)
+        return answer(job, progress, probe, kept, also)
     findings = _integrity(job, progress) if job.foreign_adapter and not kept else []
     team = WorkerPool(job, 1 if kept else None)
     try:
-        manifest = _answer(job, team, progress, probe, kept, findings)
+        manifest = _answer(job, team, progress, probe, kept, findings, also)
     except BaseException:
         team.kill()
         raise
@@ -185,16 +201,18 @@ def answer(
     progress: Progress = lambda _: None,
     probe: FidelityProbe | None = None,
     kept: PredictionManifest | None = None,
+    also: Job | None = None,
 ) -> PredictionManifest:
     """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept.
 
     Args:
         probe: what to measure once everything is answered, on the model that is loaded already.
         kept: of an earlier answer to exactly this job, which is only measured.
+        also: the same model's job for the second held-out side, answered after this one.
     """
     team = InProcessRunner(job)
     try:
-        return _answer(job, team, progress, probe, kept)
+        return _answer(job, team, progress, probe, kept, also=also)
     finally:
         team.close()
 
@@ -209,8 +227,12 @@ def _answer(
     probe: FidelityProbe | None,
     kept: PredictionManifest | None,
     findings: Sequence[Finding] = (),
+    also: Job | None = None,
 ) -> PredictionManifest:
     manifest = kept or _answer_all(job, team, progress, findings)
+    if also is not None:
+        progress(f"{job.variant}: {len(also.prompts)} questions that ask for trained facts in other words")
+        _answer_all(also, team, progress)
     if probe is not None:
         progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
         used = replace(job.execution, **{name: manifest.execution[name] for name in ("batch_tokens", "max_batch")})

@@ -1,12 +1,12 @@
 """Score: every answer against its references, and every mean with its interval.
 
-Reads `predictions/` and `split/heldout.jsonl`; writes `scores/<variant>.jsonl`, `scores/<variant>.json` and, last, `scores/manifest.json`. Pure CPU,
-and never generates: touching a metric scores the same answers again.
+Reads `predictions/` and `split/heldout.jsonl`; writes `scores/<variant>.jsonl`, `scores/<variant>.json` and, last, `scores/manifest.json`; of the
+second held-out side (`data.taught`) `scores/_taught.json`. Pure CPU, and never generates: touching a metric scores the same answers again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from harness.records import (
     ScoreManifest,
     ScoreSet,
     SplitManifest,
+    TaughtScores,
 )
 from harness.storage import RunFolder
 
@@ -71,6 +72,7 @@ def run(
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
         progress(f"{variant}: {_summary(manifest)}")
     _score_no_model(run, config, metrics, split, common)
+    _score_taught(run, config, metrics, split, common, answered)
     scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)
     if not storage.up_to_date(run.score_json, ScoreSet, scored.fingerprint, lambda old: old.variants == answered):
         storage.write_json(run.score_json, scored)
@@ -112,6 +114,53 @@ def _score_no_model(
     storage.write_json(
         path, NoModelScores(fingerprint=fingerprint, lines_sha256=storage.sha256_file(lines), names=list(found))
     )
+
+
+def _score_taught(
+    run: RunFolder,
+    config: Config,
+    metrics: list[Metric],
+    split: SplitManifest,
+    common: list[object],
+    answered: Sequence[str],
+) -> None:
+    """The second held-out side, in a file of its own: no mean of the first side knows of it. Nothing without `data.taught`."""
+    questions = storage.read_taught(run, split)
+    found = {v: run.taught_prediction(v) for v in answered if _answered_taught(run, v, split)}
+    if not questions or not found:
+        run.taught_json.unlink(missing_ok=True)
+        return
+    files = [storage.sha256_file(file) for both in found.values() for file in both]
+    fingerprint = storage.sha256_json([*common, split.split_id, split.train_sha256, split.taught_sha256, files])
+    if storage.up_to_date(run.taught_json, TaughtScores, fingerprint, lambda old: old.variants.keys() == found.keys()):
+        return
+    means = {}
+    for variant, (lines, _) in found.items():
+        matched = _matched(lines, questions)
+        means[variant] = _means(list(_rows(matched, metrics)), matched, metrics, config)
+    train = storage.read_records(run.train_jsonl, Question)
+    copied = no_model_baselines.answers(train, questions, config.data.ngram)["nearest_train_copy"]
+    nearest = {}
+    for metric in (metric for metric in metrics if not METRICS[metric.name].requires):
+        scores = metric.score_all(copied, [expected(metric.name, question) for question in questions])
+        if scored := [score for score in scores if score is not None]:
+            nearest[metric.name] = sum(scored) / len(scored)
+    storage.write_json(
+        run.taught_json,
+        TaughtScores(
+            fingerprint=fingerprint,
+            n=len(questions),
+            n_groups=len({question.group for question in questions}),
+            variants=means,
+            nearest_train_copy=nearest,
+        ),
+    )
+
+
+def _answered_taught(run: RunFolder, variant: str, split: SplitManifest) -> bool:
+    """Whether a variant answered the second held-out side of this split."""
+    manifest = run.taught_prediction(variant)[1]
+    return manifest.exists() and storage.read_record(manifest, PredictionManifest).split_id == split.split_id
 
 
 def _metrics(config: Config) -> list[Metric]:

@@ -1,7 +1,8 @@
 """Split: which questions are trained on, which choose, and which are held out to judge.
 
 Reads the QA file; writes `split/train.jsonl`, `split/dev.jsonl`, `split/heldout.jsonl`, with `data.trained_on` also `split/trained_on.jsonl`,
-and, last, `split/split.json`. `harness.questions.sides` says which group goes where; with `data.test` that file is the held-out side.
+with `data.taught` also `split/taught.jsonl`, and, last, `split/split.json`. `harness.questions.sides` says which group goes where; with
+`data.test` that file is the held-out side.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from harness import storage
 from harness.config import Config, Data
 from harness.errors import DataError
-from harness.questions import dataset, leakage, sides, split_account
+from harness.questions import dataset, leakage, sides, split_account, taught
 from harness.questions.asking import kept, text_of
 from harness.questions.dataset import QaFile
 from harness.questions.grouping import Groups, group_rows
@@ -67,9 +68,10 @@ def run(
 def describe(manifest: SplitManifest) -> str:
     """The sides in one line."""
     elsewhere = f", {manifest.n_trained_on} that a model was trained on elsewhere" if manifest.n_trained_on else ""
+    again = f", {manifest.n_taught} that ask for a trained fact in other words" if manifest.n_taught else ""
     return (
         f"{manifest.n_train} rows to train on, {manifest.n_dev} for dev, {manifest.n_heldout} held out in "
-        f"{manifest.n_groups_heldout} groups{elsewhere}"
+        f"{manifest.n_groups_heldout} groups{elsewhere}{again}"
     )
 
 
@@ -81,7 +83,8 @@ def _fingerprint(hashes: dict[str, str], data: Data, normalizer: str) -> str:
 def _files(run: storage.RunFolder, manifest: SplitManifest) -> list[tuple[str, Path, str]]:
     """(side, file, the hash that the manifest keeps)."""
     files = [(side, getattr(run, f"{side}_jsonl"), getattr(manifest, f"{side}_sha256")) for side in Sides.NAMES]
-    return files if manifest.n_trained_on else files[:-1]
+    absent = {"trained_on": not manifest.n_trained_on, "taught": not manifest.n_taught}
+    return [file for file in files if not absent.get(file[0])]
 
 
 def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
@@ -94,6 +97,7 @@ def _write(run: storage.RunFolder, found: Sides, questions: list[Question], mani
     with storage.storage_errors(run.split_json):
         run.split_json.unlink(missing_ok=True)
         run.trained_on_jsonl.unlink(missing_ok=True)
+        run.taught_jsonl.unlink(missing_ok=True)
     hashes = {}
     for side, file, _ in _files(run, manifest):
         storage.write_jsonl(file, (questions[at] for at in getattr(found, side)))
@@ -137,6 +141,7 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
     groups = grouped(compared, shingles)
     if test is None:
         found = _three_sides(compared, groups, files["qa"].source, data)
+        found = taught.keep_back(rows, found, data.taught, data.seed)
         return _Divided(rows, groups, groups.of, shingles, found, _leaks(compared, groups, found), 0)
     n = len(test.rows)
     own = _labels(test.rows)
@@ -151,6 +156,7 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
         leaks = _leaks(compared, groups, found)
     if others and not data.trained_on:
         _refuse_nothing_new(test, others, found, leaks, dropped)
+        found = taught.keep_back(rows, found, data.taught, data.seed)
     return _Divided(rows, groups, own + groups.of[n:], shingles, found, leaks, dropped)
 
 
@@ -253,6 +259,7 @@ def _account(
         n_dev=len(found.dev),
         n_heldout=len(found.heldout),
         n_trained_on=len(found.trained_on),
+        n_taught=len(found.taught),
         n_groups_train=len({questions[at].group for at in found.train}),
         n_groups_dev=len({questions[at].group for at in found.dev}),
         n_groups_heldout=len({questions[at].group for at in found.heldout}),

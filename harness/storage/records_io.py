@@ -133,6 +133,14 @@ def read_split(run: RunFolder) -> tuple[SplitManifest, list[Question]]:
     return split, read_records(run.heldout_jsonl, Question)
 
 
+def read_taught(run: RunFolder, split: SplitManifest) -> list[Question]:
+    """The questions of the second held-out side; none where the split has no such side."""
+    if not split.n_taught:
+        return []
+    check_written(run.taught_jsonl, split.taught_sha256, "split")
+    return read_records(run.taught_jsonl, Question)
+
+
 def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = None) -> ScoreManifest:
     """The manifest of a variant's scores.
 

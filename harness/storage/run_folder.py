@@ -75,6 +75,7 @@ class RunFolder:
         self.split_json, self.train_jsonl, self.dev_jsonl, self.heldout_jsonl, self.trained_on_jsonl = (
             self.split / f for f in ("split.json", "train.jsonl", "dev.jsonl", "heldout.jsonl", "trained_on.jsonl")
         )
+        self.taught_jsonl = self.split / "taught.jsonl"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
         self.history_jsonl, self.train_json = self.path / "history.jsonl", self.path / "train.json"
@@ -86,6 +87,7 @@ class RunFolder:
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
         # A variant's name does not begin so.
         self.no_model = (self.scores / "_no_model.jsonl", self.scores / "_no_model.json")
+        self.taught_json = self.scores / "_taught.json"
         self.comparison_json = self.reports / "comparison.json"
         self.marks_jsonl, self.marks_json = self.path / "marks.jsonl", self.reports / "marks.json"
         self.judge_jsonl, self.judge_json = self.path / "judge.jsonl", self.reports / "judge.json"
@@ -102,6 +104,11 @@ class RunFolder:
     def prediction(self, variant: str) -> tuple[Path, Path]:
         """The (lines, manifest) paths of one variant's predictions."""
         return self.predictions / f"{check_name(variant, 'variant')}.jsonl", self.predictions / f"{variant}.json"
+
+    def taught_prediction(self, variant: str) -> tuple[Path, Path]:
+        """The (lines, manifest) paths of one variant's answers to the second held-out side."""
+        name = f"_taught-{check_name(variant, 'variant')}"
+        return self.predictions / f"{name}.jsonl", self.predictions / f"{name}.json"
 
     def score(self, variant: str) -> tuple[Path, Path]:
         """The (lines, manifest) paths of one variant's scores."""
