@@ -108,16 +108,19 @@ def measure(url: str, chosen: argparse.Namespace) -> None:
         bare(url, bodies[: 2 * chosen.slots], chosen.slots)  # warm
         shares = []
         for _ in range(chosen.rounds):
+            worked = time.process_time()
             seconds, tokens = bare(url, bodies, chosen.slots)
+            own_cpu, worked = time.process_time() - worked, time.process_time()
             began = time.perf_counter()
             predict.run(run, plan.config, force=True)
-            whole = time.perf_counter() - began
+            whole, cpu = time.perf_counter() - began, time.process_time() - worked
             cost = storage.read_record(run.prediction("served")[1], PredictionManifest).cost
             own, harness = tokens / seconds, cost.generated_tokens / cost.seconds
             shares.append(harness / own)
             print(
                 f"{len(bodies)} questions, {chosen.slots} slots: bare client {seconds:.1f} s, {own:,.0f} tokens/s ({tokens:,}); "
                 f"harness {cost.seconds:.1f} s, {harness:,.0f} tokens/s ({cost.generated_tokens:,}), with its start {whole:.1f} s; "
+                f"CPU of the client {own_cpu:.1f} s and {cpu:.1f} s; "
                 f"{shares[-1]:.1%} of the server's own",
                 flush=True,
             )
