@@ -275,10 +275,13 @@ def card(text: str, pairs: list[dict]) -> str:
 
 
 def main() -> None:
-    """Writes the QA file and the data card's tables."""
+    """Writes the QA file, its questions in other words and the data card's tables."""
+    import restate  # it takes its phrasings from this module
+
     pairs, readme = rows(), HERE / "README.md"
     text = render(pairs)
     (HERE / "constitution_qa.json").write_text(text, encoding="utf-8")
+    (HERE / "constitution_taught.json").write_text(render(restate.rows(pairs)), encoding="utf-8")
     (HERE / "croissant.json").write_text(croissant.render(text), encoding="utf-8")
     readme.write_text(card(readme.read_text(encoding="utf-8"), pairs), encoding="utf-8")
     print(f"constitution_qa.json: {len(pairs):,} pairs")

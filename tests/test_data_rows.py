@@ -17,6 +17,7 @@ sys.path.insert(0, str(DATA))
 
 import croissant  # noqa: E402
 import gradable  # noqa: E402
+import restate  # noqa: E402
 import tables  # noqa: E402
 import verify  # noqa: E402
 from facts import facts  # noqa: E402
@@ -163,6 +164,20 @@ def test_croissant_metadata_describes_the_file():
     assert (DATA / "croissant.json").read_text(encoding="utf-8") == croissant.render(text), "run `make data`"
     fields = set().union(*(set(r) for r in ROWS)) - {"source", "answerable"}
     assert fields == set(croissant.FIELDS)
+
+
+def test_restated_questions_ask_what_the_file_asks_and_stand_in_it_nowhere():
+    again = json.loads((DATA / "constitution_taught.json").read_text(encoding="utf-8"))
+    assert again == restate.rows(ROWS), "run `make data`"
+    asked = {r["question"]: r for r in ROWS}
+    assert len(again) == len({r["question"] for r in again}) == restate.ROWS
+    assert {"lookup", "authority", "term", "content"} <= {r["kind"] for r in again}
+    for row in again:
+        original = asked[row["restates"]]
+        assert row["question"] not in asked
+        assert [row[k] for k in ("answer", "group", "kind")] == [original[k] for k in ("answer", "group", "kind")]
+        assert row.get("references") == original.get("references")
+        assert re.search(r"[.?]$", row["question"]) and not re.search(r"  |[{}]", row["question"])
 
 
 def test_the_folder_loads_as_a_dataset(tmp_path: Path):

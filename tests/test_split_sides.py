@@ -259,47 +259,53 @@ def test_an_unchanged_split_of_two_files_is_left_alone(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- the second held-out side
 
 
-def asked_in_ways(facts: int, ways: int) -> list[dict[str, Any]]:
-    """Each fact in its own group, asked in so many ways."""
-    rng = random.Random(facts)
-    topics = [subject(rng) for _ in range(facts)]
-    forms = ["How old is {0}?", "State the age that {0} has reached.", "{0} was asked for the years lived. What is it?"]
+def restate(rows: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    """Each question in other words."""
     return [
-        {"question": form.format(topic), "answer": f"{fact} years", "group": f"g{fact}", "fact": f"f{fact}"}
-        for fact, topic in enumerate(topics)
-        for form in forms[:ways]
+        {"question": f"Please tell: {r['question'].lower()}", "answer": r["answer"], "restates": r["question"]} | more
+        for r in rows
     ]
 
 
-def test_one_phrasing_of_a_trained_fact_is_kept_back_and_the_other_sides_stay(tmp_path: Path) -> None:
-    rows = asked_in_ways(60, 3)
-    off = run(tmp_path, "data.taught=0", qa=rows)[0]
+def test_trained_questions_in_other_words_are_a_side_and_no_other_changes(tmp_path: Path) -> None:
+    rows = make(200)
+    off, without = run(tmp_path, qa=rows)
     before = {side: read(off, side) for side in ("train", "dev", "heldout")}
-    assert not off.taught_jsonl.exists()
-    made, manifest = run(tmp_path, "data.taught=1", qa=rows)
-    taught, trained = read(made, "taught"), read(made, "train")
-    facts = {q.extra["fact"] for q in trained}
-    assert manifest.n_taught == len(taught) == len(facts) == len({q.extra["fact"] for q in taught}) > 30
-    assert {q.extra["fact"] for q in taught} == facts, "every fact that is asked again is also trained on"
-    assert not {q.question for q in taught} & {q.question for q in trained}
-    assert {q.id for q in before["train"]} == {q.id for q in [*trained, *taught]}
-    assert [q.id for q in read(made, "heldout")] == [q.id for q in before["heldout"]]
-    assert read(made, "dev") == before["dev"]
+    made, manifest = run(tmp_path, qa=rows, taught=restate(rows))
+    assert {side: read(made, side) for side in before} == before
+    assert (manifest.split_id, manifest.n_train) == (without.split_id, without.n_train)
+    taught = read(made, "taught")
+    assert [q.extra["restates"] for q in taught] == [q.question for q in before["train"]]
+    assert [q.group for q in taught] == [q.group for q in before["train"]]
+    assert manifest.n_taught == len(taught) and manifest.files[-1]["role"] == "taught"
+    assert run(tmp_path, qa=rows)[1].n_taught == 0 and not off.taught_jsonl.exists()
 
 
-def test_a_share_of_the_facts_is_kept_back(tmp_path: Path) -> None:
-    rows = asked_in_ways(80, 2)
-    whole = {q.id for q in read(run(tmp_path, "data.taught=1", qa=rows)[0], "taught")}
-    half = {q.id for q in read(run(tmp_path, "data.taught=0.5", qa=rows)[0], "taught")}
-    assert half < whole and 0.25 < len(half) / len(whole) < 0.75
-
-
-def test_a_file_without_facts_has_no_second_side(tmp_path: Path) -> None:
-    made, manifest = run(tmp_path, "data.taught=1", qa=make(60))
+def test_a_question_of_the_file_itself_is_never_of_the_second_side(tmp_path: Path) -> None:
+    rows = make(60)
+    again = [
+        {"question": rows[i - 1]["question"], "answer": "x", "restates": r["question"]} for i, r in enumerate(rows)
+    ]
+    made, manifest = run(tmp_path, qa=rows, taught=again)
     assert manifest.n_taught == 0 and not made.taught_jsonl.exists()
 
 
-def test_facts_beside_a_test_file_are_kept_back_too(tmp_path: Path) -> None:
-    made, manifest = run(tmp_path, "data.taught=1", qa=asked_in_ways(40, 2), test=make(20))
-    assert manifest.n_taught == 40 and manifest.n_train == 40
-    assert {q.extra["fact"] for q in read(made, "taught")} == {q.extra["fact"] for q in read(made, "train")}
+def test_the_second_side_of_another_file_is_empty(tmp_path: Path) -> None:
+    _, manifest = run(tmp_path, qa=make(60), taught=restate(make(20, seed=9)))
+    assert manifest.n_taught == 0 and {file["role"] for file in manifest.files} == {"qa"}
+
+
+def test_a_row_that_restates_nothing_is_named(tmp_path: Path) -> None:
+    again = [*restate(make(3)), {"question": "Who?", "answer": "x"}]
+    with pytest.raises(DataError, match=r"taught.json, row 4: has no restates; name in it the question"):
+        run(tmp_path, qa=make(60), taught=again)
+
+
+def test_a_changed_second_side_is_split_again_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    made, manifest = run(tmp_path, qa=make(60), taught=restate(make(60)))
+    written = made.split_json.stat().st_mtime_ns
+    assert run(tmp_path, qa=make(60), taught=restate(make(60)))[1] == manifest
+    assert made.split_json.stat().st_mtime_ns == written
+    made.taught_jsonl.write_text("")
+    run(tmp_path, qa=make(60), taught=restate(make(60)))
+    assert len(read(made, "taught")) == manifest.n_taught > 0

@@ -1,4 +1,4 @@
-"""The second held-out side after the split: asked in the same process, scored apart, told in a row of its own."""
+"""The second held-out side: chosen by the split, asked in the same process, scored apart, told in a row of its own."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_it_is_a_row_of_its_own_beside_what_a_copy_scores(done: tuple) -> None:
     told = [figure for figure in after.figures if figure.name == "taught"]
     assert [figure.variant for figure in told] == VARIANTS and {figure.n for figure in told} == {len(TAUGHT)}
     label = table(after).lines[-1].label
-    assert label.startswith("Trained facts asked in other words, ")
+    assert label.startswith("Trained questions in other words, ")
     assert "(the nearest training answer: 0%)" in label
     assert storage.read_record(run.taught_json, TaughtScores).nearest_train_copy[after.primary] == 0
 

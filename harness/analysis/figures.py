@@ -69,13 +69,13 @@ def _of(name: str, label: str, side: Answers, questions: Sequence[Question], val
 
 
 def taught(scores: TaughtScores, primary: str) -> list[Figure]:
-    """The second held-out side on the primary metric: facts that were trained on, asked in words that were not; in no other figure.
+    """The second held-out side on the primary metric: trained questions in words that were not trained on; in no other figure.
 
     The label names what copying the nearest training answer gets there: most of these are in reach of a search.
     """
     copied = scores.nearest_train_copy.get(primary)
     beside = "" if copied is None else f" (the nearest training answer: {copied:.0%})"
-    label = f"Trained facts asked in other words, {metric_inline(primary)}{beside}"
+    label = f"Trained questions in other words, {metric_inline(primary)}{beside}"
     values = {variant: means[primary] for variant, means in scores.variants.items() if primary in means}
     return [
         Figure(name="taught", label=label, variant=variant, value=mean.value, ci95=mean.ci95, n=mean.n)

@@ -58,9 +58,9 @@ class Data(Section):
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out; not used with a test file."""
     dev: float | int | None = None
     """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
-    taught: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the facts on the training side of which one phrasing is kept back, to ask whether the model learned what it was taught. A column
-    `fact` names the fact on every row that asks for it; a file without one has no such side. 0: none."""
+    taught: Annotated[str | None, IsPath()] = None
+    """A file of questions that ask what questions of `data.qa` ask, in other words, each with the original in the column `restates`. Those whose
+    original is trained on are a second held-out side, told in a row of its own: did the model learn what it was taught?"""
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""

@@ -81,7 +81,7 @@ class NoModelScore(Record):
 
 
 class TaughtScores(Manifest):
-    """`scores/_taught.json`: the second held-out side, facts that were trained on in words that were not."""
+    """`scores/_taught.json`: the second held-out side, trained questions in words that were not trained on."""
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     fingerprint: str

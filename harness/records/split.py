@@ -41,14 +41,14 @@ class SplitManifest(Manifest):
     """The QA file, as given; the test file where nothing is trained on."""
     source_sha256: str
     files: list[dict[str, Any]] = []
-    """What was read: `role` (`qa`, `test`, `trained_on`), `path`, `sha256`, `summary` (what was recognised), `rows`, `left_out` (why -> rows)."""
+    """What was read: `role` (`qa`, `test`, `trained_on`, `taught`), `path`, `sha256`, `summary` (what was recognised), `rows`, `left_out` (why -> rows)."""
     n_train: int
     n_dev: int = 0
     n_heldout: int
     n_trained_on: int = 0
     """Rows of `data.trained_on`."""
     n_taught: int = 0
-    """Rows of the second held-out side: facts of the training side in words that are not trained on."""
+    """Questions of the second held-out side: training questions asked in words that are not trained on."""
     n_groups_train: int
     n_groups_dev: int = 0
     n_groups_heldout: int

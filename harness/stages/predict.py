@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from harness.prompt import prompt_hash
 from harness.records import Cost, Finding, Prediction, PredictionManifest, PredictionSet, SplitManifest, Thinking
 from harness.registry import BACKENDS
 from harness.storage import RunFolder
+from harness.variants import is_exported
 
 Progress = Callable[[str], None]
 
@@ -68,8 +68,12 @@ def run(
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
     run.predict_json.unlink(missing_ok=True)
-    further = jobs(run, config, split.split_id, taught, asked_now, weights, taught=True) if taught else repeat(None)
-    for job, also in zip(jobs(run, config, split.split_id, questions, asked_now, weights), further, strict=False):
+    further: dict[str, Job] = {}
+    if taught and (learned := _asked_what_was_taught(asked_now)):
+        again = jobs(run, config, split.split_id, taught, learned, weights, taught=True)
+        further = {job.variant: job for job in again}
+    for job in jobs(run, config, split.split_id, questions, asked_now, weights):
+        also = further.get(job.variant)
         asked = probe if BACKENDS[job.backend].logprobs else None
         kept = _answered(job, force)
         asked = None if kept and asked and asked.is_measured(job, kept) else asked
@@ -121,13 +125,18 @@ def _unchanged(run: RunFolder, fingerprint: str, taught: bool) -> dict[str, Pred
             logprobs = found[variant].logprobs_sha256
             if logprobs and not storage.is_written(lines.with_suffix(fidelity.SUFFIX), logprobs):
                 return False
-            if taught:
+            if taught and _asked_what_was_taught([variant]):
                 lines, manifest = run.taught_prediction(variant)
                 if not storage.is_written(lines, storage.read_record(manifest, PredictionManifest).lines_sha256):
                     return False
         return True
 
     return found if storage.up_to_date(run.predict_json, PredictionSet, fingerprint, is_whole) else None
+
+
+def _asked_what_was_taught(variants: list[str]) -> list[str]:
+    """The variants that answer the second held-out side: it tells what training did, and a format of the adapter adds nothing to that."""
+    return [variant for variant in variants if not is_exported(variant)]
 
 
 def _summary(manifest: PredictionManifest) -> str:
@@ -231,7 +240,7 @@ def _answer(
 ) -> PredictionManifest:
     manifest = kept or _answer_all(job, team, progress, findings)
     if also is not None:
-        progress(f"{job.variant}: {len(also.prompts)} questions that ask for trained facts in other words")
+        progress(f"{job.variant}: {len(also.prompts)} trained questions in other words")
         _answer_all(also, team, progress)
     if probe is not None:
         progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")

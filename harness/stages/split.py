@@ -42,7 +42,7 @@ def run(
     """
     began = time.monotonic()
     data = config.data
-    sources = {"test": data.test, "qa": data.training_file, "trained_on": data.trained_on}
+    sources = {"test": data.test, "qa": data.training_file, "trained_on": data.trained_on, "taught": data.taught}
     hashes = {role: dataset.source_sha256(source) for role, source in sources.items() if source}
     fingerprint = _fingerprint(hashes, data, config.score.normalizer)
     old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
@@ -52,13 +52,17 @@ def run(
             progress(f"split: warning: {warning}")
         return old
     files = {role: dataset.read(source, data) for role, source in sources.items() if source}
+    again = files.pop("taught", None)
     for file in files.values():
         progress(f"split: {file.source}: {file.summary}")
     divided = _divide(files, data, progress)
     progress(f"split: measuring what is left between {len(divided.sides.known)} and {len(divided.sides.heldout)} rows")
     questions, manifest = _account(divided, files, hashes, config)
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "seconds": round(time.monotonic() - began, 3)})
-    manifest = _write(run, divided.sides, questions, manifest)
+    restated = _taught(divided, again, questions) if again else []
+    if again and restated:
+        manifest.files.append(again.described() | {"role": "taught", "sha256": hashes["taught"]})
+    manifest = _write(run, divided.sides, questions, manifest, restated)
     for warning in manifest.warnings:
         progress(f"split: warning: {warning}")
     progress(f"split: {describe(manifest)}")
@@ -68,7 +72,7 @@ def run(
 def describe(manifest: SplitManifest) -> str:
     """The sides in one line."""
     elsewhere = f", {manifest.n_trained_on} that a model was trained on elsewhere" if manifest.n_trained_on else ""
-    again = f", {manifest.n_taught} that ask for a trained fact in other words" if manifest.n_taught else ""
+    again = f", {manifest.n_taught} trained questions in other words" if manifest.n_taught else ""
     return (
         f"{manifest.n_train} rows to train on, {manifest.n_dev} for dev, {manifest.n_heldout} held out in "
         f"{manifest.n_groups_heldout} groups{elsewhere}{again}"
@@ -83,15 +87,18 @@ def _fingerprint(hashes: dict[str, str], data: Data, normalizer: str) -> str:
 def _files(run: storage.RunFolder, manifest: SplitManifest) -> list[tuple[str, Path, str]]:
     """(side, file, the hash that the manifest keeps)."""
     files = [(side, getattr(run, f"{side}_jsonl"), getattr(manifest, f"{side}_sha256")) for side in Sides.NAMES]
-    absent = {"trained_on": not manifest.n_trained_on, "taught": not manifest.n_taught}
-    return [file for file in files if not absent.get(file[0])]
+    return files if manifest.n_trained_on else files[:-1]
 
 
 def _is_whole(run: storage.RunFolder, manifest: SplitManifest) -> bool:
-    return all(storage.is_written(file, sha256) for _, file, sha256 in _files(run, manifest))
+    files = [(file, sha256) for _, file, sha256 in _files(run, manifest)]
+    files += [(run.taught_jsonl, manifest.taught_sha256)] if manifest.n_taught else []
+    return all(storage.is_written(file, sha256) for file, sha256 in files)
 
 
-def _write(run: storage.RunFolder, found: Sides, questions: list[Question], manifest: SplitManifest) -> SplitManifest:
+def _write(
+    run: storage.RunFolder, found: Sides, questions: list[Question], manifest: SplitManifest, again: list[Question]
+) -> SplitManifest:
     """Writes the sides and, last, the manifest with their hashes."""
     # Without its manifest a split does not exist: none may be there beside the files of another while these are replaced.
     with storage.storage_errors(run.split_json):
@@ -102,7 +109,10 @@ def _write(run: storage.RunFolder, found: Sides, questions: list[Question], mani
     for side, file, _ in _files(run, manifest):
         storage.write_jsonl(file, (questions[at] for at in getattr(found, side)))
         hashes[f"{side}_sha256"] = storage.sha256_file(file)
-    manifest = manifest.model_copy(update=hashes)
+    if again:
+        storage.write_jsonl(run.taught_jsonl, again)
+        hashes["taught_sha256"] = storage.sha256_file(run.taught_jsonl)
+    manifest = manifest.model_copy(update={**hashes, "n_taught": len(again)})
     storage.write_json(run.split_json, manifest)
     return manifest
 
@@ -141,7 +151,6 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
     groups = grouped(compared, shingles)
     if test is None:
         found = _three_sides(compared, groups, files["qa"].source, data)
-        found = taught.keep_back(rows, found, data.taught, data.seed)
         return _Divided(rows, groups, groups.of, shingles, found, _leaks(compared, groups, found), 0)
     n = len(test.rows)
     own = _labels(test.rows)
@@ -156,7 +165,6 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
         leaks = _leaks(compared, groups, found)
     if others and not data.trained_on:
         _refuse_nothing_new(test, others, found, leaks, dropped)
-        found = taught.keep_back(rows, found, data.taught, data.seed)
     return _Divided(rows, groups, own + groups.of[n:], shingles, found, leaks, dropped)
 
 
@@ -259,7 +267,6 @@ def _account(
         n_dev=len(found.dev),
         n_heldout=len(found.heldout),
         n_trained_on=len(found.trained_on),
-        n_taught=len(found.taught),
         n_groups_train=len({questions[at].group for at in found.train}),
         n_groups_dev=len({questions[at].group for at in found.dev}),
         n_groups_heldout=len({questions[at].group for at in found.heldout}),
@@ -304,6 +311,16 @@ def _question(rows: list[Row], at: int, group: int, nearest_train: float | None)
         extra=kept(row),
         nearest_train=None if nearest_train is None else round(nearest_train, 6),
     )
+
+
+def _taught(divided: _Divided, again: QaFile, questions: list[Question]) -> list[Question]:
+    """The second held-out side: each question in the group of the training question that it restates."""
+    taken = {question.id for question in questions}
+    found = []
+    for row, at in taught.restated(again, divided.rows, divided.sides.train):
+        named = replace(row, id=f"taught-{row.row}-{row.id}") if row.id in taken else row
+        found.append(_question([named], 0, 0, None).model_copy(update={"group": questions[at].group}))
+    return found
 
 
 def _content(question: Question) -> list[Any]:
