@@ -269,10 +269,8 @@ def test_on_a_phone_each_format_shows_its_verdict_and_numbers_without_scrolling_
             box = cell.bounding_box()
             assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 360
         assert row.locator(".says").inner_text().strip()
-        assert (
-            row.locator("td.loss").evaluate("cell => getComputedStyle(cell, '::before').content")
-            == '"Loses at most" " "'
-        )
+        word = row.locator("td.loss").evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert "Loses at most" in word
 
 
 def test_the_leaderboard_fits_and_all_metrics_are_a_click_away(view, small):
