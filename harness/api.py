@@ -63,10 +63,10 @@ class Run:
         return self.folder.report_html
 
     def _repr_html_(self) -> str:
-        from harness.report import headline, sections
+        from harness.report import headline, leaderboard
 
         comparison = storage.read_record(self.folder.comparison_json, Comparison)
-        board = sections.leaderboard(comparison)
+        board = leaderboard.leaderboard(comparison)
         shown = [i for i, column in enumerate(board["columns"]) if column["metric"]][:4]
         head = "".join(f"<th>{escape(board['columns'][i]['label'])}</th>" for i in shown)
         rows = "".join(

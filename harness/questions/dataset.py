@@ -99,7 +99,11 @@ def locate(path: Path | str) -> Path:
         with path.open("rb"):
             pass
     except FileNotFoundError:
-        raise DataError("no such file", "check the path given as data.qa or --qa", file=path) from None
+        raise DataError(
+            "no such file",
+            "check the path given as data.qa, data.test or data.trained_on (--qa, --test, --trained-on)",
+            file=path,
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", "check the path and its permissions", file=path) from None
     if found.st_size == 0:

@@ -53,6 +53,13 @@ class Row:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def _further(values: dict[str, Any]) -> dict[str, Any]:
+    """All other columns; those of a row that a split wrote stand in its `extra`."""
+    found = {key: value for key, value in values.items() if key not in FIELDS}
+    nested = found.pop("extra") if isinstance(found.get("extra"), dict) else {}
+    return nested | found
+
+
 class Checker:
     """Turns what a reader found into rows, or raises DataError with file, row, column and fix.
 
@@ -88,7 +95,7 @@ class Checker:
             system=self._optional(values, "system"),
             answerable=values.get("answerable", True),
             **{key: self._label(values, key) for key in LABELS},
-            extra={key: value for key, value in values.items() if key not in FIELDS},
+            extra=_further(values),
         )
 
     def name(self, key: str) -> str:

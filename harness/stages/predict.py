@@ -20,7 +20,7 @@ from harness import backends, storage
 from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ModelError
 from harness.models import adapters, base_model
 from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
@@ -258,6 +258,7 @@ def _answer_all(job: Job, team: Runner, findings: Sequence[Finding] = ()) -> Pre
         if (largest := team.facts.execution.get("largest_batch")) is not None:
             log.info(f"{job.variant}: memory held {largest} questions at once, not {execution.max_batch}")
         predictions = [journal.answers[i] for i in range(len(job.prompts))]
+        _refuse_nothing_but_failures(job, journal, predictions)
         _decode_and_write(job, predictions)
         manifest = _manifest(job, key, team, predictions, share).model_copy(update={"findings": list(findings)})
     storage.write_json(job.manifest, manifest)
@@ -287,6 +288,17 @@ def _ask(job: Job, team: Runner, journal: Journal) -> float:
     if job.processes == 1 and job.backend != "endpoint":
         return 1.0
     return (time.monotonic() - began) / worked if worked else 1 / job.processes
+
+
+def _refuse_nothing_but_failures(job: Job, journal: Journal, predictions: list[Prediction]) -> None:
+    """ModelError if a server refused every question: that is a setting that is wrong, and no result. They are asked again the next time."""
+    if job.backend == "endpoint" and predictions and all(p.finish_reason == "error" for p in predictions):
+        journal.path.unlink(missing_ok=True)
+        raise ModelError(
+            f"failed on all {len(predictions)} questions ({predictions[0].error})",
+            "correct what it complains of, then run the same command again",
+            file=job.source.url,
+        )
 
 
 def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:

@@ -153,7 +153,10 @@ def _divide(files: dict[str, QaFile], data: Data) -> _Divided:
         found = _three_sides(compared, groups, files["qa"].source, data)
         return _Divided(rows, groups, groups.of, shingles, found, _leaks(compared, groups, found), 0)
     n = len(test.rows)
-    alone = grouped(compared[:n], Shingles([row.question for row in compared[:n]], data.ngram)) if others else groups
+    own = _labels(test.rows)
+    if own is None:
+        alone = Shingles([row.question for row in compared[:n]], data.ngram)
+        own = grouped(compared[:n], alone).of if others else groups.of
     found = _sides_beside_a_test(compared, groups, n, data)
     leaks, dropped = _leaks(compared, groups, found), 0
     if data.drop_leaks and not data.trained_on:
@@ -162,7 +165,15 @@ def _divide(files: dict[str, QaFile], data: Data) -> _Divided:
         leaks = _leaks(compared, groups, found)
     if others and not data.trained_on:
         _refuse_nothing_new(test, others, found, leaks, dropped)
-    return _Divided(rows, groups, alone.of + groups.of[n:], shingles, found, leaks, dropped)
+    return _Divided(rows, groups, own + groups.of[n:], shingles, found, leaks, dropped)
+
+
+def _labels(rows: list[Row]) -> list[int] | None:
+    """For each row of a test file the first row of its group, if the file gives every row one: so a run's own held-out rows keep theirs."""
+    if not all(row.group for row in rows):
+        return None
+    first: dict[str, int] = {}
+    return [first.setdefault(str(row.group), at) for at, row in enumerate(rows)]
 
 
 def _distinct(asked: list[Row], known: list[Row]) -> list[Row]:

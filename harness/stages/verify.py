@@ -151,7 +151,7 @@ def _verification(
 
 def _default(run: RunFolder, server: str, model: str | None) -> str:
     """The variant that a server most likely serves, by the names in what the user typed; q4_k_m, which most people serve, otherwise."""
-    answered = [name for name in variants.VARIANTS if run.prediction(name)[1].exists()]
+    answered = [n for n in variants.VARIANTS if n != variants.BASE_FEW_SHOT and run.prediction(n)[1].exists()]
     files = [name for name in answered if variants.is_gguf(name)]
     said = f"{server} {model or ''}".lower()
     named = [name for name in files if name.removeprefix(variants.GGUF) in said]
@@ -163,8 +163,11 @@ def _default(run: RunFolder, server: str, model: str | None) -> str:
 
 def _choose(run: RunFolder, config: Config, variant: str, n: int) -> Chosen:
     """The questions, as they can be sent, with our answers to them."""
-    if variant not in variants.VARIANTS:
-        raise ConfigError(f"no variant {variant!r} of the run's own", f"use one of {', '.join(variants.VARIANTS)}")
+    known = [
+        name for name in variants.VARIANTS if name != variants.BASE_FEW_SHOT
+    ]  # its prompts are not those of a server's user
+    if variant not in known:
+        raise ConfigError(f"no variant {variant!r} of the run's own to verify", f"use one of {', '.join(known)}")
     lines, file = run.prediction(variant)
     manifest = storage.read_record(file, PredictionManifest)
     predictions = {p.id: p for p in storage.read_records(lines, Prediction)}
