@@ -1,4 +1,4 @@
-"""Who answers: one class per backend, found by name without importing the others.
+"""Inference backends: one class each, found by name without importing the others.
 
 A backend gets token ids and gives token ids: rendering and tokenising happen in `harness.prompt`, decoding in the predict stage, so that
 no backend can put a question differently from another. Servers, recorded answers and Python functions, which have a tokenizer of their own or
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Size of a batch unless the config or the free memory decides."""
 MAX_BATCH_GPU = 512
-"""Most questions of a batch on a GPU: the throughput of an 8B model no longer grows beyond it."""
+"""Maximum questions per GPU batch: the throughput of an 8B model saturates here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Execution:
     device: str = "cpu"
     """`cpu` or `cuda`."""
     batch_tokens: int = BATCH_TOKENS
-    """Padded prompt and answer tokens of a batch; 0: what memory holds."""
+    """Padded prompt and answer tokens of a batch; 0: as many as fit in memory."""
     max_batch: int = MAX_BATCH
     """Questions of a batch; 0: automatic, at most `MAX_BATCH_GPU`."""
     slots: int = 0

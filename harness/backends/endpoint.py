@@ -46,7 +46,7 @@ MORE_FIELDS = (
 
 
 class _Refused(Exception):
-    """A request that the server refuses as it is, with its status and message."""
+    """A request that the server refuses, with its status and message."""
 
     def __init__(self, status: int, message: str, after: float = 0.0):
         self.status, self.message, self.after = status, message, after

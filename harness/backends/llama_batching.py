@@ -65,7 +65,7 @@ class Greedy:
     def __init__(self, context: Context, batching: Batching, ends: set[int], repeat_penalty: float = 1.0):
         self.context, self.batching, self.ends, self.repeat_penalty = context, batching, ends, repeat_penalty
         self.running: list[_Running] = []
-        """By sequence: the first so many are in use."""
+        """By sequence: the number of cells in use, from the first on."""
         self.idle: dict[int, int] = {}
         """Sequence -> tokens of nobody in its cache."""
         self.prefix: list[int] = []
@@ -150,7 +150,7 @@ class Greedy:
         longest = max(r.position for r in self.running)
         for place in range(len(rows), filled):
             at = self.idle.get(place)
-            # Nobody's tokens take no more of the cache than somebody's.
+            # Unused sequences take no more of the cache than used ones.
             if at is None or at > longest:
                 self.context.clear(place)
                 at = 0

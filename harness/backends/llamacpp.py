@@ -82,7 +82,7 @@ class LlamaCppBackend:
         return [answers[i] for i in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
-        """One answer as it is made; see `harness.backends.pieces`."""
+        """Streams one answer; see `harness.backends.pieces`."""
         if problem := self._problem(prompt):
             yield Piece(end="error", error=problem)
             return
@@ -161,7 +161,7 @@ class LlamaCppBackend:
         return UNIT_K if any("_K" in kind or kind.startswith("IQ") for kind in self.found["types"]) else UNIT
 
     def _reserve(self, tokens: int) -> Greedy:
-        """A context whose sequences hold so many tokens of prompt and answer, made anew if they do not."""
+        """A context whose sequences hold this many tokens of prompt and answer; recreated if the present one is too small."""
         self._check_open()
         if self.greedy is not None and tokens < self._tokens:
             return self.greedy

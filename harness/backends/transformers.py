@@ -93,7 +93,7 @@ class TransformersBackend:
         return self.answer(prompts)
 
     def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
-        """One answer as it is made; see `harness.backends.pieces`."""
+        """Streams one answer; see `harness.backends.pieces`."""
         steps = self.decoder.stream(prompt) if self.decoder and self.decoder.fits(len(prompt)) else self._steps(prompt)
         try:
             for token, logprob in steps:

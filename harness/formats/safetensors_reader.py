@@ -1,4 +1,4 @@
-"""Reading safetensors as a stream: headers first, then rows on demand, so that no tensor ever needs to stand in memory whole.
+"""Reading safetensors as a stream: headers first, then rows on demand, so that no tensor needs to be in memory as a whole.
 
 The format (huggingface/safetensors, README "Format"): 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 data_offsets}}, then the data. A sharded model adds `model.safetensors.index.json` with {weight_map: {name: file}}.

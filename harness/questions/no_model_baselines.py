@@ -1,4 +1,4 @@
-"""What a split lets somebody score who has no model.
+"""Model-free baselines: the scores that a split gives away without a model.
 
 A split that leaves paraphrases or shared answers on both sides is measured here: the better these three do, the less a score on it means.
 """
@@ -18,7 +18,7 @@ from harness.registry import default_metrics
 
 COMMON = 0.005
 LEAST = 5
-"""Training questions that a word of a template is in: this share of them, and so many at least."""
+"""Training questions that must contain a word of a template: this share of them, and at least this many."""
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 
@@ -123,7 +123,7 @@ def _score(predictions: Sequence[str], asked: Sequence[Row], normalizer: str) ->
             for prediction, row in zip(predictions, asked, strict=True)
         ]
         scored = [score for score in scores if score is not None]
-        # A metric that can score none of the answers is left out: a mean over nothing is no number.
+        # Skip a metric that scores none of the answers: its mean would be NaN.
         if scored:
             means[name] = sum(scored) / len(scored)
     return means

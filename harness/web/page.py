@@ -1,6 +1,6 @@
 """The web page: the variants of a run asked side by side, with votes and candidates. Needs Gradio (the extra `web`).
 
-Answers stand in text fields, and everything else that came from a model or a file goes through `harness.web.rendering`.
+Answers are shown in text fields, and everything else that came from a model or a file goes through `harness.web.rendering`.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ class Serving:
 
 
 def serve(page: Page, serving: Serving = Serving()) -> tuple[gr.Blocks, str, str]:
-    """Starts the server in threads of its own; returns the page, its address, and the public one (empty without `share`).
+    """Starts the server in separate threads; returns the page, its address, and the public one (empty without `share`).
 
     Raises:
         ConfigError: the port is in use.

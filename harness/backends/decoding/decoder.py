@@ -3,7 +3,7 @@
 `model.generate` of transformers starts some 1,500 kernels a token from Python and grows its cache by copying it: an 8B model in bf16 waits for
 Python most of the time. Here
 
-- a batch's keys and values stand in memory that is laid out once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
+- a batch's keys and values are in memory that is allocated once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
 - prompts are computed in slices of like length, and the vocabulary is projected on each prompt's last token only;
 - on CUDA a step is captured once as a graph and replayed: next token, end tokens, positions and mask all stay on the device, and the host
   looks once in `CHECK_STEPS` steps whether anybody is left;
@@ -146,7 +146,7 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """One answer as it is made: each token, its end token included, with the natural logarithm of its probability. Without graphs."""
+        """Streams one answer: each token, including the end token, with the natural logarithm of its probability. Without graphs."""
         state = self._state(1, -(-(len(prompt) + self.max_new_tokens) // LENGTH_STEP) * LENGTH_STEP)
         logits = self._prefill(state, [prompt])
         for left in reversed(range(self.max_new_tokens)):
@@ -191,7 +191,7 @@ class Decoder:
             )
             pads = torch.tensor([[wide - n] for n in lengths[first:last]], device=self.device)
             columns = torch.arange(wide, device=self.device)
-            # A pad sees itself: a row of attention that sees nothing is not a number.
+            # Padding attends to itself: the softmax of a fully masked row would be NaN.
             seen = ((columns <= columns[:, None]) & (columns >= pads[:, None])) | (columns == columns[:, None])
             self._memory.begin_write(state, slice(first, last), slice(width - wide, width))
             output = self.model(
@@ -233,7 +233,7 @@ class Decoder:
         elif state.graph is not None:
             state.graph.replay()
         elif not state.warm:
-            # The first step of a shape runs as it is, on a stream of its own: libraries set themselves up in it, which a capture does not allow.
+            # Run the first step of a shape eagerly on a separate stream: libraries initialise in it, which is not allowed during capture.
             self._side = self._side or torch.cuda.Stream()
             self._side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._side):
@@ -257,7 +257,7 @@ class Decoder:
 
     def _moved(self, old: _State, alive: list[int], rows: int) -> _State:
         """The state of a smaller batch with these rows, in the same memory."""
-        # A filler is a row that finished: it stays finished.
+        # Fill the smaller batch with finished rows, which stay finished.
         chosen = alive + [row for row in range(old.rows) if row not in set(alive)][: rows - len(alive)]
         index = torch.tensor(chosen, device=self.device)
         new = self._state(rows, old.length)

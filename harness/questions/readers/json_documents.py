@@ -247,7 +247,7 @@ def _under_a_key(lists: dict[str, list[Any]], path: Path) -> tuple[Rows, str]:
     if len(found or lists) > 1:
         raise DataError(
             f"holds several lists of rows: {shown(found or lists)}",
-            "keep one, or put each into a file of its own",
+            "keep one, or put each into a separate file",
             file=path,
         )
     return _numbered(rows), f"JSON under {key[:40]!r}"

@@ -45,7 +45,7 @@ def _markdown(rows: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def _csv_rows(reader: Any, path: Path) -> Iterator[list[Any]]:
     try:
-        yield from filter(None, reader)  # a blank line is no row
+        yield from filter(None, reader)  # skip blank lines
     except csv.Error as error:
         raise DataError(
             f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path
@@ -85,6 +85,6 @@ def _lines(text: str, path: Path) -> Iterator[str]:
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if len(line) > MAX_ROW_CHARACTERS:
             raise DataError(
-                f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path
+                f"has {len(line):,} characters on line {number}", "put each row on a separate line", file=path
             )
         yield line
