@@ -1,4 +1,4 @@
-"""Loaded models: loaded on first use, one answer at a time each, the least recently used freed where memory runs out."""
+"""Pool of models: loaded on first use, one answer at a time each; the least recently used are freed when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOK_AGAIN_S = 0.2
 
 
 class Cancelled(Exception):
-    """Nobody waits for the answer any more."""
+    """The request for the answer was cancelled."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Pool:
 
     @contextmanager
     def borrow(self, name: str, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[Any]:
-        """The model of that name for one answer; waits while it answers somebody else. A model that fails is dropped and loaded again next time.
+        """The model of that name for one answer; waits while it answers another request. A model that fails is dropped and loaded again next time.
 
         Raises:
             Cancelled: `is_cancelled` while waiting; DeviceError: it does not fit into the limit at all; HarnessError: it cannot be loaded.
@@ -109,7 +109,7 @@ class Pool:
         entry.busy, entry.used = True, self._clock
 
     def _make_room(self, need: int) -> list[Any] | None:
-        """Takes idle models out, the least recently used first, until `need` bytes are free; None if those in use leave too little."""
+        """Removes idle models, least recently used first, until `need` bytes are free; None if the busy ones leave too little."""
         if sum(e.need for e in self._entries.values() if e.busy) + need > self.limit:
             return None
         taken = []
@@ -134,5 +134,5 @@ def _end(model: Any) -> None:
 
 
 def died(name: str, why: str) -> ModelError:
-    """The error of a model whose process is gone."""
+    """The error for a model whose process died."""
     return ModelError(f"{name} stopped answering ({why})", "ask again to reload it")
