@@ -2,8 +2,8 @@
 
     python benchmarks/export.py --run tiny --config tiny      on a trained run; takes what `harness export` takes
 
-Exports anew, sampling the process's memory, then asks each format the first held-out questions: how many of the first tokens are those of
-`merged_16bit`. One of 16 bits should begin alike; fewer bits leave it where two tokens are nearly as probable.
+Exports again, sampling the process's memory, then asks each format the first held-out questions and counts how many of the first tokens match
+`merged_16bit`. A 16-bit format should match; formats with fewer bits diverge where two tokens are almost equally probable.
 """
 
 from __future__ import annotations

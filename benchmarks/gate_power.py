@@ -1,4 +1,4 @@
-"""How often the gate errs, by simulation: harmless changes that fail, true losses that are caught.
+"""The gate's error rates, by simulation: harmless changes that fail, true losses that are caught.
 
 python benchmarks/gate_power.py            the table of docs/gate.md, some two minutes
 python benchmarks/gate_power.py 1000       1,000 simulated changes a row instead of 200

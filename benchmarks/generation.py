@@ -6,7 +6,7 @@ python benchmarks/generation.py --random-8b --weights nf4  the same in 4 bits; -
 python benchmarks/generation.py --model FOLDER             a model on disk
 
 Every answer has exactly `--new` tokens: there is no end token. Each figure is the median of `--repeats` after a warm-up; the first call of
-ours, with its graph captures, is told as well. lm-evaluation-harness is measured if it is installed (pip install --no-deps lm_eval).
+this harness, which includes graph capture, is reported too. lm-evaluation-harness is measured if it is installed (pip install --no-deps lm_eval).
 """
 
 # ruff: noqa: E402

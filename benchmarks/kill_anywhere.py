@@ -1,9 +1,9 @@
-"""Kills the stages at random moments and runs the same command again: is everything as in a run that nobody disturbed?
+"""Kills the stages at random moments runs the same command again, and compares everything with an undisturbed run.
 
     python benchmarks/kill_anywhere.py --kills 30 --interrupts 12 --seed 1
 
 Each stage of the embedded default (shortened: see SETTINGS) is started, ended at a random moment, and started again until it is done; what it then
-has written must equal what an undisturbed run wrote, byte for byte but for times (see `TIMES`). The next stage goes on from there. A kill is
+has written must equal what an undisturbed run wrote, byte for byte but for times (see `TIMES`). The next stage continues from there. A kill is
 SIGKILL, to the whole process group or to the stage's own process alone, by turns; an interrupt is SIGINT to the group, as Ctrl-C sends it, or SIGTERM
 to the stage's process, as `kill` and containers do.
 

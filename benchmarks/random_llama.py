@@ -1,4 +1,4 @@
-"""Random weights of the Llama-3 8B shape, made on the GPU in seconds: what speed and memory are measured on where no real ones can be had.
+"""Random weights of the Llama-3 8B shape, made on the GPU in seconds, to measure speed and memory without real weights.
 
     python benchmarks/random_llama.py OUT [--layers 32]
 

@@ -1,4 +1,4 @@
-"""The scenario questions of the held-out side, answered by the tiny model, by SmolLM2 and by nobody.
+"""The scenario questions of the held-out side, answered by the tiny model, by SmolLM2 and by model-free baselines.
 
     make train                                            # or: harness split --config tiny --run tiny && harness train --config tiny --run tiny
     make smollm2

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of scoring and comparing, on made-up answers.
+"""Seconds and peak memory of scoring and comparing, on synthetic answers.
 
 python benchmarks/score_compare.py                 7 variants x 400 questions, and 2 x 100,000; 10,000 resamples
 python benchmarks/score_compare.py 3 5000          3 variants x 5,000 questions

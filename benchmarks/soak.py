@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --replay 50 --real 5
 
-Each cycle answers and scores the held-out questions anew: with recorded answers (the replay backend), then with the embedded model itself, through
+Each cycle answers and scores the held-out questions again: with recorded answers (the replay backend), then with the embedded model itself, through
 transformers and as GGUF. After each cycle the memory of the process and of those it started is measured, and its open files, threads, processes and
 temporary files are counted. Exits 1 if memory grew by more than 5% after the warm-up, or anything else by one.
 """

@@ -1,4 +1,4 @@
-"""Each statistic of the harness against somebody else's implementation, on made-up data.
+"""Each statistic of the harness against another implementation, on synthetic data.
 
 python benchmarks/statistics_table.py              prints the table of docs/statistics.md; 1 if a difference is larger than allowed
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/whole_job.py --run NAME [--config llama3-8b] [--budget 540] [--set KEY=VALUE ...]
 
-A stage that is still at work after `--budget` seconds is ended as Ctrl-C would; the same command goes on where it stopped (exit code 3 until all is
+A stage that is still at work after `--budget` seconds is ended as Ctrl-C would; the same command resumes where it stopped (exit code 3 until all is
 done), and the times add up in runs/NAME/whole_job.json. On random weights of the Llama-3 8B shape, on a GPU host:
 
     python benchmarks/random_llama.py models/random-8b

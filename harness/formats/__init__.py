@@ -1,4 +1,4 @@
-"""What is exported: one writer per format, found by name without importing the others.
+"""Export formats: one writer each, found by name without importing the others.
 
 A writer takes the sources, a path that does not exist yet, and its own name; it writes the artifact there, opens it again, and returns what it
 found. A new format is one function and one entry of `harness.variants.VARIANTS`.
@@ -18,7 +18,7 @@ from harness.errors import ConfigError
 
 @dataclass(frozen=True)
 class Sources:
-    """What formats are made from."""
+    """The inputs of the writers."""
 
     base: Path
     adapter: Path
@@ -32,7 +32,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a writer found when it opened its artifact again."""
+    """The result of reloading and checking an artifact."""
 
     tensors: int
     checks: list[str]
@@ -43,7 +43,7 @@ Writer = Callable[[Sources, Path, str], Checked]
 
 
 def find(name: str) -> Writer:
-    """The writer of that format, imported only now; ConfigError if there is none."""
+    """The writer of that format, imported on demand; ConfigError if there is none."""
     if name not in variants.exported():
         raise ConfigError(f"no format {name!r}", f"use one of {', '.join(variants.exported())}")
     module, _, attribute = variants.VARIANTS[name].writer.partition(":")

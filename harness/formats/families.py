@@ -1,7 +1,7 @@
 """The model families that are written as GGUF here. A new family is one entry of FAMILIES, if its tensors are of the known kinds.
 
 Each entry says how the family differs from Llama in names, shapes and keys; llama.cpp's conversion/ (llama.py, qwen.py, gemma.py, phi.py) and
-its src/models/ say what those keys make it compute. What it would compute otherwise than transformers is refused.
+its src/models/ say what those keys make it compute. Models that it would compute differently from transformers are refused.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Family:
     head_norms: bool = False
     """q and k are normalised head by head."""
     fused: bool = False
-    """One tensor holds q, k and v, and one the gate and the way up."""
+    """q, k and v are fused in one tensor, and gate and up projection in another."""
     four_norms: bool = False
     """Attention and MLP are normalised before and after."""
     norm_offset: float = 0.0
-    """Is added to the weights of norms, which transformers stores less one."""
+    """Added to the norm weights, which transformers stores minus one."""
     activation: str = "silu"
     head_dim: int | None = None
     """Where config.json does not say it; None: hidden size over heads."""
@@ -54,7 +54,7 @@ class Family:
     window: str = "none"
     """`none`: llama.cpp's code has none, so that the context ends at the window. `alternating`: sliding and full layers by turns."""
     full_every: int = 0
-    """Of `alternating`: every so manieth layer attends to everything."""
+    """For `alternating`: every n-th layer has full attention."""
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
     settings: Callable[[GGUFWriter, Config], None] = _nothing
     """Writes the family's own keys."""
@@ -73,7 +73,7 @@ def _gemma3(writer: GGUFWriter, config: Config) -> None:
 
 
 def _phi3(writer: GGUFWriter, config: Config) -> None:
-    # A window of 0 is what keeps llama.cpp from assuming one.
+    # A window of 0 keeps llama.cpp from assuming a default window.
     writer.add_sliding_window(0)
     writer.add_rope_scaling_orig_ctx_len(
         config.get("original_max_position_embeddings") or config["max_position_embeddings"]
@@ -165,7 +165,7 @@ def rope(config: Config, layers: str = "full_attention") -> dict[str, Any]:
 
 
 def check(config: Config, family: Family, folder: Path) -> None:
-    """Raises UnsupportedModel where llama.cpp would compute something else than transformers."""
+    """Raises UnsupportedModel if llama.cpp would compute something different from transformers."""
     problem = (
         _activation(config, family) or _biases(config, family) or _window(config, family) or _scale(config, family)
     )
@@ -174,7 +174,7 @@ def check(config: Config, family: Family, folder: Path) -> None:
 
 
 def context_length(config: Config, family: Family) -> int:
-    """Tokens up to which llama.cpp computes what transformers computes."""
+    """Maximum tokens for which llama.cpp computes the same as transformers."""
     longest = config["max_position_embeddings"]
     if family.window == "none" and isinstance(window := config.get("sliding_window"), int) and not _unused(config):
         longest = min(longest, window)

@@ -37,7 +37,7 @@ from harness.storage import atomic_path, need_space
 log = logging.getLogger(__name__)
 
 METADATA = 1 << 24
-"""Bytes set aside for the keys, most of them the vocabulary."""
+"""Bytes reserved for the metadata keys, mostly the vocabulary."""
 CHUNK = 1 << 20
 """Elements that are read, converted and written at a time: 4 MiB as float32."""
 HINT = "export it again, or fetch it again"
@@ -119,7 +119,7 @@ def check_supported(model_folder: Path) -> None:
 
 
 def estimate_bytes(model_folder: Path, type: str) -> int:
-    """About how large the file will be, from the headers alone; for models that are not converted here, the size of their weights as they are."""
+    """Approximate size of the file, from the headers only; for models that are not converted here, the size of their weights."""
     config = safetensors_reader.read_json(model_folder / "config.json", "config")
     try:
         llama.check_supported(config, model_folder)
@@ -260,7 +260,7 @@ def check(path: Path) -> dict[str, Any]:
         RecursionError,
         OSError,
     ) as error:
-        # What the package and NumPy meet in a file that is not what it says.
+        # Errors of the package and NumPy on a malformed file.
         raise ArtifactError(f"is truncated or damaged ({error})", HINT, file=path) from None
 
 
@@ -293,7 +293,7 @@ def _facts(reader: GGUFReader, path: Path) -> dict[str, Any]:
 
 
 class _Reader(GGUFReader):
-    """Refuses a value that the file is too short for: the package would read on, for as long as an array claims to be."""
+    """Refuses a value that extends beyond the file: the package would keep reading for the claimed length of an array."""
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
         found = super()._get(offset, dtype, count, override_order)

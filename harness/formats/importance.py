@@ -88,7 +88,7 @@ def measure(model_folder: Path, rows: Sequence[Sequence[int]], *, device: str) -
             ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=device)
             lengths = torch.tensor([len(row) for row in batch], device=device)
             mask = torch.arange(width, device=device)[None] < lengths[:, None]
-            # The trunk alone: logits of a large vocabulary are not needed.
+            # Run only the trunk: logits of a large vocabulary are not needed.
             model.base_model(input_ids=ids, attention_mask=mask.long())
             tokens += int(lengths.sum())
     del loaded, model

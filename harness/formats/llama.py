@@ -37,7 +37,7 @@ class Planned:
     kind: GGMLQuantizationType
     source: safetensors_reader.Tensor | np.ndarray
     heads: int = 0
-    """Of attn_q and attn_k: rows are to be permuted within each of so many heads."""
+    """Of attn_q and attn_k: number of heads within which rows are permuted."""
     offset: float = 0.0
     """Is added to the values."""
     importance: np.ndarray | None = None

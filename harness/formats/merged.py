@@ -45,7 +45,7 @@ NF4 = {
     "bnb_4bit_quant_storage": "uint8",
 }
 AT_ONCE = 3
-"""Tensors in work: what is read and written leaves cores idle, and each takes memory."""
+"""Tensors processed at once: more than one to hide I/O, few to limit memory."""
 BLOCK = 64
 """Weights that share a scale in NF4; bitsandbytes' default."""
 
@@ -180,7 +180,7 @@ def write_4bit(model: Path, out: Path) -> dict[str, Any]:
 
     Quantised are the linear layers that transformers would quantise on loading; embeddings, norms and the output layer stay 16-bit.
     """
-    # Whole before the threads: one of several that import it finds its functions while its kernels are not registered yet.
+    # Import before starting threads: a concurrent import could see its functions before its kernels are registered.
     import bitsandbytes  # noqa: F401
 
     index = safetensors_reader.index(model)
@@ -241,7 +241,7 @@ def _as_is(tensor: Tensor) -> torch.Tensor:
 
 
 def _ahead(work: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
-    """`work` of each name, in order; the next few are worked on while one is written."""
+    """Yields `work` of each name in order; the next few are computed while one is written."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting: deque[Future[T]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""How an exported GGUF file is put into the user's server: an Ollama Modelfile and a llama-server command.
+"""Files and commands to serve an exported GGUF file: an Ollama Modelfile and a llama-server command.
 
 Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has defaults of its own:
 Ollama samples at 0.8 with a repeat penalty, cuts the context, and guesses a template.
@@ -17,7 +17,7 @@ from typing import Any
 from harness.formats import vocabulary
 
 SERVED_CONTEXT = 8192
-"""Largest context, in tokens, that a server is asked for by default: a larger cache is the user's choice."""
+"""Largest default context of a server, in tokens; users may choose a larger cache."""
 QUESTION = "{question}"
 QUOTES = '"""'
 
@@ -56,7 +56,7 @@ SYSTEM."""
 
 @dataclass(frozen=True)
 class Serving:
-    """The settings with which a server answers as the harness does."""
+    """The settings that make a server give the same answers as the harness."""
 
     template: str
     """Of a text prompt, with `{question}`; empty: the chat template."""
@@ -142,8 +142,8 @@ def go_template(jinja: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def escaped(text: str) -> str:
-    """Text that Go's templates and a Modelfile's quotes leave as it is."""
-    # What ends in a quote or a brace would grow together with what follows it.
+    """Escapes a text for Go templates and a Modelfile's quotes."""
+    # A final quote or brace would merge with the characters after it.
     body, last = (text[:-1], text[-1]) if text[-1:] in ('"', "{") else (text, "")
     parts = body.replace("{{", "\0open\0").replace(QUOTES, "\0quotes\0")
     parts = parts.replace("\0open\0", '{{ "{{" }}').replace("\0quotes\0", '{{ "\\"\\"\\"" }}')

@@ -33,7 +33,7 @@ FILE_TYPES: dict[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "q3_k_m": (LlamaFileType.MOSTLY_Q3_K_M, T.Q3_K),
     "q2_k": (LlamaFileType.MOSTLY_Q2_K, T.Q2_K),
 }
-"""Our name -> (what the file says it is, the type of most of its tensors)."""
+"""Our name -> (the file's declared type, the type of most of its tensors)."""
 
 WEIGHED = ("q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 """The types that an importance matrix is used for, where there is one."""

@@ -58,7 +58,7 @@ class Tensor:
         )
 
     def raw(self, first: int = 0, count: int | None = None) -> np.ndarray:
-        """The same rows as they stand in the file; bfloat16, which NumPy lacks, as uint16."""
+        """The same rows unconverted; bfloat16, which NumPy lacks, as uint16."""
         count = self.rows - first if count is None else count
         dtype = np.dtype(DTYPES[self.dtype])
         elements = count * self.row_length
@@ -81,7 +81,7 @@ def index(folder: Path) -> dict[str, Tensor]:
         weight_map = _json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ArtifactError("has no weight_map", HINT, file=folder / INDEX)
-        # A name is all that an index may give: it must not lead out of the folder.
+        # An index may only give plain file names, so that it cannot lead out of the folder.
         stray = next(
             (
                 name

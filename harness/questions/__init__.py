@@ -1,1 +1,1 @@
-"""Questions in: QA files read and checked, near-duplicates grouped, what needs no model to answer."""
+"""QA files: reading, checking, grouping of near-duplicates, and model-free baselines."""

@@ -1,4 +1,4 @@
-"""A row as it is asked and grouped: a question with the passage it is about, and its own system line."""
+"""A row's prompt parts, used for asking and grouping: the question with its passage, and its own system line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.records import Question
 
 
 def text_of(row: Row) -> str:
-    """The context, a blank line and the question; the question alone where there is no context."""
+    """The context, a blank line and the question; only the question if there is no context."""
     return f"{row.context}\n\n{row.question}" if row.context else row.question
 
 
@@ -20,7 +20,7 @@ def system_of(question: Question) -> str | None:
 
 
 def kept(row: Row) -> dict[str, Any]:
-    """`Question.extra`: unknown columns, and what the file says beyond question and answer."""
+    """`Question.extra`: unknown columns, and the file's data beyond question and answer."""
     extra = dict(row.extra)
     if row.context is not None:
         extra["context"] = row.context

@@ -1,4 +1,4 @@
-"""QA files in, checked: the front door of `harness.questions.readers`.
+"""Reads and checks QA files: the entry point of `harness.questions.readers`.
 
 A file is recognised by its content: its container (gzip, parquet, xlsx, text), where its rows are (a list, JSON Lines, a wrapper, a table)
 and what their columns mean (question and answer, alpaca, prompt and completion, messages, ShareGPT, SQuAD). One line says what was
@@ -32,7 +32,7 @@ ENTITY = re.compile(r"&(?:[a-zA-Z]{2,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 PYTHON_ANSWER = re.compile(r"\{\s*'text'\s*:")
 """SQuAD's answers as pandas writes them into CSV."""
 MISSING = frozenset(["nan", "null", "none", "n/a", "#n/a", "na"])
-"""Answers that are a missing value's name, as a table writes it."""
+"""Answers that look like a table's marker for missing values."""
 NO_ROWS_HINTS = {
     chat.SEVERAL: "set data.turns=last to take the last turn",
     chat.UNASKED: "set data.turns=last to take the last turn",
@@ -43,25 +43,25 @@ NO_ROWS_HINTS = {
 PROMPT = re.compile(
     r"^\s*(?:(?:Human|User|Q|Question): |### ?(?:Instruction|Question|Human|Input)\b|\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<s>)"
 )
-"""How a question begins that is a whole prompt already."""
+"""Beginnings of questions that are already a complete prompt."""
 UNREADABLE = "give JSON, JSON Lines, CSV, parquet or xlsx with a question and an answer in each row"
 
 
 @dataclass(frozen=True)
 class QaFile:
-    """What was read."""
+    """The rows read, and a description of the file."""
 
     source: str
     """As given: a path, or `hub:...`."""
     rows: list[Row]
     shape: str
-    """Of its rows: `alpaca`, `question and answer`, `messages`, ..."""
+    """Shape of the rows: `alpaca`, `question and answer`, `messages`, ..."""
     container: str
-    """Of its bytes: `JSON Lines`, `CSV separated by commas`, `parquet`, ..."""
+    """File format: `JSON Lines`, `CSV separated by commas`, `parquet`, ..."""
     mapping: str
-    """The shape, and which column is what, in words."""
+    """The shape and the column mapping in words."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Why -> rows."""
+    """Reason -> number of rows."""
 
     @property
     def summary(self) -> str:
@@ -93,7 +93,7 @@ def locate(path: Path | str) -> Path:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
             raise DataError("is a folder", "name the QA file in it", file=path)
-        # A pipe or a device may have no end, or never begin.
+        # A pipe or a device may never end or never deliver data.
         if not stat.S_ISREG(found.st_mode):
             raise DataError("is not a regular file", "save the rows into a file", file=path)
         with path.open("rb"):
@@ -123,7 +123,7 @@ def source_sha256(source: str) -> str:
 
 
 def load(path: Path | str) -> list[Row]:
-    """The rows of a QA file, recognised by itself; `read` with the defaults."""
+    """The rows of a QA file, recognised automatically: `read` with the defaults."""
     return read(path, Data()).rows
 
 
@@ -151,7 +151,7 @@ def read(source: Path | str, data: Data) -> QaFile:
 
 @cache
 def _hub_rows(source: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
-    """The rows as (number, values), loaded once in a process, and what they are in words."""
+    """The rows as (number, values), loaded once per process, and their description."""
     rows, split = hub.read(source)
     return list(rows), f"hub data set, {split}"
 
@@ -227,7 +227,7 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
 
 
 def _cells(values: dict[str, Any], checker: Checker, number: int) -> dict[str, Any]:
-    """The values of a table's row: an empty cell is absent, but for question and answer, where it is a mistake to be reported."""
+    """The values of a table's row: empty cells are dropped, except for question and answer, where they are reported as errors."""
     answer = values.get("answer")
     if isinstance(answer, str) and PYTHON_ANSWER.match(answer):
         checker.number = number

@@ -1,4 +1,4 @@
-"""Few-shot examples: the training questions nearest to each question, by the words that they share.
+"""Few-shot examples: the training questions nearest to each question, by shared words.
 
 Nearness is the cosine of tf-idf vectors of words, with idf = ln((1 + N) / (1 + df)) + 1 over the N training questions (scikit-learn's smoothed
 form). The choice depends on the questions alone: ties go to the earlier training row.
@@ -18,7 +18,7 @@ from harness.records import Question
 
 WORD = re.compile(r"\w+")
 CELLS = 20_000_000
-"""Similarities held at once: 80 MB."""
+"""Similarities in memory at once: 80 MB."""
 
 
 def nearest(asked: Sequence[Question], train: Sequence[Question], k: int) -> list[list[tuple[str, str]]]:
@@ -43,7 +43,7 @@ def nearest(asked: Sequence[Question], train: Sequence[Question], k: int) -> lis
             row[own] = -1.0
             if len(train) - own.sum() < k:
                 raise ConfigError(
-                    f"{k} few-shot examples are asked for, and question {question.id!r} has {len(train) - own.sum()} training questions of other groups",
+                    f"{k} few-shot examples are requested, but question {question.id!r} has only {len(train) - own.sum()} training questions in other groups",
                     "lower prompt.few_shot (predict.few_shot for base_fewshot), or give more training questions (harness evaluate: --trained-on)",
                 )
             found.append([(train[i].question, train[i].answer) for i in _largest(row, k)[::-1]])
@@ -68,7 +68,7 @@ def _vocabulary(train: Sequence[Question]) -> dict[str, tuple[int, float]]:
 
 
 def _vectors(questions: Sequence[Question], known: dict[str, tuple[int, float]]) -> csr_matrix:
-    """tf-idf rows of length 1, shape (questions, words); words that no training question has are left out."""
+    """L2-normalised tf-idf rows, shape (questions, words); words in no training question are left out."""
     values, columns, ends = [], [], [0]
     for question in questions:
         weights = {known[word][0]: n * known[word][1] for word, n in Counter(_words(question)).items() if word in known}

@@ -24,13 +24,13 @@ from harness.questions.similarity import Shingles, candidates, mix, pairs_within
 
 EXAMPLES = 5
 ALIKE = 0.8
-"""Share of the threshold from which two questions are of one template, though they are not near-duplicates."""
+"""Share of the threshold above which two questions have the same template, though they are not near-duplicates."""
 CHAIN = 50
-"""Rows that may hang together by a chain of ties."""
+"""Maximum rows linked by a chain of ties."""
 COMPARED = 50
-"""Members of a group that a row is held against when a longer chain is cut."""
+"""Members of a group that a row is compared with when a longer chain is cut."""
 BAG_WORDS = 2
-"""Words other than function words from which two questions with the same ones, in whatever order, are looked at."""
+"""Minimum number of equal content words, in any order, for which two questions are compared."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Link:
     left: int
     right: int
     similarity: float | None
-    """Of the questions; None if they were not compared."""
+    """Similarity of the questions; None if they were not compared."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Groups:
     n_kept_apart: int
     pairs_compared: int
     rows_in_full_buckets: int
-    """Rows with more look-alikes than `WINDOW`, which were not compared with all of them."""
+    """Rows with more similar rows than `WINDOW`, which were not compared with all of them."""
     rows_with_stock_answers: int
     """Rows whose long answer does not tie them, because the file gives it to many different questions."""
     chains_cut: int
@@ -65,7 +65,7 @@ class Groups:
 
 
 def is_long(text: str, words: int) -> bool:
-    """Whether a text has at least so many words, punctuation standing alone counted as in `str.split`."""
+    """Whether a text has at least `words` words as counted by `str.split`, which includes isolated punctuation."""
     return max(len(text.split()), len(normalize_question(text).split())) >= words
 
 
@@ -169,7 +169,7 @@ def _connect(count: int, links: Sequence[Link], firm: int) -> tuple[list[int], i
     kernel = _components(count, left[:firm], right[:firm])
     component = _components(count, left, right)
     group = component.astype(np.int64)
-    # What one label or one question holds together counts as one.
+    # Rows with one label or one question count as one.
     kernels_in = np.bincount(component[np.unique(kernel, return_index=True)[1]], minlength=len(component))
     cut = np.flatnonzero(kernels_in > CHAIN)
     if len(cut):

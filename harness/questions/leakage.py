@@ -1,4 +1,4 @@
-"""What a training file gives away of the held-out questions."""
+"""Leakage: held-out questions that are also in the training file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.questions.sides import Sides
 
 @dataclass(frozen=True)
 class Leaks:
-    """Held-out and training rows (positions) with one question, or with near-duplicates of one."""
+    """Held-out and training rows (positions) with the same or a near-duplicate question."""
 
     exact: set[int]
     """Held-out rows whose question is also in training, ignoring case and punctuation."""
@@ -28,12 +28,12 @@ class Leaks:
 
     @property
     def heldout(self) -> set[int]:
-        """Every held-out row that is given away."""
+        """Every leaked held-out row."""
         return self.exact | self.near
 
 
 def find(rows: Sequence[Row], links: Iterable[Link], heldout: Sequence[int], known: Sequence[int]) -> Leaks:
-    """The leaks from the rows of `known` to those of `heldout`; `rows` and `links` as they were compared."""
+    """The leaks from the rows of `known` to those of `heldout`; `rows` and `links` as used for grouping."""
     asked: dict[str, list[int]] = {}
     for at in heldout:
         asked.setdefault(normalize_question(rows[at].question), []).append(at)

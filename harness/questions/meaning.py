@@ -1,4 +1,4 @@
-"""What is read off a row to decide what it asks: words as numbers, keys, and the answer.
+"""Features of a row that identify what it asks: words as numbers, keys, and the answer.
 
 Everything is in matrices (rows x words, entries 0 or 1), because a file made from templates has hundreds of look-alikes for each of its rows.
 """
@@ -26,25 +26,25 @@ FUNCTION_WORDS = """
     must name not of on or please shall should so such tell than that the their then there these this those to true under us was we were what when
     where which who whom whose why will with would yes you
 """
-"""English words that are common in any file. In a large file the counts say so too; in a file of twenty rows they cannot."""
+"""English words that are common in any file. In a large file the counts would show it too; in a file of twenty rows they cannot."""
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
 SUFFIXES = (
     ("ments", 4), ("ment", 4), ("ings", 3), ("ing", 3), ("ions", 5), ("ion", 5), ("ers", 4), ("er", 4), ("ed", 3), ("es", 4),
     ("s", 3), ("e", 3),
 )  # fmt: skip
-"""English endings that make no other word, each with the letters that must be left before it."""
+"""English endings that do not change the word, each with the minimum letters before it."""
 ROMAN = re.compile(r"[IVXLC]+")
 BRACKETED = re.compile(r"\(\s*([^\W\d_]{1,4})\s*\)")
 ORDINAL_HAN = re.compile(r"第[〇零一二三四五六七八九十百千]+")
 WORD = re.compile(r"[^\W\d_]\w*")
 TITLE_CASE = 0.6
-"""Share of capitalised words from which capitals say nothing: a heading, or a text all in capitals."""
+"""Share of capitalised words above which capitals are ignored: a heading, or a text all in capitals."""
 MAX_TOKENS = 400
-"""Words of a text that are looked at: longer answers differ within these, or not at all."""
+"""Number of words of a text that are compared."""
 
 
 def words(text: str) -> list[str]:
-    """Words of normalised text, English endings cut off; pairs of characters where a script has no spaces between words."""
+    """Words of normalised text, without English endings; pairs of characters in scripts without spaces between words."""
     found: list[str] = []
     for word in text.split()[:MAX_TOKENS]:
         if word.isascii():
@@ -93,7 +93,7 @@ def _is_number(word: str) -> bool:
 
 
 def keys(text: str, normalised: Sequence[str]) -> set[str]:
-    """What certainly tells two questions apart: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
+    """Tokens that always distinguish two questions: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
     found = {word for word in normalised if _is_number(word)}
     found |= {f"({match.casefold()})" for match in BRACKETED.findall(text)}
     if ORDINAL_HAN.search(text):
@@ -103,7 +103,7 @@ def keys(text: str, normalised: Sequence[str]) -> set[str]:
 
 
 def names(text: str) -> set[str]:
-    """Words with a capital that is not that of a sentence's beginning or of a heading; empty in scripts without capitals."""
+    """Capitalised words, except at the beginning of a sentence or in a heading; empty in scripts without capitals."""
     found = WORD.findall(text)
     capital = [word for word in found if word[0].isupper()]
     if len(found) < 2 or (len(capital) >= TITLE_CASE * len(found) and len(capital) > 2):

@@ -20,7 +20,7 @@ COMMON = 0.005
 LEAST = 5
 """Training questions that must contain a word of a template: this share of them, and at least this many."""
 MAX_QUESTIONS = 2_000
-"""Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
+"""Maximum held-out rows to measure on: ROUGE and nearest-neighbour search are slow."""
 
 
 def measure(
@@ -54,7 +54,7 @@ def measure(
 
 
 def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list[str]:
-    """What a rule answers that knows no more than how a question is phrased: the commonest answer to training questions of the same template.
+    """Answers of a rule that sees only the phrasing: the most common answer to training questions of the same template.
 
     A template is the question with each run of words that fewer than `COMMON` of the training questions hold as one blank. A question whose template
     was not trained on gets the commonest answer of all. Of equals the first in the file.
@@ -75,7 +75,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
     for words, (_, answer) in zip(split, known, strict=True):
         of_template.setdefault(template(words), Counter())[answer] += 1
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
-    # A question of which nothing but the blank is left says nothing.
+    # Skip a question that consists only of blanks.
     rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
     return [rules.get(template(normalize_question(question).split()), commonest) for question in asked]
 
@@ -99,7 +99,7 @@ def answers(train: Sequence[Question], heldout: Sequence[Question], ngram: int) 
 
 
 def random_heldout(rows: Sequence[Row], count: int, seed: int) -> list[int]:
-    """Positions of a plain random held-out side of `count` rows, with no regard to groups: what `measure` is compared on."""
+    """Positions of a plain random held-out side of `count` rows, ignoring groups, for comparison in `measure`."""
     return sorted(
         sorted(range(len(rows)), key=lambda at: hashlib.sha256(f"{seed}\0random\0{rows[at].id}".encode()).digest())[
             :count

@@ -26,29 +26,29 @@ from scipy import sparse
 from harness.questions.meaning import Matrix, Meanings
 
 TEMPLATE = 8
-"""Rows that look alike, from which what varies among them is known from them, not from the file."""
+"""Minimum number of similar rows to learn the varying words from these rows instead of the file."""
 FEW_ROWS, COMMON_WORD = 20, 0.05
-"""A word of more rows than both of these (a count, a share of the file) is common: it is no slot word where few rows look alike."""
+"""A word of more rows than both of these (a count, a share of the file) is common: it is not a slot word if few rows are similar."""
 SLOT = 0.2
-"""Share of the rows that look alike, up to which a word is one that varies."""
+"""Maximum share of the similar rows that contain a word, for it to count as varying."""
 ANSWERS_AGREE = 0.5
-"""Share of the shorter answer's words that the other must have for the two to agree."""
+"""Share of the shorter answer's words that the other must contain for the two to agree."""
 ONE_ANSWER = 0.8
-"""Share of look-alikes with one answer, from which they may be phrasings of one question."""
+"""Minimum share of similar rows with one answer, for them to be phrasings of one question."""
 ONE_FRAME = 0.5
-"""Share of look-alikes that differ in one and the same place, from which they are a template all the same."""
+"""Minimum share of similar rows that differ in the same place, for them to be a template anyway."""
 COMMON_IN_ANSWERS = 0.2
-"""A word of more answers than this share is common: that two answers have it says nothing."""
+"""A word of more answers than this share is common: it is no evidence if two answers share it."""
 TYPO_LETTERS = 6
-"""Letters from which two words that differ in one are one word, mistyped."""
+"""Minimum letters of two words that differ in one letter, to count as the same word with a typo."""
 STOCK_ROWS = 5
-"""Rows with one long answer from which it may be a stock answer."""
+"""Minimum rows with one long answer, for it to be a stock answer."""
 STOCK_WORD = 0.5
-"""A word of more questions than this share of the file is no subject that a stock answer could be about."""
+"""A word of more questions than this share of the file cannot be the subject of a stock answer."""
 COMMON_IN_TEMPLATE, COMMON = (3, 0.01), (8, 0.05)
-"""An answer of more rows than both of these (a count, a share of the file) is commonplace: that two rows have it says nothing."""
+"""An answer of more rows than both of these (a count, a share of the file) is common: it is no evidence if two rows share it."""
 CHUNK = 200_000
-"""Pairs looked at together."""
+"""Pairs processed at once."""
 
 
 def ask_the_same(meanings: Meanings, pairs: np.ndarray, alike: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
@@ -86,7 +86,7 @@ class _Decision:
         self.uncommon_answer.eliminate_zeros()
 
     def _rare(self, words: Matrix) -> Matrix:
-        """The words of each row that vary among its look-alikes; where these are few, all but the common words of the file."""
+        """The words of each row that vary among similar rows; if these are few, all but the file's common words."""
         count = words.shape[0]
         everywhere = np.bincount(words.indices, minlength=words.shape[1])
         everywhere_rare = (everywhere <= max(FEW_ROWS, COMMON_WORD * count)) & ~self.meanings.is_function
@@ -96,7 +96,7 @@ class _Decision:
         for start in range(0, len(crowded), 2_000):
             rows = crowded[start : start + 2_000]
             mine = words[rows]
-            # One more than the count, so that multiplying drops no word.
+            # Count plus one, so that multiplying drops no word.
             here = (self.alike[rows] @ words).multiply(mine).tocsr()
             here.sort_indices()
             limit = np.maximum(2, SLOT * self.n_alike[rows])
@@ -168,14 +168,14 @@ class _Decision:
         return (left > 0) & (right > 0)
 
     def _typos(self, own_left: np.ndarray, own_right: np.ndarray) -> np.ndarray:
-        """Whether the only slot word of each side is the other's, mistyped."""
+        """Whether the only slot words of the two sides differ by a typo."""
         typo = np.zeros(len(self.pairs), dtype=bool)
         at = np.flatnonzero((own_left == 1) & (own_right == 1))
         if not len(at):
             return typo
         left, right = self.left[at], self.right[at]
         numbered = self.rare.copy()
-        # With one word of its own, a side's sum of word numbers less that of the shared words is that word's number.
+        # If a side has a single word of its own, its sum of word numbers minus that of the shared words is that word's number.
         numbered.data = numbered.indices.astype(np.float64)
         shared_left = self._common(numbered, self.meanings.question, at)
         shared_right = self._common(numbered, self.meanings.question, at, reverse=True)
@@ -188,7 +188,7 @@ class _Decision:
     # ------------------------------------------------------------------------------------------------- answers
 
     def _answers(self, left: int, right: int, strict: bool) -> int:
-        """1: the answers agree in something that few answers say; -1: each says something that the other does not; 0: cannot tell.
+        """1: the answers share words that few answers have; -1: each has words that the other lacks; 0: undecided.
 
         Where it is `strict` they do not agree if each has such words that the other has not.
         """
@@ -272,7 +272,7 @@ def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
     """
     stock = np.zeros(len(long), dtype=bool)
     everywhere = np.bincount(meanings.content.indices, minlength=meanings.content.shape[1])
-    # What most questions of the file ask about tells none of them from another.
+    # A subject of most questions in the file does not distinguish them.
     topical = everywhere <= max(STOCK_ROWS, STOCK_WORD * len(long))
     wanted = np.asarray(long) & (meanings.answer_count > STOCK_ROWS)
     order = np.flatnonzero(wanted)

@@ -13,7 +13,7 @@ import numpy as np
 from harness.questions.meaning import Matrix, Meanings
 
 SAME_ANSWER_ROWS = 8
-"""An answer of more rows is common: that two questions have it says little."""
+"""An answer of more rows is common: weak evidence if two questions share it."""
 RARE_ROWS, RARE_SHARE = 3, 0.001
 """A word of a question is rare in the file up to the larger of these (a count, a share of the rows)."""
 SHARED = 0.5
@@ -42,7 +42,7 @@ def pairs(meanings: Meanings, labels: Sequence[str | None]) -> np.ndarray:
 
 
 def _with_one_answer(meanings: Meanings) -> np.ndarray:
-    """Pairs of rows with one answer that says something and that few rows have."""
+    """Pairs of rows with the same informative answer, which few rows have."""
     says = np.diff(meanings.answer_content.indptr) > 0
     few = (meanings.answer_count > 1) & (meanings.answer_count <= SAME_ANSWER_ROWS)
     rows = np.flatnonzero(says & few)
@@ -60,7 +60,7 @@ def _common(left: Matrix, right: Matrix, found: np.ndarray) -> np.ndarray:
 
 
 def _rivals(words: Matrix, known: Matrix, found: np.ndarray) -> np.ndarray:
-    """Whether each row of a pair has `words` that the other does not know."""
+    """Whether each row of a pair has `words` that the other lacks."""
     sizes = np.diff(words.indptr)
     reverse = found[:, ::-1]
     own_left = sizes[found[:, 0]] > _common(words, known, found)

@@ -1,4 +1,4 @@
-"""One row of a QA file, checked: the same whatever the shape it came in.
+"""One checked row of a QA file, independent of the file's shape.
 
 A file is untrusted: every limit here is there so that no row takes memory or time without end.
 """
@@ -16,14 +16,14 @@ from harness.errors import DataError
 from harness.storage import sha256_json, strict_json
 
 MAX_CHARACTERS = 32_000
-"""Of one text: far more than a model's context holds, and little enough for metrics that are quadratic in the length."""
+"""Maximum characters of one text: far more than a model's context, but few enough for quadratic metrics."""
 MAX_REFERENCES = 1_000
 """Accepted answers of a row."""
 MAX_DEPTH = 32
-"""Of lists and objects within a row: what every JSON writer down the line can still write."""
+"""Maximum nesting within a row: what all later JSON writers support."""
 LABELS = ("article", "part", "kind", "group")
 FIELDS = ("id", "question", "answer", "references", "context", "system", "answerable", *LABELS)
-"""What a reader may hand over; all else is kept in `extra`."""
+"""Fields that a reader may pass on; all others are kept in `extra`."""
 BLANK = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
 WHOLE = 10**15
 """Below it a float without a fraction is written as a whole number: tables with gaps turn 14 into 14.0."""
@@ -54,14 +54,14 @@ class Row:
 
 
 def _further(values: dict[str, Any]) -> dict[str, Any]:
-    """All other columns; those of a row that a split wrote stand in its `extra`."""
+    """All other columns; for a row written by a split, those in its `extra`."""
     found = {key: value for key, value in values.items() if key not in FIELDS}
     nested = found.pop("extra") if isinstance(found.get("extra"), dict) else {}
     return nested | found
 
 
 class Checker:
-    """Turns what a reader found into rows, or raises DataError with file, row, column and fix.
+    """Turns a reader's values into rows, or raises DataError with file, row, column and fix.
 
     Args:
         path: the file, for messages.
@@ -120,7 +120,7 @@ class Checker:
         return value.strip()
 
     def _number(self, value: Any) -> Any:
-        """A number as text; anything else as it is."""
+        """A number as text; anything else unchanged."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE else str(value)
@@ -187,7 +187,7 @@ def with_ids(rows: list[Row], path: Path | str) -> list[Row]:
     for row in rows:
         name = row.id
         if not name:
-            # Question and answer twice over: the second is told from the first by their order.
+            # Duplicate question and answer: their order distinguishes them.
             content = [row.question, row.answer] if row.context is None else [row.question, row.answer, row.context]
             stem = "q" + sha256_json(content)[:16]
             copies[stem] += 1

@@ -17,7 +17,7 @@ from harness.questions.rows import Row
 from harness.storage import sha256_bytes
 
 LEAST_EXPECTED = 0.5
-"""Groups that a share must come to for an empty side to be filled with one: a share of next to nothing stays empty."""
+"""Minimum number of groups that a share amounts to, for an empty side to get one group: a tiny share stays empty."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Sides:
 
     @property
     def known(self) -> list[int]:
-        """What a model has seen, or was chosen by: training and dev rows, or those of `data.trained_on`."""
+        """Rows used for training or model selection: training and dev rows, or those of `data.trained_on`."""
         return sorted([*self.train, *self.dev, *self.trained_on])
 
     @property
     def learned(self) -> list[int]:
-        """What a model was trained on, here or elsewhere."""
+        """Rows that a model was trained on, here or elsewhere."""
         return self.train or self.trained_on
 
     def without(self, rows: Collection[int]) -> Sides:
@@ -73,7 +73,7 @@ def as_compared(row: Row) -> Row:
 
 
 def place(first: Row, seed: int) -> float:
-    """Where a group lies between 0 and 1, by its first row: uniform over seeds and groups."""
+    """A group's position between 0 and 1, by its first row: uniform over seeds and groups."""
     identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalize_question(first.question)}"
     return int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
 
@@ -90,7 +90,7 @@ def choose(rows: Sequence[Row], sizes: Counter[int], data: Data) -> tuple[set[in
     start = 0.0 if data.test or data.heldout >= 1 else float(data.heldout)
     rest = [group for group in order if group not in heldout]
     if data.heldout >= 1 and not data.test and 0 < data.dev_size < 1:
-        # The places after a count are not those after a share: dev takes its rows as a count.
+        # Positions after a count differ from those after a share, so dev takes its rows as a count.
         return heldout, _take(rest, sizes, places, max(1, round(data.dev_size * sizes.total())), 0.0)
     return heldout, _take(rest, sizes, places, data.dev_size, start)
 

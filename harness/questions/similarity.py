@@ -1,4 +1,4 @@
-"""Which questions look alike: character n-grams, near-duplicate candidates, and the nearest question of the other side.
+"""Similar questions: character n-grams, near-duplicate candidates, and the nearest question of the other side.
 
 Near-duplicates are found among character n-grams: MinHash and locality-sensitive hashing (Broder 1997; Indyk and Motwani 1998; Leskovec,
 Rajaraman and Ullman, Mining of Massive Datasets, chapter 3) propose pairs, and the exact Jaccard similarity decides which look alike. All of it

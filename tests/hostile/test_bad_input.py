@@ -230,7 +230,7 @@ CASES: dict[str, Case] = {
     "UTF-16 cut short": qa("qa.json", codecs.BOM_UTF16_LE + b"[\x00\x00", r"not UTF-16"),
     "a binary file": qa("qa.json", b"\x00\x01\x02\x03", r"looks like UTF-16|not JSON"),
     "a zip": qa("qa.csv", b"PK\x03\x04\xff\xfe\x00", r"not a whole xlsx or ZIP file"),
-    "a zipped CSV": qa("qa.csv.gz", b"\x1f\x8b\x08\x00\x00", r"not whole gzip"),
+    "a zipped CSV": qa("qa.csv.gz", b"\x1f\x8b\x08\x00\x00", r"not a complete gzip file"),
     "a NUL": qa("qa.csv", "question,answer\nQ?,A\0B\n", r"row 1: answer contains a NUL character; remove it"),
     # JSON that Python takes and others do not
     "a key twice": qa(

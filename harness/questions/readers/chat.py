@@ -23,11 +23,11 @@ SEVERAL, UNANSWERED, UNASKED, TOOLS, UNKNOWN = (
 
 
 class LeftOut(Exception):
-    """A row that is no question with an answer; its text says why, as in "31 of several turns"."""
+    """A row without a question and an answer; its text gives the reason, as in "31 of several turns"."""
 
 
 def turns_of(value: Any) -> Any:
-    """The turns of a conversation that a table holds as JSON text; anything else as it is."""
+    """The turns of a conversation that a table holds as JSON text; anything else unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             return strict_json.loads(value, max_depth=MAX_DEPTH)

@@ -1,4 +1,4 @@
-"""Bytes -> text, a table or records: gzip, encodings, parquet and xlsx, told apart by their first bytes."""
+"""Bytes -> text, a table or records: gzip, encodings, parquet and xlsx, recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def gunzip(data: bytes, path: Path) -> bytes:
         try:
             part = unpacker.decompress(data, MAX_BYTES - size + 1)
         except zlib.error as error:
-            raise DataError(f"is not whole gzip ({error})", "pack it again", file=path) from None
+            raise DataError(f"is not a complete gzip file ({error})", "compress it again", file=path) from None
         size += len(part)
         if size > MAX_BYTES:
             raise DataError(
                 f"has more than {MAX_BYTES / 1e6:.0f} MB when unpacked", "sample it, or split it into files", file=path
             )
         if not unpacker.eof:
-            raise DataError("is not whole gzip (it ends early)", "pack it again", file=path)
+            raise DataError("is not a complete gzip file (it ends early)", "compress it again", file=path)
         parts.append(part)
         data = unpacker.unused_data.lstrip(b"\0")
     return b"".join(parts)
@@ -146,14 +146,14 @@ def read_xlsx(data: bytes, path: Path) -> tuple[Iterator[list[Any]], str]:
         _refuse_entities(archive, entries, path)
         book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
         for sheet in book.worksheets:
-            sheet.reset_dimensions()  # what the file says of its size may be anything
+            sheet.reset_dimensions()  # the file's stated size is not reliable
             if any(cell not in (None, "") for row in sheet.iter_rows(max_row=100, values_only=True) for cell in row):
                 others = len(book.worksheets) - 1
                 note = f"sheet {sheet.title!r}{f', {others} further not read' if others else ''}"
                 return _sheet_rows(sheet, path), note
     except DataError:
         raise
-    except Exception as error:  # openpyxl raises whatever its XML leads to
+    except Exception as error:  # openpyxl may raise anything on bad XML
         raise _damaged_xlsx(error, path) from None
     raise DataError("has no rows", "give it rows with a question and an answer", file=path)
 

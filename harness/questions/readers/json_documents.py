@@ -27,7 +27,7 @@ NEXT_LINE = re.compile(r"[ \t\r]*\n[ \t\n\r]*")
 PYTHON = re.compile(r"\s*\[?\s*\{\s*'")
 JSON_LINES = (".jsonl", ".ndjson")
 ARTICLE_ROWS = 20
-"""An article of SQuAD is one element of a list and holds many rows: it may be so many times as long as a row."""
+"""An article of SQuAD is one element of a list and holds many rows: it may be this many times as long as a row."""
 
 
 def read(text: str, path: Path) -> tuple[Rows, str]:
@@ -272,7 +272,9 @@ def _columns(columns: dict[str, list[Any]], path: Path) -> Iterator[dict[str, An
     lengths = {key: len(inner) for key, inner in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{key[:40]} {count:,}" for key, count in list(lengths.items())[:SHOWN])
-        raise DataError(f"has columns of different lengths ({told})", "give each column as many values", file=path)
+        raise DataError(
+            f"has columns of different lengths ({told})", "give each column the same number of values", file=path
+        )
     for row in zip(*columns.values(), strict=True):
         yield dict(zip(columns, row, strict=True))
 

@@ -1,4 +1,4 @@
-"""How much of a file is read; a file is untrusted, and none may take memory or time without end."""
+"""Limits on untrusted files, which must not exhaust memory or time."""
 
 from collections.abc import Iterable
 

@@ -85,7 +85,7 @@ ANSWER_OF_LAST_RESORT = (
     *("correct_answers", "gold_answers", "reference_answers", "reference", "references", "expected", "long_answer"),
     *("short_answer", "short_answers", "chosen", "label"),
 )
-"""Taken where a file has no column of the usual names."""
+"""Fallback names, if a file has no column with a usual name."""
 CONTEXT = ("context", "passage", "paragraph", "background", "document", "contexts", "contexto", "contexte", "kontext")
 SYSTEM = ("system", "system_prompt", "system_message")
 CHOICES = ("choices", "options", "distractors")
@@ -109,5 +109,5 @@ def fold(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def are_sentences(found: Iterable[str]) -> bool:
-    """Whether names of columns are texts rather: the file has no header, then."""
+    """Whether the column names are really texts, so that the file has no header."""
     return any(len(name.split()) > 3 or name.rstrip().endswith(("?", "？", "؟", "।")) for name in found)

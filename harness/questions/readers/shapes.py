@@ -1,4 +1,4 @@
-"""What the columns of a row mean: found by their names, or named by the user, and the same for the whole file."""
+"""The meaning of a row's columns, from their names or from the user, for the whole file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_HEADER = "the first line must name the columns, as in question,answer"
 
 @dataclass(frozen=True)
 class Shape:
-    """Which column of a row is what, by folded names."""
+    """The column mapping of a row, by folded names."""
 
     name: str
     """As users call it: alpaca, ShareGPT, SQuAD, ..."""
@@ -228,7 +228,7 @@ def _refuse_doubles(row: Mapping[str, Any], mapping: Mapping[str, str], path: Pa
 def _refuse_multiple_choice(
     found: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int
 ) -> None:
-    """The number or letter of a choice is no answer that could be trained on or scored."""
+    """Refuses multiple choice: the number or letter of a choice cannot be trained on or scored."""
     answer = found[fold_name(mapping["answer"])]
     for name in CHOICES:
         if not isinstance(found.get(name), list | dict):

@@ -35,7 +35,7 @@ def _questions(paragraph: Any) -> Iterator[Any]:
 
 
 def accepted(value: Any) -> Any:
-    """The accepted answers in an answer that is an object, or a list of objects; anything else as it is.
+    """The accepted answers in an answer that is an object, or a list of objects; anything else unchanged.
 
     SQuAD: `[{"text": ...}, ...]`, in a table `{"text": [...], "answer_start": [...]}`; TriviaQA: `{"value": ..., "aliases": [...]}`.
     """
@@ -51,7 +51,7 @@ def accepted(value: Any) -> Any:
 
 
 def passage(value: Any) -> Any:
-    """A passage that is a list of paragraphs or of lists of sentences (HotpotQA), as one text; anything else as it is."""
+    """A passage that is a list of paragraphs or of lists of sentences (HotpotQA), as one text; anything else unchanged."""
     if not isinstance(value, list) or not value:
         return value
     parts = [_sentences(each) for each in value]
