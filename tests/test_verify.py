@@ -235,7 +235,7 @@ def test_the_verb_says_what_is_wrong_and_ends_with_1(
 
 def test_what_cannot_be_asked_is_one_line(made: tuple[RunFolder, Config], right: str) -> None:
     run, config = made
-    with pytest.raises(ConfigError, match="is no server"):
+    with pytest.raises(ConfigError, match="is not a server"):
         verify.run(run, config, "localhost:8080")
     with pytest.raises(ModelError, match="cannot be reached"):
         verify.run(run, config, "http://127.0.0.1:9")

@@ -37,7 +37,7 @@ DIFFERENCE_ICC = 0.3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and how well it is known. Values are None where nothing was scored, the rest where one group cannot tell."""
+    """A mean and how well it is known. Values are None where nothing was scored, the rest where one group is not enough for a variance."""
 
     value: float | None
     se: float | None

@@ -161,7 +161,7 @@ class LlamaCppBackend:
         return UNIT_K if any("_K" in kind or kind.startswith("IQ") for kind in self.found["types"]) else UNIT
 
     def _reserve(self, tokens: int) -> Greedy:
-        """A context whose sequences hold so many tokens of prompt and answer, made anew if they do not."""
+        """A context whose sequences hold so many tokens of prompt and answer, made again if they do not."""
         self._check_open()
         if self.greedy is not None and tokens < self._tokens:
             return self.greedy

@@ -13,7 +13,7 @@ START = "Start here"
 PIPELINE = "Pipeline, in this order"
 RESULTS = "Results"
 MAKE_TARGETS = {"eval": "run", "all": "run", "test": "doctor", "setup": "doctor"}
-"""Targets of the Makefile that are no verbs, and the verb that comes closest."""
+"""Targets of the Makefile that are not verbs, and the closest verb."""
 
 
 class Verbs(TyperGroup):

@@ -68,7 +68,7 @@ def run(
         for name in pipeline.until(until):
             if name == "compare":
                 _further_seeds(folder, resolved, chosen, force, gpus)
-            # The decision ends the whole output: it is told once.
+            # The decision ends the whole output: it is printed once.
             _stage_of_run(name, folder, resolved, chosen, force, gpus, decision=until == "compare")
         if until == "split":
             _show_first_prompt(folder, resolved)
@@ -314,7 +314,7 @@ def report(
     force: Force = False,
     open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
     title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Stands above the report; kept until changed.")
+        str | None, typer.Option(metavar="TEXT", help="Printed above the report; kept until changed.")
     ] = None,
     note: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept likewise.")

@@ -98,7 +98,7 @@ def _prompt(config: Config) -> str:
 
     try:
         folder = base_model.cached(config.model)
-    except HarnessError:  # told by the stage that needs the model
+    except HarnessError:  # reported by the stage that needs the model
         folder = None
     return describe(config.prompt, folder)
 

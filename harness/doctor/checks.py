@@ -66,7 +66,7 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
             findings.append(told_time)
     elif folder is not None:
         findings.append(
-            Finding("warn", "memory and disk", "not estimated: the model's config.json does not tell its size")
+            Finding("warn", "memory and disk", "not estimated: the model's config.json does not state its size")
         )
     elif not any(f.status == "fail" for f in model):
         hint = f"fetch it with `hf download {config.model.path} config.json`"
@@ -146,9 +146,9 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if config.device == "cuda":
         hint = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
         return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", hint)
-    value = f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}"
+    value = f"CPU ({_processor()}), no NVIDIA driver; torch {build}"
     if facts["cuda_build"]:
-        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine has no use for"
+        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine cannot use"
         return Finding(
             "ok", "device", waste, "make setup TORCH_INDEX=URL takes a CPU build from that index (README, Set-up)"
         )
@@ -374,7 +374,7 @@ def _is_partial(config: Config, folder: Path) -> bool:
 
 
 def _sizes(config: Config, folder: Path | None, rows: list[Row]) -> tuple[Shape | None, list[int]]:
-    """The model's shape and the lengths of the longest rows; (None, ..) if config.json does not tell."""
+    """The model's shape and the lengths of the longest rows; (None, ..) if config.json does not state them."""
     if folder is None:
         # The longest row of the questions, in tokens of four characters.
         characters = max((len(text_of(row)) + len(row.answer) for row in rows), default=0)

@@ -259,7 +259,7 @@ def _kinds(setting: Setting, name: str) -> Iterator[ShipCheck]:
             if (b.by, b.bucket, b.variant, b.metric) == ("kind", kind, name, setting.comparison.primary)
         ]
         if not found or found[0].value is None or found[0].ci95 is None:
-            message = f"was asked too few questions of kind {kind} to tell ({percent(least)} wanted)"
+            message = f"was asked too few questions of kind {kind} to decide ({percent(least)} required)"
             yield ShipCheck(kind="kind", verdict="unknown", message=message)
             continue
         (low, high), value, n = found[0].ci95, found[0].value, found[0].n
@@ -283,7 +283,7 @@ def _alarms(setting: Setting, name: str) -> Iterator[ShipCheck]:
 
 
 def _decisive(judged: list[ShipCandidate], reference: str, comparison: Comparison) -> ShipCandidate:
-    """Whose fault is told where nothing can be shipped: the one that is nearest to it."""
+    """The candidate whose failure is reported where nothing can be shipped: the one closest to passing."""
     unknown = [c for c in judged if c.verdict == "unknown"] or judged
     own = [c for c in unknown if c.variant == reference]
     smallest = _smallest([c.variant for c in unknown], comparison)

@@ -334,7 +334,7 @@ def _may_have_gpu() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries from telephoning home, and from drawing bars of their own; call it before they are imported."""
+    """Turns off the libraries' telemetry and progress bars; call it before they are imported."""
     for name in (
         "HF_HUB_DISABLE_TELEMETRY",
         "UNSLOTH_DISABLE_STATISTICS",

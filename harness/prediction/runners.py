@@ -116,7 +116,7 @@ class InProcessRunner:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def reload(self, execution: Execution) -> InProcessRunner:
-        """The same model loaded anew in place of this one."""
+        """The same model loaded again in place of this one."""
         self.close()
         return InProcessRunner(replace(self.job, execution=execution))
 
@@ -197,7 +197,7 @@ class WorkerPool:
         return max(worker.call("peak_memory_bytes") for worker in self.workers)
 
     def reload(self, execution: Execution) -> WorkerPool:
-        """The same model loaded anew in one process, in place of these."""
+        """The same model loaded again in one process, in place of these."""
         self.close()
         return WorkerPool(replace(self.job, execution=execution), 1)
 

@@ -14,7 +14,7 @@ def text_of(row: Row) -> str:
 
 
 def system_of(question: Question) -> str | None:
-    """The question's own system line, which stands in the place of `prompt.system`; None: it has none."""
+    """The question's own system line, which replaces `prompt.system`; None: it has none."""
     system = question.extra.get("system")
     return system if isinstance(system, str) and system.strip() else None
 

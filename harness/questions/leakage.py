@@ -18,7 +18,7 @@ class Leaks:
     """Held-out and training rows (positions) with one question, or with near-duplicates of one."""
 
     exact: set[int]
-    """Held-out rows whose question stands in training, case and punctuation aside."""
+    """Held-out rows whose question is also in training, case and punctuation aside."""
     near: set[int]
     """Further held-out rows with a near-duplicate in training."""
     train: set[int]

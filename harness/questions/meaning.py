@@ -93,7 +93,7 @@ def _is_number(word: str) -> bool:
 
 
 def keys(text: str, normalised: Sequence[str]) -> set[str]:
-    """What certainly tells two questions apart: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
+    """What certainly distinguishes two questions: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
     found = {word for word in normalised if _is_number(word)}
     found |= {f"({match.casefold()})" for match in BRACKETED.findall(text)}
     if ORDINAL_HAN.search(text):

@@ -1,4 +1,4 @@
-"""What a split lets somebody score who has no model.
+"""Model-free baselines: what a split lets one score without a model.
 
 A split that leaves paraphrases or shared answers on both sides is measured here: the better these three do, the less a score on it means.
 """
@@ -123,7 +123,7 @@ def _score(predictions: Sequence[str], asked: Sequence[Row], normalizer: str) ->
             for prediction, row in zip(predictions, asked, strict=True)
         ]
         scored = [score for score in scores if score is not None]
-        # A metric that can score none of the answers is left out: a mean over nothing is no number.
+        # A metric that can score none of the answers is left out: a mean over nothing is NaN.
         if scored:
             means[name] = sum(scored) / len(scored)
     return means

@@ -20,7 +20,7 @@ COLUMN = "restates"
 def restated(again: QaFile, rows: Sequence[Row], train: Sequence[int]) -> list[tuple[Row, int]]:
     """The rows of `data.taught` that restate a training question, each with the position of that question.
 
-    Left out are rows whose original is not on the training side, and those that stand in the QA file themselves, in whatever side.
+    Left out are rows whose original is not on the training side, and those that are in the QA file themselves, on either side.
 
     Args:
         again: the file of `data.taught`.

@@ -36,4 +36,4 @@ class Manifest(Record):
     """The base of every file that holds one record and says that a stage finished."""
 
     checksum: str = ""
-    """sha256 of the canonical JSON of all other fields, set on writing and checked on reading; empty: written by hand, not checked."""
+    """sha256 of the canonical JSON of all other fields, set on writing and checked on reading; empty: written manually, not checked."""

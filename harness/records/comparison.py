@@ -35,7 +35,7 @@ class Pair(Record):
     noise_floor: float = 0.0
     """The larger flip rate of the two sides (0 if it was not measured): a note for the reader, no part of the verdict."""
     mde: float | None = None
-    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: cannot tell."""
+    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: unknown."""
     p_mcnemar: float | None = None
     """Exact McNemar test, for 0/1 metrics."""
     wins: int = 0
@@ -68,7 +68,7 @@ class PairExamples(Record):
 
 
 class Alarm(Record):
-    """Something that makes the numbers doubtful, told next to the verdict."""
+    """Something that makes the numbers doubtful, shown next to the verdict."""
 
     code: str
     """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`,
@@ -167,7 +167,7 @@ class Comparison(Manifest):
     alarms: list[Alarm] = []
     breakdowns: list[Breakdown] = []
     figures: list[Figure] = []
-    """What the QA file's own columns allow to tell; empty without them."""
+    """Figures from the QA file's own columns; empty without them."""
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
     noise: dict[str, Any] = {}

@@ -68,7 +68,7 @@ class TrainManifest(Manifest):
     seconds: float
     peak_memory_bytes: int
     resumed_from: int = 0
-    """The step of the checkpoint that training went on from; 0: from the start."""
+    """The step of the checkpoint that training resumed from; 0: from the start."""
     plan: dict[str, Any] = {}
     """How devices took their rows of a step: `harness.training.plan.Plan`, and `devices`."""
 

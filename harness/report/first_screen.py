@@ -1,6 +1,6 @@
-"""What stands above everything else: the identity of the run, its formats, strengths and weaknesses, three answers, leakage.
+"""The top of the report: the identity of the run, its formats, strengths and weaknesses, three answers, leakage.
 
-The decision itself was made by `harness.gating.shipping` and stands in the comparison; here it is only shown.
+The decision itself was made by `harness.gating.shipping` and is part of the comparison; here it is only shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.variants import ADAPTER, BASE, order
 from harness.variants import label as variant_label
 
 FEW = 10
-"""Questions of a kind below which neither strength nor weakness is told."""
+"""Questions of a kind below which neither strength nor weakness is reported."""
 NEAR = 0.5
 """Similarity to a training question from which two questions are near-duplicates by default."""
 LONG = 280
@@ -25,7 +25,7 @@ LONG = 280
 
 
 def shown_variant(comparison: Comparison) -> str | None:
-    """The variant that the first screen speaks of: what ships, else what stands for fine-tuning."""
+    """The variant that the first screen speaks of: what ships, else the one that represents fine-tuning."""
     chosen = comparison.shipping.variant if comparison.shipping else None
     return chosen if chosen in comparison.variants else tuned_variant(comparison)
 
@@ -285,7 +285,7 @@ def leakage(inputs: Inputs) -> str:
 
 
 def alarm_line(comparison: Comparison) -> str:
-    """Alarms in one line; each is told in full further down."""
+    """Alarms in one line; each is given in full further down."""
     if not comparison.alarms:
         return "None: nothing was found that makes these numbers doubtful."
     told = dict.fromkeys(

@@ -1,6 +1,6 @@
 """What a comparison says, in words: the headline, its evidence, the formats, and the names that people read.
 
-Only a pair that was tested is called better, worse or tied; everything else is told as numbers and `undecided`.
+Only a pair that was tested is called better, worse or tied; everything else is reported as numbers and `undecided`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def megabytes(size: float) -> str:
 
 
 def interval(pair: Pair) -> str:
-    """A pair's 95% interval in points; of two variants that gave the same text everywhere there is none to tell."""
+    """A pair's 95% interval in points; two variants that gave the same text everywhere have none."""
     if pair.verdict == "identical":
         return f"the same text on all {pair.n:,}"
     return _range(pair.ci95) if pair.ci95 else "\u2013"

@@ -30,7 +30,7 @@ class Versus:
 
 
 def versus(first: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> list[Versus]:
-    """Each further run against the first, on the first's primary metric and the variant that stands for fine-tuning."""
+    """Each further run against the first, on the first's primary metric and the variant that represents fine-tuning."""
     return [_versus(first, other, tested, refused) for other in others]
 
 
@@ -88,7 +88,7 @@ def main_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def summary(pairs: Sequence[Pair], left: str, right: str) -> str:
-    """One sentence on left against right: of the variant that stands for fine-tuning, on the metric that decides."""
+    """One sentence on left against right: of the variant that represents fine-tuning, on the metric that decides."""
     found = main_pairs(pairs)
     names = [pair.left.partition("/")[2] for pair in found]
     pair = next(

@@ -28,7 +28,7 @@ MOST_EXAMPLES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of the other stages."""
+    """The options passed to the other stages."""
 
     config: Config
     notes: list[str]

@@ -23,7 +23,7 @@ from harness.storage import RunFolder
 log = logging.getLogger(__name__)
 
 UNFINISHED = "export.partial.json"
-"""The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
+"""The manifest of the formats that are there while others are being written: an interrupted export resumes after them."""
 
 
 def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifest:

@@ -1,7 +1,7 @@
 """Gate: has this run become worse than the committed baseline?
 
 Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the examples, `predictions/` and `split/heldout.jsonl`; writes `gate.md`, `junit.xml` and, last,
-`gate.json` beside the comparison. It decides anew each time: it takes a second, and a stale pass would be worse.
+`gate.json` beside the comparison. It decides again each time: that takes a second, and a stale pass would be worse.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _checks(
 
 
 def overall(checks: list[GateCheck]) -> GateVerdict:
-    """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all is no pass."""
+    """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all does not pass."""
     verdicts: list[GateVerdict] = [check.verdict for check in checks] or ["incomparable"]
     return min(verdicts, key=gate_outputs.WORST_FIRST.index)
 
@@ -136,7 +136,7 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
     rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
     what = {
         "regression": "worse than allowed",
-        "inconclusive": "whether it lost more than the margin cannot be told",
+        "inconclusive": "whether it lost more than the margin is not decided",
         "improvement": "better than the baseline",
     }[verdict]
     return f"{worst.name}: {what}: {worst.message}{rest}."

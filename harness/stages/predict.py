@@ -135,7 +135,7 @@ def _unchanged(run: RunFolder, fingerprint: str, taught: bool) -> dict[str, Pred
 
 
 def _asked_what_was_taught(variants: list[str]) -> list[str]:
-    """The variants that answer the second held-out side: it tells what training did, and a format of the adapter adds nothing to that."""
+    """The variants that answer the second held-out side: it shows what training did; a format of the adapter adds nothing to that."""
     return [variant for variant in variants if not is_exported(variant)]
 
 
@@ -156,7 +156,7 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
     old = storage.read_record(job.manifest, PredictionManifest)
     if old.key != job.key(old.backend_version) or old.lines_sha256 != storage.sha256_file(job.lines):
         return None
-    # The version is a library's own word, told on loading; an upgrade is seen by asking the installed packages.
+    # The version is what the library reports on loading; an upgrade is seen by asking the installed packages.
     return old if old.packages == installed(job.backend) else None
 
 
@@ -208,7 +208,7 @@ def answer(
     kept: PredictionManifest | None = None,
     also: Job | None = None,
 ) -> PredictionManifest:
-    """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept.
+    """Answers a job in this process and writes its two files; resumes from the batches that an interrupted run kept.
 
     Args:
         probe: what to measure once everything is answered, on the model that is loaded already.

@@ -91,7 +91,7 @@ def run(
 
 
 def folder_of(run: RunFolder, others: Sequence[RunFolder]) -> Path:
-    """Where the report stands: `reports/A`, of several runs `reports/A-vs-B`.
+    """The report's folder: `reports/A`, of several runs `reports/A-vs-B`.
 
     Raises:
         ConfigError: the names together are too long for a folder, or a run has that name.
@@ -186,7 +186,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
         run.export_json,
     ]
     files += sorted(run.predictions.glob("*.jsonl")) + sorted(run.scores.glob("*.jsonl"))
-    # The parent's name tells predictions/base.jsonl from scores/base.jsonl.
+    # The parent's name distinguishes predictions/base.jsonl from scores/base.jsonl.
     return [
         [f"{run.name}/{file.parent.name}/{file.name}", storage.sha256_file(file)] for file in files if file.exists()
     ]

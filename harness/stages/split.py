@@ -230,7 +230,7 @@ def _sides_beside_a_test(compared: list[Row], groups: Groups, n_test: int, data:
 def _refuse_nothing_new(test: QaFile, others: QaFile, found: Sides, leaks: Leaks, dropped: int) -> None:
     if len(leaks.exact) == len(found.heldout):
         raise DataError(
-            f"all its {len(found.heldout)} questions stand in the training file {others.source} too",
+            f"all its {len(found.heldout)} questions are in the training file {others.source} too",
             "give questions that are not trained on, or leave those rows out of training with data.drop_leaks=true",
             file=test.source,
         )

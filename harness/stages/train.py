@@ -155,7 +155,7 @@ def _current(run: RunFolder, inputs: Inputs) -> TrainManifest | None:
 
 def _in_scratch(task: Task, inputs: Inputs, began: float) -> TrainManifest:
     """Trains with Unsloth's compiled code in a scratch folder, and writes the manifest last."""
-    # Named so that whoever locks the run folder next removes what a kill left.
+    # Named so that the next process to lock the run folder removes what a kill left.
     task.run.path.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix=".unsloth.", suffix=".tmp", dir=task.run.path)
     os.environ["UNSLOTH_COMPILE_LOCATION"] = scratch

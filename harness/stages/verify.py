@@ -1,7 +1,7 @@
 """predictions, a running server -> verification/<variant>.json: does the server answer as was measured, and if not, why not.
 
 The server is asked as its users ask it: by text or messages, with its own defaults. Questions whose answers differ are asked again greedily, and
-past its template; what repairs them tells what is wrong (`harness.verification.diagnosis`).
+past its template; the change that repairs them shows what is wrong (`harness.verification.diagnosis`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run(
     """
     # Checked before anything is loaded: a wrong address is the most frequent mistake.
     if not server.startswith((OLLAMA, "http://", "https://")):
-        raise ConfigError(f"--server {redacted(server)} is no server", "give http://HOST:PORT or ollama:NAME")
+        raise ConfigError(f"--server {redacted(server)} is not a server", "give http://HOST:PORT or ollama:NAME")
     chosen = _choose(run, config, variant or _default(run, server, model), n)
     how: Api = api or ("chat" if chosen.is_chat else "completions")
     served = _open(run, config, server, chosen, model, how)

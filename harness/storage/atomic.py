@@ -87,7 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def clear_scratch(scratch: Path) -> None:
     """Removes a scratch folder of `atomic_path`; the folder that was to be replaced goes back if no other came in its place."""
     aside = scratch / REPLACED
-    # A run may come from somebody else: nothing is fetched from behind a link.
+    # A run may be untrusted: links are not followed.
     for old in [] if scratch.is_symlink() or aside.is_symlink() else aside.glob("*"):
         if not (scratch.parent / old.name).exists():
             old.rename(scratch.parent / old.name)

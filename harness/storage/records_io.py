@@ -145,7 +145,7 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
     """The manifest of a variant's scores.
 
     Raises:
-        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison tells of.
+        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison used.
     """
     lines, path = run.score(variant)
     manifest = read_record(path, ScoreManifest)

@@ -60,7 +60,7 @@ class RunFolder:
 
     Args:
         name: the run's name; checked, so that it cannot leave the folder.
-        root: what `runs` and `reports` stand in; the working directory by default.
+        root: the parent of `runs` and `reports`; the working directory by default.
     """
 
     def __init__(self, name: str, root: Path | str = "."):
@@ -98,7 +98,7 @@ class RunFolder:
         self.gate_json, self.gate_md, self.junit_xml = (self.reports / f for f in ("gate.json", "gate.md", "junit.xml"))
 
     def artifact(self, name: str) -> Path:
-        """Where an exported format stands: a model folder, or a GGUF file."""
+        """The path of an exported format: a model folder, or a GGUF file."""
         check_name(name, "format")
         return self.gguf / f"model-{name.removeprefix('gguf_')}.gguf" if name.startswith("gguf_") else self.path / name
 
@@ -141,7 +141,7 @@ class RunFolder:
         """Holds the run folder for this process; BusyError, with the holder's pid, if another has it.
 
         The lock is the kernel's, on the file `.lock`: it is free again as soon as its holder ended, on whatever machine that was. The pid in the
-        file is for messages only. A folder that is empty in the end is removed.
+        file is for messages only. A folder that is empty at the end is removed.
         """
         file = self.path / ".lock"
         held = _Lock(file)
@@ -192,7 +192,7 @@ class _Lock:
                 if self.path.exists() and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                     self.is_held = True
                     self.file.truncate(0)
-                    # On a full disk the holder is not named; that is no reason to refuse what may need no space.
+                    # On a full disk the holder is not named; that does not justify refusing work that may need no space.
                     with suppress(OSError):
                         self.file.write(f"{os.getpid()} {socket.gethostname()}".encode())
                 else:

@@ -1,4 +1,4 @@
-"""Which of the usual faults makes a server answer otherwise: a pure function of what it tells, replies, and was expected to reply.
+"""Which of the usual faults makes a server answer otherwise: a pure function of what it reports, replies, and was expected to reply.
 
 A fault is named by an experiment where one is possible. Where greedy parameters repair the answers, the server's defaults are at fault; where
 the prompt as token ids repairs them, what it makes of the text; where nothing repairs them, the file or its end tokens.
@@ -68,7 +68,7 @@ def plain_text(text: str) -> str:
 
 
 def too_many(different: int, n: int, rate: float) -> bool:
-    """Whether so many different answers of n are no chance: P(X >= different) < UNLIKELY, X binomial with n and max(rate, CHANCE)."""
+    """Whether so many different answers of n exceed chance: P(X >= different) < UNLIKELY, X binomial with n and max(rate, CHANCE)."""
     p = min(max(rate, CHANCE), 1.0)
     tail = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(different, n + 1))
     return different > 0 and tail < UNLIKELY
@@ -151,7 +151,7 @@ def prompt_fault(ours: Sequence[int], theirs: Sequence[int], bos: int | None) ->
 def _bos(kind: str, questions: int, shown: str) -> Culprit:
     what = {
         "double": "prompts begin with one BOS too many",
-        "added": "a BOS stands in front of prompts that have none in training",
+        "added": "prompts start with a BOS that they do not have in training",
         "missing": "the BOS is missing in front of prompts",
     }[kind]
     hint = {
@@ -185,7 +185,7 @@ def _more_tokens(pairs: Pairs, way: Way) -> list[int]:
 
 
 def _stop(pairs: Pairs, *, prompts_differ: bool) -> Culprit | None:
-    """Answers that go on behind our end, or end before it, without sampling."""
+    """Answers that continue past our end, or end before it, without sampling."""
     on = early = 0
     shown = ""
     for expected, observed in pairs:

@@ -18,7 +18,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "top_k": 1, "top_p": 1, "min_p": 0, 
 
 
 class OllamaServer:
-    """A model of a running Ollama; see `harness.verification.evidence.Server`. Its server tells no token ids.
+    """A model of a running Ollama; see `harness.verification.evidence.Server`. Its server gives no token ids.
 
     Raises:
         ModelError: Ollama cannot be reached, or has no such model.
@@ -72,7 +72,7 @@ class OllamaServer:
             return Reply(finish="error", error=type(error).__name__)
 
     def prompt_ids(self, put: Put) -> list[int] | None:
-        """Ollama does not tell them."""
+        """Ollama does not give them."""
         return None
 
     def close(self) -> None:

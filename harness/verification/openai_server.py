@@ -1,4 +1,4 @@
-"""llama.cpp's server, vLLM and their like: `/v1/completions` and `/v1/chat/completions`, and what llama.cpp tells beyond them."""
+"""llama.cpp's server, vLLM and their like: `/v1/completions` and `/v1/chat/completions`, and what llama.cpp reports beyond them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _reply(answer: Any) -> Reply:
 
 
 def _listed(found: dict[str, Any]) -> tuple[tuple[Listed, ...], tuple[int, ...] | None]:
-    """The listed tokens of each position, and the generated ids where they are told.
+    """The listed tokens of each position, and the generated ids where they are given.
 
     Two shapes are about: `content`, a list of objects with `top_logprobs` (chat, and llama.cpp's completions), and `tokens` with a dictionary
     for each position (completions of OpenAI and vLLM).

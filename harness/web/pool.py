@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import ArtifactError, DeviceError, HarnessError, ModelError
 
 LOOK_AGAIN_S = 0.2
-"""While waiting for a model: how often it is looked whether somebody still wants it."""
+"""While waiting for a model: seconds between checks that the request is still wanted."""
 
 
 class Cancelled(Exception):
@@ -32,7 +32,7 @@ class Pool:
     """Models by name within a memory limit.
 
     Args:
-        limit: bytes that loaded models may take together, by their sizes as `size` tells them.
+        limit: bytes that loaded models may take together, by the sizes that `size` returns.
         size: name -> bytes that a model takes once loaded.
         load: name -> the loaded model, which has `close`, and `kill` if it may hang.
     """
@@ -51,7 +51,7 @@ class Pool:
 
     @contextmanager
     def borrow(self, name: str, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[Any]:
-        """The model of that name for one answer; waits while it answers somebody else. A model that fails is dropped and loaded anew next time.
+        """The model of that name for one answer; waits while it answers another request. A model that fails is dropped and loaded again next time.
 
         Raises:
             Cancelled: `is_cancelled` while waiting; DeviceError: it does not fit into the limit at all; HarnessError: it cannot be loaded.
@@ -135,4 +135,4 @@ def _end(model: Any) -> None:
 
 def died(name: str, why: str) -> ModelError:
     """The error of a model whose process is gone."""
-    return ModelError(f"{name} stopped answering ({why})", "ask again, which loads it anew")
+    return ModelError(f"{name} stopped answering ({why})", "ask again, which loads it again")

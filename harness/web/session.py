@@ -137,7 +137,7 @@ class Session:
             history: earlier turns, for a variant that `takes_turns`; the oldest are left out where the context does not hold them all.
             is_cancelled: looked at before every token; closing the iterator cancels as well.
 
-        A model that cannot be loaded, or dies, ends with an error of its answer, and is loaded anew when it is asked again.
+        A model that cannot be loaded, or dies, ends with an error of its answer, and is loaded again when it is asked again.
         """
         try:
             with self.pool.borrow(name, is_cancelled) as runner:

@@ -234,7 +234,7 @@ CASES: dict[str, Case] = {
     "a NUL": qa("qa.csv", "question,answer\nQ?,A\0B\n", r"row 1: answer contains a NUL character; remove it"),
     # JSON that Python takes and others do not
     "a key twice": qa(
-        "qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' stands twice"
+        "qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' occurs twice"
     ),
     "two lists": qa("qa.json", "[] []", r"not JSON: extra data"),
     "a comma at the end": qa("qa.json", f"[{json.dumps(GOOD)},]", r"not JSON: expecting value"),
@@ -277,7 +277,7 @@ CASES: dict[str, Case] = {
         "data: {seed: 1}\ntrain: {}\ndata: {}\n", r"has the key 'data' twice, on lines 1 and 3"
     ),
     "config: aliases of aliases": config(ALIASES, r"stands for more than 10,000 values; look at line 5"),
-    "config: an alias of itself": config("train: &a [*a]", r"has an alias that stands for itself; look at line 1"),
+    "config: an alias of itself": config("train: &a [*a]", r"has an alias that contains itself; look at line 1"),
     "config: nested for ever": config("[" * 50_000, r"is not YAML"),
     "config: a megabyte": config("# " + "x" * 1_000_000, r"has more than 100,000 characters"),
     "config: an object of Python": config("a: !!python/object/apply:os.system [true]", r"is not YAML; look at line 1"),
@@ -349,7 +349,7 @@ CASES: dict[str, Case] = {
     "baseline: a list": replaced(BASELINE, "[]", r"is damaged", *SHOW),
     "baseline: nested for ever": replaced(BASELINE, "[" * 100_000, r"more than 64 levels of nesting", *SHOW),
     "baseline: nested 500 deep": replaced(BASELINE, "[" * 500 + "]" * 500, r"more than 64 levels of nesting", *SHOW),
-    "baseline: a key twice": replaced(BASELINE, '{"run": "a", "run": "b"}', r"the key 'run' stands twice", *SHOW),
+    "baseline: a key twice": replaced(BASELINE, '{"run": "a", "run": "b"}', r"the key 'run' occurs twice", *SHOW),
     "baseline: not a number": replaced(BASELINE, '{"run": NaN}', r"NaN is not a number", *SHOW),
     "baseline: not UTF-8": replaced(BASELINE, b"\xff\xfe", r"cannot be read", *SHOW),
     "baseline: of another version": changed(
@@ -359,7 +359,7 @@ CASES: dict[str, Case] = {
     "baseline: no questions": changed(BASELINE, r"is damaged", *GATE, questions=[]),
     "baseline: a question twice": changed(
         BASELINE,
-        r"question 'x' stands twice",
+        r"question 'x' occurs twice",
         *GATE,
         questions=[{"id": "x", "group": "g", "sha256": "s", "scores": {"adapter": [1, 1, 1]}}] * 2,
     ),

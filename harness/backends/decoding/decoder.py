@@ -3,7 +3,7 @@
 `model.generate` of transformers starts some 1,500 kernels a token from Python and grows its cache by copying it: an 8B model in bf16 waits for
 Python most of the time. Here
 
-- a batch's keys and values stand in memory that is laid out once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
+- a batch's keys and values are kept in memory that is allocated once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
 - prompts are computed in slices of like length, and the vocabulary is projected on each prompt's last token only;
 - on CUDA a step is captured once as a graph and replayed: next token, end tokens, positions and mask all stay on the device, and the host
   looks once in `CHECK_STEPS` steps whether anybody is left;

@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 GROUPED = "harness_grouped_sdpa"
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""cuDNN's is left out: it plans anew for each shape."""
+"""cuDNN's is left out: it builds a plan for each shape."""
 
 
 def group_attention(model: Any) -> None:
@@ -64,7 +64,7 @@ def _grouped_attention(
 def dequantise(model: Any) -> int:
     """Replaces bitsandbytes' 4-bit layers by plain ones with the same weights in the compute dtype; returns how many.
 
-    bitsandbytes does the same before each product of more than a few rows, at every step anew: the numbers are the same, and the memory that
+    bitsandbytes does the same before each product of more than a few rows, again at every step: the numbers are the same, and the memory that
     of a 16-bit model.
     """
     from bitsandbytes.functional import dequantize_4bit

@@ -1,4 +1,4 @@
-"""Bytes -> text, a table or records: gzip, encodings, parquet and xlsx, told apart by their first bytes."""
+"""Bytes -> text, a table or records: gzip, encodings, parquet and xlsx, recognised by their first bytes."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _load(name: str) -> Any:
     path, config = name, None
     if not Path(name).exists() and name.count("/") == 2:
         path, _, config = name.rpartition("/")
-    # It warns of each try of five; what came of them is told once.
+    # It warns of each try of five; the outcome is reported once.
     told = logging.getLogger("huggingface_hub")
     before = told.level
     told.setLevel(logging.ERROR)

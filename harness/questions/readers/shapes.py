@@ -228,7 +228,7 @@ def _refuse_doubles(row: Mapping[str, Any], mapping: Mapping[str, str], path: Pa
 def _refuse_multiple_choice(
     found: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int
 ) -> None:
-    """The number or letter of a choice is no answer that could be trained on or scored."""
+    """The number or letter of a choice is not an answer that could be trained on or scored."""
     answer = found[fold_name(mapping["answer"])]
     for name in CHOICES:
         if not isinstance(found.get(name), list | dict):

@@ -54,7 +54,7 @@ def forest(pairs: Sequence[Pair], reference: str, metric: str, span: tuple[float
         "showgrid": False,
         "fixedrange": True,
     }
-    # Where there is no room, the symbols alone tell the verdicts.
+    # Where there is no room, only the symbols show the verdicts.
     narrow = {
         "margin": {"r": 48},
         "annotations": [note | {"text": delta} for note, delta in zip(notes, told, strict=True)],

@@ -109,7 +109,7 @@ def _curve(
     line: dict[str, Any],
     **more: Any,
 ) -> go.Scatter:
-    """A trace by step that tells the epoch as well."""
+    """A trace by step that also shows the epoch."""
     epochs = {point.step: point.epoch for point in history}
     return go.Scatter(
         x=rounded(steps),
