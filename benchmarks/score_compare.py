@@ -111,7 +111,7 @@ def make(run: RunFolder, n_variants: int, n: int) -> None:
 
 
 def measure(root: Path) -> None:
-    """Scores and compares the run at `root` and prints what it took; in a process of its own, whose peak memory is its own."""
+    """Scores and compares the run at `root` and prints what it took; in a separate process, whose peak memory is its own."""
     run, config = RunFolder("bench", root), Config()
     times = [time.perf_counter()]
     for stage in (score, compare):

@@ -1,7 +1,7 @@
 """How long a split takes and how much memory, by the number of rows: python benchmarks/split_scale.py 10000 100000 1000000
 
 The file is made up: half of its rows are questions of random words, each third in two phrasings, and half come from templates with one or two
-slots. Every size runs in a process of its own, whose peak memory is measured.
+slots. Every size runs in a separate process, whose peak memory is measured.
 """
 
 from __future__ import annotations

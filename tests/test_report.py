@@ -438,7 +438,7 @@ def test_strengths_and_weaknesses_are_sure_ones(made):
     value = comparison.variants[variant].metrics[comparison.primary].model_copy(update={"value": overall})
     result = comparison.variants[variant].model_copy(update={"metrics": {comparison.primary: value}})
     told = first_screen.strengths(comparison.model_copy(update={"breakdowns": kinds, "variants": {variant: result}}))
-    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to tell: rare (0 of 3).")
+    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to decide: rare (0 of 3).")
 
 
 def test_three_real_answers(made):

@@ -26,7 +26,7 @@ from harness.records.verification import Verification
 from harness.stages import predict, verify
 from harness.storage import RunFolder
 from harness.verification import diagnosis, ollama_server
-from harness.verification.evidence import Expected, Observed, Reply, Told
+from harness.verification.evidence import Expected, Observed, Reply, ServerFacts
 from tests.helpers import llama_server, ollama_stand_in, small_run
 from tests.helpers.models import BOS, CORPUS
 
@@ -267,9 +267,9 @@ def test_the_count_of_prompt_tokens_shows_a_bos_where_nothing_else_does() -> Non
             {"plain": Reply("x", prompt_tokens=3 + more, tokens=2)}
         )
 
-    told = Told("OpenAI-compatible", "m")
+    facts = ServerFacts("OpenAI-compatible", "m")
     for more, expected in ((0, []), (1, ["bos"]), (-1, ["bos"]), (7, ["template"])):
-        found = diagnosis.diagnose(told, [pair(more)] * 3, bos=0, max_new_tokens=8)
+        found = diagnosis.diagnose(facts, [pair(more)] * 3, bos=0, max_new_tokens=8)
         assert [c.code for c in found] == expected
 
 

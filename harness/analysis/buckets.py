@@ -1,4 +1,4 @@
-"""Kinds of questions, so that a comparison can tell where a variant wins and where it loses."""
+"""Kinds of questions, so that a comparison can show where a variant wins and where it loses."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Model:
 
 
 class Context:
-    """Room for `sequences` sequences of `tokens` tokens each (a multiple of 256). Each has a cache of its own.
+    """Room for `sequences` sequences of `tokens` tokens each (a multiple of 256). Each has its own cache.
 
     Raises:
         ModelError: memory does not hold it.

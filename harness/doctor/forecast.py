@@ -45,11 +45,11 @@ def finding(config: Config, folder: Path, rows: Sequence[Row], device: str, held
         "libllama": config.predict.libllama,
         "gpu_layers": offload,
     }
-    told = probe("answering", device, json.dumps(asked))
-    if "times" not in told.facts:
-        why = told.facts.get("unknown") or told.problem or "llama.cpp reported nothing"
+    probed = probe("answering", device, json.dumps(asked))
+    if "times" not in probed.facts:
+        why = probed.facts.get("unknown") or probed.problem or "llama.cpp reported nothing"
         return Finding("warn", WHAT, f"not measured: {why}", "time a few questions with predict.variants=[gguf_q8_0]")
-    times = {kind: Times(**values) for kind, values in told.facts["times"].items()}
+    times = {kind: Times(**values) for kind, values in probed.facts["times"].items()}
     return said(times, work, on_gpu=bool(offload), has_gpu=device == "cuda")
 
 

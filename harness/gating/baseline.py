@@ -106,7 +106,7 @@ def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:
         )
         if weights in trained:
             raise ArtifactError(
-                f"runs {trained[weights]} and {run.run} are one training", "train each with a train.seed of its own"
+                f"runs {trained[weights]} and {run.run} are one training", "train each with a different train.seed"
             )
         trained[weights] = run.run
 

@@ -1,6 +1,6 @@
 """The gate's paired checks: which columns are held against which, in what families, and what is said of each.
 
-Four questions, each a family of tests of its own where it could raise a false alarm:
+Four questions, each a separate family of tests where it could raise a false alarm:
 
     baseline, best, fidelity   is a metric lower than in the baseline (by the margin), lower than it ever was (by twice the margin), or a format lower
                                than 16-bit (by its limit)? One family at 2%.

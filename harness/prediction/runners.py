@@ -1,6 +1,6 @@
-"""Backends at work: in this process, or each in a process of its own.
+"""Backends at work: in this process, or each in a separate process.
 
-A backend in its own process has a peak memory of its own, and a crash of native code takes nothing else with it. Several processes share one
+A backend in its own process has its own peak memory, and a crash of native code takes nothing else with it. Several processes share one
 variant's questions: each holds the model, on its own GPU if there are several, and takes the next batch when it is free. Batches are
 formed before they are dispatched, so N processes give the answers of one, times aside. Only this process writes: one journal and one manifest.
 """

@@ -77,7 +77,7 @@ class QaFile:
         if prompts:
             parts.append(f"{len(prompts):,} that begin like a prompt ({prompts[0]!r}), asked as they are")
         systems = sum(row.system is not None for row in self.rows)
-        parts += [f"{systems:,} with a system line of their own, which goes before prompt.system"] if systems else []
+        parts += [f"{systems:,} with their own system line, which goes before prompt.system"] if systems else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
 
@@ -216,9 +216,9 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
             converted = _cells(converted, checker, number)
         rows.append(checker.check(converted, number))
     if not rows:
-        told = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+        reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
         raise DataError(
-            f"has no usable rows ({told} left out)" if left_out else "has no rows",
+            f"has no usable rows ({reasons} left out)" if left_out else "has no rows",
             NO_ROWS_HINTS.get(left_out.most_common(1)[0][0], UNREADABLE) if left_out else UNREADABLE,
             file=source,
         )

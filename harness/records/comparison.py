@@ -42,7 +42,7 @@ class Pair(Record):
     losses: int = 0
     ties: int = 0
     trainings: tuple[int, int] | None = None
-    """How many trainings, with seeds of their own, left and right are the mean of, where other seeds would move the difference; None: they would not
+    """How many trainings, with their own seeds, left and right are the mean of, where other seeds would move the difference; None: they would not
     (formats of one training)."""
     seed_note: str = ""
     """What the interval says of other seeds, in a sentence; empty where `trainings` is None."""

@@ -42,22 +42,22 @@ def identity(inputs: Inputs) -> list[str]:
     extra = mapping(mapping(config.get("predict")).get("extra"))
     source = str(mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
     rows = f"{train.rows:,} rows" if train else ""
-    told = []
+    parts = []
     if train:
         data = f" of {PurePath(source).name}" if source else ""
-        told.append(f"{model_name(model)} fine-tuned on {rows}{data}")
+        parts.append(f"{model_name(model)} fine-tuned on {rows}{data}")
     elif extra:
-        told.append(", ".join(f"{name} ({_where(value)})" for name, value in list(extra.items())[:3]))
+        parts.append(", ".join(f"{name} ({_where(value)})" for name, value in list(extra.items())[:3]))
     elif model:
-        told.append(model_name(model))
+        parts.append(model_name(model))
     tested = f"tested on {comparison.n:,} held-out questions in {comparison.n_groups:,} groups"
-    told.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
+    parts.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
     if date := measured_on(comparison):
-        told.append(date)
+        parts.append(date)
     git = mapping(recorded.get("git"))
     if git.get("commit"):
-        told.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
-    return told
+        parts.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
+    return parts
 
 
 def measured_on(comparison: Comparison) -> str:
@@ -176,7 +176,7 @@ def strengths(comparison: Comparison) -> str:
     few = [b for b in known if b.n < FEW and b not in strong and b not in weak]
     parts = [
         f"{word}: {', '.join(_share(b) for b in some)}"
-        for word, some in (("Strong", strong), ("Weak", weak), ("Too few to tell", few))
+        for word, some in (("Strong", strong), ("Weak", weak), ("Too few to decide", few))
         if some
     ]
     if not strong and not weak:
@@ -288,8 +288,8 @@ def alarm_line(comparison: Comparison) -> str:
     """Alarms in one line; each is given in full further down."""
     if not comparison.alarms:
         return "None: nothing was found that makes these numbers doubtful."
-    told = dict.fromkeys(
+    messages = dict.fromkeys(
         f"{alarm.code.replace('_', ' ')}{f' ({variant_label(alarm.variant)})' if alarm.variant else ''}"
         for alarm in comparison.alarms
     )
-    return f"{len(comparison.alarms)}: {', '.join(told)}."
+    return f"{len(comparison.alarms)}: {', '.join(messages)}."

@@ -54,9 +54,9 @@ def markdown(result: GateResult) -> str:
         parts.append(f"{sentence[0].upper()}{sentence[1:]}:\n\n    {command}")
     if result.differs:
         parts.append("### What differs\n\n" + "\n".join(f"- {plain(line)}" for line in result.differs))
-    told = [check for check in _sorted(result) if check.verdict != "pass"]
-    if told:
-        parts.append("### Checks that did not simply pass\n\n" + _table(told))
+    remarkable = [check for check in _sorted(result) if check.verdict != "pass"]
+    if remarkable:
+        parts.append("### Checks that did not simply pass\n\n" + _table(remarkable))
     if result.examples:
         first = result.examples[0]
         head = f"### Where {plain(variant_label(first.variant))} lost most, {plain(metric_label(first.metric))}"

@@ -172,11 +172,11 @@ def evidence(comparison: Comparison) -> list[Statement]:
     if known and metric:
         best = max(known.values())
         after = _value(comparison, tuned, metric) if tuned else None
-        told = "; ".join(
+        listed = "; ".join(
             f"{registry.BASELINE_LABELS.get(name, name).lower()} {percent(value)}"
             for name, value in sorted(known.items(), reverse=True)
         )
-        note = f"Without any model: {told}."
+        note = f"Without any model: {listed}."
         if after is not None and after <= best:
             note = f"{note[:-1]}. The fine-tuned model does not beat that."
         found.append(Statement(note))

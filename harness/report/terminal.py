@@ -132,15 +132,15 @@ def _show_against_baselines(comparison: Comparison, console: Console) -> None:
 
 def show_figures(comparison: Comparison, console: Console | None = None) -> None:
     """Figures from the QA file's own columns, figures x variants; nothing where it has none."""
-    told = figures.table(comparison)
-    if not told.lines:
+    found = figures.table(comparison)
+    if not found.lines:
         return
-    columns = [Column("", [line.label for line in told.lines], needed=True, right=False)]
+    columns = [Column("", [line.label for line in found.lines], needed=True, right=False)]
     columns += [
-        Column(name, [line.texts[at] for line in told.lines], needed=name in told.variants[:2])
-        for at, name in enumerate(told.variants)
+        Column(name, [line.texts[at] for line in found.lines], needed=name in found.variants[:2])
+        for at, name in enumerate(found.variants)
     ]
-    columns.insert(1, Column("n", [str(line.n) for line in told.lines]))
+    columns.insert(1, Column("n", [str(line.n) for line in found.lines]))
     _print(console or _console(), "what the file says of its questions", columns)
 
 

@@ -65,12 +65,12 @@ def in_words(pair: Pair) -> str:
 
 def evidence(pair: Pair) -> str:
     """Interval, questions, what so many questions would find, and what the interval knows of other seeds."""
-    told = [f"difference {points(pair.delta or 0.0)} points"]
+    parts = [f"difference {points(pair.delta or 0.0)} points"]
     if pair.verdict == "identical":
-        told = [f"difference 0, {interval(pair)} questions"]
+        parts = [f"difference 0, {interval(pair)} questions"]
     else:
-        told += [*([f"95% interval {interval(pair)}"] if pair.ci95 else []), f"{pair.n:,} questions"]
-    text = ", ".join(told)
+        parts += [*([f"95% interval {interval(pair)}"] if pair.ci95 else []), f"{pair.n:,} questions"]
+    text = ", ".join(parts)
     if pair.verdict == "undecided" and pair.mde is not None:
         text += (
             f"; with so many, a difference of {points(pair.mde, sign=False)} points would be found four times in five"

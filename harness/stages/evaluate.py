@@ -204,7 +204,7 @@ def _adapter(name: str, where: str, base: str | None, load_in_4bit: bool | None,
 def _put_bases(extra: dict[str, dict[str, Any]], base: str | None, notes: list[str]) -> dict[str, Any] | None:
     """The run's model, with which the others are compared: the base of the first adapter, else the first whole model; None: there is none.
 
-    An adapter on another base gets that base as a model of its own, `NAME.base`.
+    An adapter on another base gets that base as a separate model, `NAME.base`.
     """
     first = base or next((e["base"] for e in extra.values() if e.get("adapter")), None)
     if first is None:

@@ -99,8 +99,8 @@ def _serve(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> di
             load_in_4bit=config.train.load_in_4bit,
             name=run.name,
         )
-        told = [HowToRun(tool=w.tool, language=w.language, lines=[*w.lines], note=w.note) for w in ways]
-        served[name] = artifact.model_copy(update={"ways": told})
+        recorded = [HowToRun(tool=w.tool, language=w.language, lines=[*w.lines], note=w.note) for w in ways]
+        served[name] = artifact.model_copy(update={"ways": recorded})
         if variants.is_gguf(name):
             with storage.atomic_path(place.with_name(f"Modelfile-{name.removeprefix(variants.GGUF)}")) as temporary:
                 temporary.write_text(modelfile.modelfile(place.name, found), encoding="utf-8")

@@ -126,14 +126,14 @@ def overall(checks: list[GateCheck]) -> GateVerdict:
 def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) -> str:
     if verdict == "incomparable":
         return f"This run cannot be compared with the baseline: {'; '.join(unlike) or 'there is nothing to check'}."
-    told = [check for check in checks if check.verdict == verdict]
+    relevant = [check for check in checks if check.verdict == verdict]
     if verdict == "pass":
         return f"All {len(checks)} checks passed."
     # The largest loss first; among gains the largest gain.
     worst = (max if verdict == "improvement" else min)(
-        told, key=lambda check: (check.kind == "kind", -1.0 if check.n == 0 else check.delta or 0.0)
+        relevant, key=lambda check: (check.kind == "kind", -1.0 if check.n == 0 else check.delta or 0.0)
     )
-    rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
+    rest = f"; {len(relevant) - 1} more" if len(relevant) > 1 else ""
     what = {
         "regression": "worse than allowed",
         "inconclusive": "whether it lost more than the margin is not decided",

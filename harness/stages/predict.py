@@ -1,6 +1,6 @@
 """split, artifacts -> predictions/<variant>.jsonl + .json: every variant answers every held-out question from the same token ids.
 
-Each variant answers in a process of its own, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
+Each variant answers in a separate process, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
 loses the batches in flight at most. The same process then answers the second held-out side (`data.taught`), where there is one, and measures
 fidelity and noise (`harness.prediction.fidelity_probe`).
 """
@@ -166,7 +166,7 @@ def _in_own_process(
     kept: PredictionManifest | None = None,
     also: Job | None = None,
 ) -> PredictionManifest:
-    """`answer` with the model in processes of its own, where it has weights."""
+    """`answer` with the model in separate processes, where it has weights."""
     if BACKENDS[job.backend].in_process:
         return answer(job, probe, kept, also)
     findings = _integrity(job) if job.foreign_adapter and not kept else []
@@ -277,13 +277,13 @@ def _ask(job: Job, team: Runner, journal: Journal) -> float:
     cut = backends.batches([lengths[i] for i in fitting], job.execution, job.generation.max_new_tokens)
     positions = [[fitting[j] for j in batch] for batch in cut]
     left = [batch for batch in positions if not all(i in journal.answers for i in batch)]
-    began = told = time.monotonic()
+    began = logged = time.monotonic()
     worked = 0.0
     for k, completions in team.answer_batches([[job.prompts[i] for i in batch] for batch in left]):
         journal.put([(i, _prediction(job, i, c)) for i, c in zip(left[k], completions, strict=True)])
         worked += sum(c.seconds for c in completions)
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
+        if time.monotonic() - logged > 10:
+            logged = time.monotonic()
             log.info(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
     if job.processes == 1 and job.backend != "endpoint":
         return 1.0

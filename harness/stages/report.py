@@ -52,7 +52,7 @@ def run(
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
 
-    A report of several runs has a folder of its own (`folder_of`): that of the first run stays as it is.
+    A report of several runs has a separate folder (`folder_of`): that of the first run stays as it is.
 
     Args:
         run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.

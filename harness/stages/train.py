@@ -1,6 +1,6 @@
 """train and dev sides, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
 
-Training runs in a process of its own: on CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights on the first forward pass without gradients,
+Training runs in a separate process: on CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights on the first forward pass without gradients,
 so a model that has answered in this process would not train correctly.
 """
 

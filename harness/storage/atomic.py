@@ -24,7 +24,7 @@ REPLACED = "replaced"
 def storage_errors(path: Path | str) -> Iterator[None]:
     """Turns what goes wrong on the disk while `path` is written into StorageError.
 
-    A file that was being read for it is named itself. Libraries that write with code of their own raise errors of their own: they are known by the
+    A file that was being read for it is named itself. Libraries with native writers raise their own errors: they are known by the
     operating system's number in the text (safetensors), or by their words (torch).
     """
     try:

@@ -18,7 +18,7 @@ Listed = tuple[tuple[str, int | None, float], ...]
 
 
 @dataclass(frozen=True)
-class Told:
+class ServerFacts:
     """What a server reports about itself."""
 
     kind: str
@@ -82,7 +82,7 @@ class Observed:
 class Server(Protocol):
     """A running server."""
 
-    def told(self) -> Told:
+    def facts(self) -> ServerFacts:
         """What it reports about itself; ModelError if it cannot be reached or does not serve the model."""
         ...
 

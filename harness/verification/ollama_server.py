@@ -6,7 +6,7 @@ import os
 from typing import Any, Literal
 
 from harness.errors import ModelError
-from harness.verification.evidence import TOP, Put, Reply, Told, Way
+from harness.verification.evidence import TOP, Put, Reply, ServerFacts, Way
 from harness.verification.http import FAILURES, Http, RefusedError
 
 ADDRESS = "http://127.0.0.1:11434"
@@ -36,7 +36,7 @@ class OllamaServer:
         except FAILURES as error:
             raise self.http.unreachable(error) from None
 
-    def told(self) -> Told:
+    def facts(self) -> ServerFacts:
         """See `Server`. The context is the one that it loaded the model with, if it is loaded."""
         context = self.parameters.get("num_ctx")
         loaded = self.http.get("/api/ps") or {}
@@ -44,7 +44,7 @@ class OllamaServer:
             if entry.get("model") in (self.model, f"{self.model}:latest"):
                 context = entry.get("context_length", context)
         template = self.shown.get("template")
-        return Told(
+        return ServerFacts(
             "Ollama",
             self.model,
             int(context) if isinstance(context, int | float) else None,

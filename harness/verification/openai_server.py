@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from harness.errors import ModelError
-from harness.verification.evidence import TOP, Listed, Put, Reply, Told, Way
+from harness.verification.evidence import TOP, Listed, Put, Reply, ServerFacts, Way
 from harness.verification.http import FAILURES, Http, RefusedError
 
 GREEDY: dict[str, Any] = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "seed": 0}
@@ -50,15 +50,15 @@ class OpenAIServer:
         found = self.http.get("/props")
         return found if isinstance(found, dict) and "default_generation_settings" in found else {}
 
-    def told(self) -> Told:
+    def facts(self) -> ServerFacts:
         """See `Server`."""
         if not self.props:
             context = self.longest if isinstance(self.longest, int) else None
-            return Told("OpenAI-compatible", self.model, context)
+            return ServerFacts("OpenAI-compatible", self.model, context)
         settings = self.props["default_generation_settings"]
         defaults = settings.get("params")
         context = settings.get("n_ctx")
-        return Told(
+        return ServerFacts(
             "llama.cpp",
             str(self.props.get("model_path") or self.model),
             context if isinstance(context, int) else None,

@@ -286,7 +286,7 @@ class Serving:
 
 
 def serve(page: Page, serving: Serving = Serving()) -> tuple[gr.Blocks, str, str]:
-    """Starts the server in threads of its own; returns the page, its address, and the public one (empty without `share`).
+    """Starts the server in separate threads; returns the page, its address, and the public one (empty without `share`).
 
     Raises:
         ConfigError: the port is in use.

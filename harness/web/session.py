@@ -1,7 +1,7 @@
 """Asks the variants of a run, by the run's own prompt, and streams their answers.
 
 A question is put exactly as predict puts it: the same prompt, the same generation settings, the same decoding, so that a finished answer is the
-text that predict writes. Models with weights answer in a process of their own each (`harness.prediction.runners`): one that dies, or is freed,
+text that predict writes. Models with weights answer in a separate process each (`harness.prediction.runners`): one that dies, or is freed,
 takes nothing else with it.
 """
 

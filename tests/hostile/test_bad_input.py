@@ -249,7 +249,7 @@ CASES: dict[str, Case] = {
     "a cell of 2 MB": qa(
         "qa.csv",
         f"question,answer\nQ?,{'x' * 2_000_000}\n",
-        r"has 2,000,004 characters on line 2; put each row on a line of its own",
+        r"has 2,000,004 characters on line 2; put each row on a separate line",
     ),
     "a cell of 2 MB over many lines": qa(
         "qa.csv", 'question,answer\nQ?,"' + "x\n" * 1_000_000 + '"\n', r"is not CSV \(field larger"

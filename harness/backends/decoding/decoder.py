@@ -233,7 +233,7 @@ class Decoder:
         elif state.graph is not None:
             state.graph.replay()
         elif not state.warm:
-            # The first step of a shape runs as it is, on a stream of its own: libraries set themselves up in it, which a capture does not allow.
+            # The first step of a shape runs as it is, on a separate stream: libraries set themselves up in it, which a capture does not allow.
             self._side = self._side or torch.cuda.Stream()
             self._side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._side):

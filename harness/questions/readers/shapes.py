@@ -270,7 +270,7 @@ def lacks(row: Mapping[str, Any], column: str, shape: Shape, path: Path | str, n
         before = shown(shape.columns.values())
         _fail(
             f"is of another shape ({other.name}: {names}) than the rows before it ({shape.name}: {before})",
-            "put rows of one shape into a file of their own",
+            "put rows of one shape into a separate file",
             path,
             number,
         )

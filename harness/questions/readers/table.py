@@ -85,6 +85,6 @@ def _lines(text: str, path: Path) -> Iterator[str]:
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if len(line) > MAX_ROW_CHARACTERS:
             raise DataError(
-                f"has {len(line):,} characters on line {number}", "put each row on a line of its own", file=path
+                f"has {len(line):,} characters on line {number}", "put each row on a separate line", file=path
             )
         yield line
