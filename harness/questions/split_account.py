@@ -18,6 +18,8 @@ from harness.records import Question
 
 LARGE_GROUP = 0.1
 """Share of its side's rows above which a group of several rows is warned of."""
+LARGE_ROWS = 5
+"""Rows that a group must have for that: in a small side any group is a large share."""
 SHARE_TOLERANCE = 0.2
 """Relative difference between the share asked for and the share realised from which it is warned of."""
 FEW_QUESTIONS = 100
@@ -158,7 +160,7 @@ def _large_groups(questions: Sequence[Question], sides: Sides) -> list[str]:
         examples = {questions[at].group: questions[at].question for at in reversed(side)}
         for group, count in sizes.most_common():
             share = count / len(side)
-            if count == 1 or share <= LARGE_GROUP:
+            if count < LARGE_ROWS or share <= LARGE_GROUP:
                 break
             message = f"{share:.0%} of the {what} rows ({count}) form one group, like {examples[group][:100]!r}"
             found.append((count, message))
