@@ -386,3 +386,9 @@ class TestPaths:
 
 def test_a_former_name_is_still_found() -> None:
     assert find("seed-llama3-8b") == find("notebook-llama3-8b")
+
+
+def test_other_questions_than_the_embedded_ones_have_no_embedded_restatements() -> None:
+    assert load("tiny").data.taught
+    assert load("tiny", ["data.qa=mine.json"]).data.taught is None is load("tiny", qa="mine.json").data.taught
+    assert load("tiny", ["data.taught=again.json"], qa="mine.json").data.taught

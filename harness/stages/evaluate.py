@@ -77,7 +77,7 @@ def configure(
     path = _put_bases(extra, base, notes)
     _check_gguf(extra, path)
     values = config.model_dump(mode="json")
-    values["data"] |= {"qa": None, "test": test, "trained_on": trained_on}
+    values["data"] |= {"qa": None, "test": test, "trained_on": trained_on, "taught": None}
     asked = [BASE] if path and _wants_base(extra, base) else []
     if few_shot is not None:
         _check_few_shot(few_shot, asked, trained_on)
