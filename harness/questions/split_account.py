@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 from harness.config import Config, Data
-from harness.metrics.normalize import normalize_question
 from harness.questions import no_model_baselines
 from harness.questions.grouping import EXAMPLES, Groups, Link
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
 from harness.questions.similarity import WINDOW, Shingles, nearest_method
@@ -89,12 +89,12 @@ def conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions (with their contexts) whose rows do not accept one another's answers."""
     same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        same_question[normalize_question(row.question), row.context].append(row)
+        same_question[normalised(row.question), row.context].append(row)
     found = []
     for same in same_question.values():
         if len(same) == 1:
             continue
-        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
+        accepted = [{normalised(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             found.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})

@@ -23,6 +23,7 @@ from harness.questions.asking import kept, text_of
 from harness.questions.dataset import QaFile
 from harness.questions.grouping import Groups, group_rows
 from harness.questions.leakage import Leaks
+from harness.questions.normalised import remembered
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles
@@ -31,6 +32,7 @@ from harness.records import Question, SplitManifest
 MIN_GROUPS = 10
 
 
+@remembered()
 def run(
     run: storage.RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
 ) -> SplitManifest:
