@@ -1,6 +1,6 @@
 """How near `harness` comes to a server's own throughput: the same requests by a bare client and by the predict stage, in turn.
 
-    python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2]
+    python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2] [--threads 1]
 
 Starts llama.cpp's own server (xllamacpp) in a process of its own on the loopback interface. The bare client sends bodies that were built beforehand over
 as many open connections as the harness has requests in flight, and throws the answers away: nothing can drive this server faster. The harness builds,
@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import multiprocessing
 import queue
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 from urllib.parse import urlsplit
 
 from harness import storage
@@ -32,16 +32,17 @@ from harness.records import PredictionManifest, Question, SplitManifest
 from harness.stages import evaluate, predict, split
 from harness.storage import RunFolder
 
-
-def serve(model: str, slots: int, pipe: Any) -> None:
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.port = model, 1024 * slots, slots, 0
-    params.verbosity = -1
-    server = xllamacpp.Server(params)
-    pipe.send(server.listening_address.rstrip("/") + "/v1")
-    pipe.recv()
+SERVER = """
+import sys, time, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 1024 * int(sys.argv[2]), int(sys.argv[2]), 0
+params.verbosity = -1
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[3])
+server = xllamacpp.Server(params)
+print(server.listening_address.rstrip("/") + "/v1", flush=True)
+while True:
+    time.sleep(1)
+"""
 
 
 def bare(url: str, bodies: list[bytes], slots: int) -> tuple[float, int]:
@@ -78,16 +79,15 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--new", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of the server: leave a core for the client")
     chosen = parser.parse_args()
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(chosen.model, chosen.slots, theirs))
-    server.start()
-    url = ours.recv()
+    command = [sys.executable, "-c", SERVER, chosen.model, str(chosen.slots), str(chosen.threads)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
     try:
-        measure(url, chosen)
+        measure(server.stdout.readline().strip(), chosen)
     finally:
-        ours.send(None)
-        server.terminate()
+        server.kill()
 
 
 def measure(url: str, chosen: argparse.Namespace) -> None:
@@ -108,17 +108,21 @@ def measure(url: str, chosen: argparse.Namespace) -> None:
         bare(url, bodies[: 2 * chosen.slots], chosen.slots)  # warm
         shares = []
         for _ in range(chosen.rounds):
+            worked = time.process_time()
             seconds, tokens = bare(url, bodies, chosen.slots)
+            own_cpu, worked = time.process_time() - worked, time.process_time()
             began = time.perf_counter()
             predict.run(run, plan.config, force=True)
-            whole = time.perf_counter() - began
+            whole, cpu = time.perf_counter() - began, time.process_time() - worked
             cost = storage.read_record(run.prediction("served")[1], PredictionManifest).cost
             own, harness = tokens / seconds, cost.generated_tokens / cost.seconds
             shares.append(harness / own)
             print(
                 f"{len(bodies)} questions, {chosen.slots} slots: bare client {seconds:.1f} s, {own:,.0f} tokens/s ({tokens:,}); "
                 f"harness {cost.seconds:.1f} s, {harness:,.0f} tokens/s ({cost.generated_tokens:,}), with its start {whole:.1f} s; "
-                f"{shares[-1]:.1%} of the server's own"
+                f"CPU of the client {own_cpu:.1f} s and {cpu:.1f} s; "
+                f"{shares[-1]:.1%} of the server's own",
+                flush=True,
             )
         print(f"median: {median(shares):.1%}")
 

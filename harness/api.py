@@ -11,7 +11,10 @@ qh.evaluate({"mine": "adapter:lora/", "server": "http://host/v1#m"}, "test.jsonl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,6 +28,8 @@ from harness.storage import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,10 @@ class Run:
         return self.folder.report_html
 
     def _repr_html_(self) -> str:
-        from harness.report import headline, sections
+        from harness.report import headline, leaderboard
 
         comparison = storage.read_record(self.folder.comparison_json, Comparison)
-        board = sections.leaderboard(comparison)
+        board = leaderboard.leaderboard(comparison)
         shown = [i for i, column in enumerate(board["columns"]) if column["metric"]][:4]
         head = "".join(f"<th>{escape(board['columns'][i]['label'])}</th>" for i in shown)
         rows = "".join(
@@ -71,6 +76,20 @@ class Run:
         alarms = "".join(f"<li>{escape(alarm.message)}</li>" for alarm in comparison.alarms)
         verdict = escape(headline.headline(comparison).text)
         return f"<p><b>{verdict}</b></p><table><tr><th></th>{head}</tr>{rows}</table><ul>{alarms}</ul>"
+
+
+@contextmanager
+def _printed() -> Iterator[None]:
+    """Prints what the harness logs meanwhile."""
+    logger, handler = logging.getLogger("harness"), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def load(run: str, root: Path | str = ".") -> Run:
@@ -95,7 +114,7 @@ def evaluate(
     root: Path | str = ".",
     load_in_4bit: bool | None = None,
     few_shot: int | None = None,
-    progress: Callable[[str], None] = print,
+    verbose: bool = True,
 ) -> Run:
     """Judges models on a test file and returns the finished run.
 
@@ -107,6 +126,7 @@ def evaluate(
         few_shot: asks the base once more, with so many of those questions in front of each question.
         config: a config's name or file, as `--config`; `settings` as `--set`.
         run: of the run folder below `root`.
+        verbose: prints what is being done; otherwise it goes to the logger `harness` alone.
     Raises:
         HarnessError: what cannot be used, in one line with the fix.
     """
@@ -126,7 +146,8 @@ def evaluate(
         objects=objects,
     )
     folder = RunFolder(run, root)
-    for note in plan.notes:
-        progress(note)
-    stage.run(folder, plan, progress=progress, objects=objects)
+    with _printed() if verbose else nullcontext():
+        for note in plan.notes:
+            log.info(note)
+        stage.run(folder, plan, objects=objects)
     return Run(folder)

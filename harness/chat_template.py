@@ -66,10 +66,10 @@ class ChatTemplate:
             pieces = MARKS.split(self._render(messages, generate=True))
             for i in range(len(marks)):
                 if str(i) not in pieces[1::2]:
-                    what = (
-                        "prompt.system" if system and i == 0 else "the question" if i == len(marks) - 1 else "examples"
-                    )
-                    hint = "leave prompt.system out" if what == "prompt.system" else TEXT_INSTEAD
+                    what = "the question" if i == len(marks) - 1 else "examples"
+                    if system and i == 0:
+                        what = "prompt.system" if self._settings.system else "a question's own system line"
+                    hint = self._without_system() if system and i == 0 else TEXT_INSTEAD
                     raise self._error(f"the chat template drops {what}", hint)
             self._skeletons[shots, system] = pieces
         return self._skeletons[shots, system]
@@ -101,8 +101,13 @@ class ChatTemplate:
                 messages, tokenize=False, add_generation_prompt=generate, strftime_now=DATE.strftime, **switches
             )
         except Exception as error:  # whatever a template raises: its own messages, Jinja's, Python's
-            hint = "leave prompt.system out" if self._settings.system else TEXT_INSTEAD
+            hint = self._without_system() if messages[0]["role"] == "system" else TEXT_INSTEAD
             raise self._error(f"the chat template fails ({type(error).__name__}: {error})", hint) from error
+
+    def _without_system(self) -> str:
+        if self._settings.system:
+            return "leave prompt.system out"
+        return "leave the system lines out of the QA file (column or turns), or set prompt.format=text"
 
     def _error(self, problem: str, hint: str) -> ConfigError:
         return ConfigError(problem, hint, file=self._tokenizer.name_or_path)

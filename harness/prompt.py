@@ -52,11 +52,14 @@ class TextTemplate:
     lead = context = ""
 
     def __init__(self, template: str):
+        self.opening = ""
+        """A special token that the template itself begins with: it stands in front of a system line too."""
         self.head, self.tail = template.split("{question}")
 
     def parts(self, question: str, shots: Sequence[Shot], system: str | None) -> list[Part]:
         """The prompt's pieces; few-shot examples are rendered like the question, each followed by its answer."""
-        parts = [(f"{system}\n\n", False)] if system else []
+        parts = [(self.opening, True)] if self.opening else []
+        parts += [(f"{system}\n\n", False)] if system else []
         for asked, answer in shots:
             parts += [(self.head, True), (asked, False), (self.tail, True), (answer, False), (BETWEEN_EXAMPLES, True)]
         return [*parts, (self.head, True), (question, False), (self.tail, True)]
@@ -102,7 +105,9 @@ class Prompter:
             self.template = TextTemplate(settings.template)
             first = self._special.match(self.template.head)
             added = _added_in_front(tokenizer)
-            if not (first and added and tokenizer.convert_tokens_to_ids(first[0]) == added[0]):
+            if first and added and tokenizer.convert_tokens_to_ids(first[0]) == added[0]:
+                self.template.opening, self.template.head = first[0], self.template.head[first.end() :]
+            else:
                 self.bos = added
 
     def text(self, question: str, shots: Sequence[Shot] = (), system: str | None = None) -> str:
@@ -233,12 +238,14 @@ def describe(settings: Prompt, folder: Path | None) -> str:
     Args:
         folder: of the base model; None if it is not on this machine yet.
     """
-    if folder is None and settings.format == "auto":
+    is_auto, has_template = settings.format == "auto", folder is not None and has_chat_template(folder)
+    if folder is None and is_auto:
         words = ["chat template if the tokenizer has one, else text"]
-    elif settings.format == "chat" or (settings.format == "auto" and folder is not None and has_chat_template(folder)):
-        words = ["the tokenizer's chat template"]
+    elif settings.format == "chat" or (is_auto and has_template):
+        words = [f"the tokenizer's chat template{' (auto: it has one)' if is_auto else ''}"]
     else:
-        words = [f"text {' '.join(settings.template.split())[:60]!r}"]
+        why = " (auto: the tokenizer has no chat template)" if is_auto else ""
+        words = [f"text {' '.join(settings.template.split())[:60]!r}{why}"]
     if settings.system:
         words.append(f"system line {settings.system[:60]!r}")
     if settings.enable_thinking is not None:

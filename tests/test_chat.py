@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import Prompt
+from harness.config import ExtraVariant, Prompt, load
 from harness.errors import ConfigError
+from harness.prediction.asking import Asker
 from harness.prompt import IGNORED, Prompter, describe, has_chat_template, load_tokenizer, stop_ids
+from harness.records import Question
+from harness.stages.train import encode
 from tests.helpers.models import BOS, EOS, EOS_ID, save_tokenizer
 
 QUESTION, ANSWER, SYSTEM = "Who is the head of the Union?", "The President of India.", "Answer in one short sentence."
@@ -212,9 +215,12 @@ def test_the_form_is_said_without_loading_a_tokenizer(folder: Path, tmp_path: Pa
     assert has_chat_template(chat) and not has_chat_template(folder) and not has_chat_template(tmp_path)
     values = Prompt(system=SYSTEM, enable_thinking=False, few_shot=2)
     assert describe(values, chat) == (
-        f"the tokenizer's chat template, system line {SYSTEM!r}, thinking off, 2 examples from the training questions"
+        f"the tokenizer's chat template (auto: it has one), system line {SYSTEM!r}, thinking off, 2 examples from the training questions"
     )
-    assert describe(Prompt(), folder) == "text '### Question: {question} ### Answer:'"
+    assert describe(Prompt(), folder) == (
+        "text '### Question: {question} ### Answer:' (auto: the tokenizer has no chat template)"
+    )
+    assert describe(Prompt(format="text"), chat) == "text '### Question: {question} ### Answer:'"
     assert describe(Prompt(), None) == "chat template if the tokenizer has one, else text"
 
 
@@ -225,3 +231,40 @@ def test_a_manifest_has_the_first_prompt(folder: Path) -> None:
     assert form.chat_template_sha256 != prompter(folder, LLAMA3).form(QUESTION).chat_template_sha256
     text = prompter(folder, None).form(QUESTION)
     assert (text.format, text.chat_template_sha256, text.opening) == ("text", None, BOS)
+
+
+def row_with(system: str | None) -> Question:
+    return Question(id="q", row=1, question=QUESTION, answer="A", group="g", extra={"system": system} if system else {})
+
+
+@pytest.mark.parametrize(("own", "asked"), [("Answer in French.", "Answer in French."), (None, SYSTEM)])
+def test_a_questions_own_system_line_wins_everywhere(folder: Path, tmp_path: Path, own: str | None, asked: str) -> None:
+    question = row_with(own)
+    model = shutil.copytree(folder, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    prompter_ = Prompter(load_tokenizer(model), Prompt(system=SYSTEM))
+    messages = [{"role": "system", "content": asked}, {"role": "user", "content": QUESTION}]
+    expected = prompter_.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    config = load("tiny", ["prompt.format=chat", f"prompt.system={SYSTEM}", "prompt.template='Q: {question}'"])
+    asker = Asker(config, [question], model, lambda _: [[]])
+    assert asker.by_run.prompts == [expected]
+    (trained,) = encode([question], prompter_, config.train)
+    assert trained.input_ids[: len(expected)] == expected
+    (chat,) = asker.by_text(ExtraVariant(backend="endpoint", path="http://x/v1", api="chat")).prompts
+    assert chat == messages
+    (text,) = asker.by_text(ExtraVariant(backend="endpoint", path="http://x/v1")).prompts
+    assert text == f"{asked}\n\nQ: {QUESTION}"
+
+
+def test_a_template_without_a_place_for_a_rows_system_line_is_refused(folder: Path) -> None:
+    asked = prompter(folder, MISTRAL)
+    with pytest.raises(ConfigError, match="leave the system lines out of the QA file"):
+        asked.ids(QUESTION, (), "Be brief.")
+
+
+def test_a_system_line_follows_the_special_token_that_a_text_template_writes(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    own = Prompter(tokenizer, f"{tokenizer.bos_token}Q: {{question}}\nA:")
+    other = Prompter(tokenizer, "Q: {question}\nA:")
+    assert own.ids(QUESTION, (), "Be brief.") == other.ids(QUESTION, (), "Be brief.")
+    assert own.ids(QUESTION, (), "Be brief.").count(tokenizer.bos_token_id) == 1

@@ -301,7 +301,10 @@ def test_the_first_line_says_what_was_chosen(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     first, *rest = result.stdout.splitlines()
     model = PROJECT / "data" / "tiny-llama3"
-    assert first == f"split: config tiny, questions qa.json, model {model}, device cpu, run mine"
+    assert (
+        first
+        == f"split: config tiny, questions qa.json, model {model}, device cpu, run mine, prompt: text 'Question: {{question}} Answer:' (auto: the tokenizer has no chat template)"
+    )
     assert any(re.match(r"split: \d+ rows to train on, \d+ for dev, \d+ held out in \d+ groups", line) for line in rest)
 
 

@@ -10,6 +10,7 @@ from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.records import Comparison, PredictionSet, Question
 from harness.stages import compare, score
 from harness.storage import RunFolder
+from tests.helpers.logged import messages
 from tests.helpers.scored_run import BASELINES, CONFIG, GENERATION, make, predict, questions
 
 MANY = questions(n_groups=30, size=4)
@@ -117,11 +118,12 @@ def test_comparison_json_is_whole_stable_and_not_computed_twice(tmp_path):
     assert list(first.provenance["stages"]) == ["split"]
     assert first.provenance["variants"]["base"]["weights_sha256"] == "w"
     contents = run.comparison_json.read_bytes()
-    told = []
-    compare.run(run, CONFIG, progress=told.append)
+    with messages() as told:
+        compare.run(run, CONFIG)
     assert told == ["compare: scores are unchanged"]
     assert run.comparison_json.read_bytes() == contents
-    compare.run(run, CONFIG, progress=told.append, force=True)
+    with messages() as told:
+        compare.run(run, CONFIG, force=True)
     assert run.comparison_json.read_bytes() == contents
     assert len(told) > 1
 

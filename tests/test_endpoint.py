@@ -22,9 +22,11 @@ import pytest
 from harness.backends import Execution, Generation, Source, endpoint
 from harness.backends.endpoint import KEY, EndpointBackend
 from harness.backends.llamacpp import LlamaCppBackend
-from harness.config import PROJECT
+from harness.config import PROJECT, load
 from harness.errors import ModelError
 from harness.formats import gguf
+from harness.stages import evaluate, predict, split
+from harness.storage import RunFolder
 from tests.helpers.models import BOS_ID, EOS_ID
 
 GENERATION = Generation(12, (EOS_ID,), EOS_ID)
@@ -214,6 +216,22 @@ def test_ids_that_come_back_are_kept_without_the_end_token(url: str) -> None:
     with between(url, lambda *_: (200, json.dumps({"choices": [choice]}).encode())) as vllm:
         (found,) = served(vllm).answer(["x"])
     assert (found.answer_ids, found.prompt_ids, found.text) == ([65, 66], [BOS_ID, 70], "ab")
+
+
+def test_a_server_that_refuses_every_question_gives_no_result(url: str, tmp_path: Path) -> None:
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps({"question": f"Is it {i}?", "answer": "yes"}) + "\n" for i in range(4)))
+    said = b'{"error": {"message": "the context is 4 tokens"}}'
+    refuses = [True]
+    with between(url, lambda *_: (400, said) if refuses[0] else None) as server:
+        plan = evaluate.configure(load("evaluate", ["predict.max_new_tokens=4"]), str(test), [f"s={server}"])
+        run = RunFolder("e", tmp_path)
+        split.run(run, plan.config)
+        with pytest.raises(ModelError, match=r"failed on all 4 questions \(400: the context is 4 tokens\)"):
+            predict.run(run, plan.config)
+        assert not list(run.prediction("s")[0].parent.glob("*"))
+        refuses[0] = False
+        assert predict.run(run, plan.config)["s"].finish.get("error", 0) == 0, "they are asked again"
 
 
 @pytest.mark.slow

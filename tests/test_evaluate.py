@@ -286,7 +286,7 @@ def test_functions_and_loaded_models_are_judged_from_python(tiny_model: Path, te
         test_file,
         settings=SETTINGS,
         root=tmp_path,
-        progress=lambda _: None,
+        verbose=False,
     )
     assert model.training and torch.is_grad_enabled()
     scores = run.scores().groupby(["variant", "metric"])["score"].mean()

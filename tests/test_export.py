@@ -20,6 +20,7 @@ from harness.records import ExportManifest
 from harness.stages import export
 from harness.storage import RunFolder
 from tests.helpers import small_run
+from tests.helpers.logged import messages
 from tests.helpers.models import CORPUS, EOS_ID, edit_json, save_model
 
 FORMATS = variants.exported()
@@ -137,8 +138,9 @@ def two(run: RunFolder, tiny_model: Path) -> RunFolder:
 
 
 def test_nothing_changed_writes_nothing(two: RunFolder, tiny_model: Path) -> None:
-    before, told = times(two), []
-    export.run(two, config(tiny_model, ["merged_16bit", "gguf_f16"]), progress=told.append)
+    before = times(two)
+    with messages() as told:
+        export.run(two, config(tiny_model, ["merged_16bit", "gguf_f16"]))
     assert times(two) == before
     assert told == ["nothing changed since the last export"]
 

@@ -206,3 +206,16 @@ def test_rotary_settings_are_those_of_transformers(tmp_path: Path, what: str) ->
     ours = families.rope(values)
     keys = ("rope_type", "rope_theta", "factor", "low_freq_factor", "original_max_position_embeddings")
     assert {k: ours.get(k) for k in keys} == {k: theirs.get(k) for k in keys}
+
+
+@pytest.mark.parametrize("name", ["mixed", "both"])
+def test_rope_settings_that_stand_twice_are_read_as_transformers_reads_them(name: str, tmp_path: Path) -> None:
+    file = Path(__file__).parent / "golden" / f"rope_{name}_config.json"
+    shutil.copyfile(file, tmp_path / "config.json")
+    from transformers import AutoConfig
+
+    expected = AutoConfig.from_pretrained(tmp_path).rope_parameters
+    found = families.rope(json.loads(file.read_text()))
+    assert found["rope_theta"] == expected["rope_theta"] == 500000.0
+    assert {key: found[key] for key in expected} == expected
+    assert found["rope_type"] == {"mixed": "default", "both": "llama3"}[name]

@@ -16,9 +16,7 @@ from harness.training.history import MOST_LEFT_OUT, HistoryCallback
 
 def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
     wandb = wandb or SimpleNamespace(log=lambda *_, **__: None)
-    return HistoryCallback(
-        path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, "progress": lambda _: None, **options}
-    )
+    return HistoryCallback(path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, **options})
 
 
 def tell(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: float) -> None:

@@ -422,6 +422,17 @@ def test_a_file_that_llama_cpp_refuses(
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_architecture_that_llama_cpp_does_not_know_is_named(f16: Path, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.gguf"
+    data = f16.read_bytes()
+    path.write_bytes(data[:2000].replace(b"llama", b"lxama") + data[2000:])
+    with pytest.raises(
+        ModelError, match=r"llama.cpp cannot load it \(.*unknown model architecture: 'lxama'\)"
+    ) as error:
+        backend(path)
+    assert "\n" not in str(error.value)
+
+
 def test_nothing_is_printed(f16: Path, prompts: list[list[int]], capfd: pytest.CaptureFixture[str]) -> None:
     ask(f16, [*prompts[:3], [], [5] * 600])
     assert capfd.readouterr() == ("", "")

@@ -153,7 +153,7 @@ def test_named_columns_decide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "parts"),
     [
-        ([{"frage": "Q?", "answer": "A"}], {}, ["found frage, answer", "--question-column"]),
+        ([{"subject": "Q?", "answer": "A"}], {}, ["found subject, answer", "--question-column"]),
         ([{"question": "Q?", "output": "A", "response": "B"}], {}, ["several columns", "--answer-column"]),
         ([{"question": "Q?", "answer": "A"}], {"answer": "reply"}, ["no column 'reply'", "found question, answer"]),
         ([{"question": "Q?", "answer": "A"}, {"prompt": "Q?", "completion": "A"}], {}, ["row 2", "another shape"]),

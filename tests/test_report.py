@@ -21,11 +21,22 @@ from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, Pair, SplitManifest
-from harness.report import answers, first_screen, headline, provenance_section, sections
+from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, HowToRun, Pair, PromptForm, SplitManifest
+from harness.report import (
+    answers,
+    first_screen,
+    headline,
+    leaderboard,
+    provenance_section,
+    sections,
+    terminal,
+    two_runs,
+)
 from harness.report import page as rendering
 from harness.report.charts import forest, inline_svg, label_placement, pareto, training
 from harness.stages import report
+from harness.variants import label as variant_label
+from harness.variants import order
 from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
 
 
@@ -621,7 +632,7 @@ def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
             )
             for (name, result), n in zip(comparison.variants.items(), counts, strict=True)
         }
-        board = sections.leaderboard(comparison.model_copy(update={"variants": variants}))
+        board = leaderboard.leaderboard(comparison.model_copy(update={"variants": variants}))
         at = [column["key"] for column in board["columns"]].index(metric)
         return board["columns"][at]["note"], [
             row["cells"][at]["unscored"] for row in board["rows"] if not row["baseline"]
@@ -630,6 +641,55 @@ def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
     assert unscored([7] * 7) == ("n = 53", [0] * 7)
     assert unscored([7, 0, 0, 0, 0, 0, 0]) == ("", [7, 0, 0, 0, 0, 0, 0])
     assert unscored([0] * 7) == ("", [0] * 7)
+
+
+def test_the_cost_in_money_is_a_column_where_a_price_is_given(made, capsys):
+    comparison = comparison_of(made)
+    assert "money" not in [column["key"] for column in leaderboard.leaderboard(comparison)["columns"]]
+    paid = comparison.variants["base"].model_copy(
+        update={"cost": comparison.variants["base"].cost.model_copy(update={"money": 0.01234})}
+    )
+    comparison = comparison.model_copy(update={"variants": comparison.variants | {"base": paid}})
+    board = leaderboard.leaderboard(comparison)
+    at = [column["key"] for column in board["columns"]].index("money")
+    assert board["columns"][at] | {"label": "Cost", "extra": False} == board["columns"][at]
+    texts = {row["name"]: row["cells"][at]["text"] for row in board["rows"]}
+    assert (texts["base"], texts["adapter"]) == ("0.01234", "\u2013")
+    terminal.show_comparison(comparison)
+    assert "0.01234" in capsys.readouterr().out
+
+
+def test_of_identical_texts_no_interval_is_told(made, capsys):
+    comparison = comparison_of(made)
+    same = pair(delta=0.0, ci95=(-0.03, 0.03), verdict="identical")
+    comparison = comparison.model_copy(update={"pairs": [same]})
+    told = "the same text on all 100"
+    assert headline.interval(same) == told == sections.pair_rows(comparison)[0]["ci"]
+    assert "95% interval" not in two_runs.evidence(same) and told in two_runs.evidence(same)
+    terminal.show_pairs([same])
+    shown = capsys.readouterr().out
+    assert told in shown and "+3" not in shown
+
+
+def test_the_page_tells_how_each_format_is_run_what_ships_first(made):
+    inputs = report.read(made)
+    assert inputs.export is not None
+    lines = ["llama-server --model 'runs/demo/gguf/<b>.gguf'"]
+    way = HowToRun(tool="llama-server", language="shell", lines=lines, note="needs llama.cpp")
+    artifacts = {name: a.model_copy(update={"ways": [way]}) for name, a in inputs.export.artifacts.items()}
+    told = replace(inputs, export=inputs.export.model_copy(update={"artifacts": artifacts}))
+    found = first_screen.ways(told)
+    assert {entry["label"] for entry in found} == {variant_label(name) for name in artifacts}
+    ships = told.comparison.shipping.variant if told.comparison.shipping else None
+    assert [entry["ship"] for entry in found] == [
+        name == ships for name in sorted(artifacts, key=lambda n: (n != ships, order(n)))
+    ]
+    text = rendering.html(told, [], [], {}, {}, "f")
+    assert text.count("&lt;b&gt;.gguf") == len(artifacts) and "<b>.gguf" not in text
+    assert text.index('id="differences"') > text.index('id="run"') and text.index('id="training"') > text.index(
+        'id="answers"'
+    )
+    assert 'id="run"' not in rendering.html(inputs, [], [], {}, {}, "f"), "an export of an earlier version tells none"
 
 
 def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
@@ -704,3 +764,22 @@ def test_forest_draws_the_margin_and_the_noise_floor():
 def test_page_names_no_place_of_the_machine(made):
     page = made.report_html.read_text()
     assert str(Path.cwd()) not in page and "/tmp/" not in page
+
+
+def test_the_first_prompt_is_shown_as_text(made):
+    form = PromptForm(
+        format="chat",
+        template=None,
+        chat_template_sha256="0",
+        system=None,
+        enable_thinking=None,
+        few_shot=0,
+        opening="",
+        first="<|im_start|>user\n<script>alert(1)</script>",
+        first_tokens=12,
+    )
+    inputs = replace(report.read(made), prompts={"base": form, "adapter": form})
+    html = rendering.html(inputs, [], [], {}, {}, "fingerprint")
+    assert html.count("How the first question was put") == 1
+    assert "chat template, 12 tokens</summary>" in html
+    assert "&lt;|im_start|&gt;user\n&lt;script&gt;alert(1)&lt;/script&gt;" in html

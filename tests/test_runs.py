@@ -16,6 +16,7 @@ from harness.records import Comparison, Pair
 from harness.report import runs, two_runs
 from harness.stages import history, report
 from harness.stages.compare import compare_runs
+from tests.helpers.logged import messages
 from tests.helpers.report_fixture import CONFIG, write_run
 from tests.helpers.scored_run import make, questions
 
@@ -147,8 +148,8 @@ def test_history_reads_the_baselines_from_git(tmp_path):
         (tmp_path / "reports" / "baseline.json").write_text(content)
         git("add", "-A")
         git("commit", "-qm", str(at))
-    told: list[str] = []
-    page = history.run(tmp_path, progress=told.append).read_text()
+    with messages() as told:
+        page = history.run(tmp_path).read_text()
     assert page.count("<bdi>baseline ") == 2 * sum(len(v["means"]) for v in json.loads(text)["variants"].values())
     assert any("is of another version of the harness, and is left out" in line for line in told)
 

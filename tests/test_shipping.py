@@ -169,7 +169,7 @@ def test_more_questions_are_asked_the_nearer_the_limit_lies(n, value, half, limi
     ci95 = (value - half, value + half)
     further = shipping.further_questions(n, value, ci95, limit)
     if further is None:
-        assert abs(value - limit) < half / 5
+        assert abs(value - limit) < half / 3
     else:
         assert further >= 1
         nearer = shipping.further_questions(n, value, ci95, (value + limit) / 2)

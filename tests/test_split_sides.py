@@ -192,6 +192,16 @@ def test_groups_of_a_test_file_do_not_hang_on_training_rows(tmp_path: Path) -> N
 # ------------------------------------------------------------------------------------------------- trained on elsewhere
 
 
+def test_the_held_out_side_of_a_run_is_itself_as_a_test_file(tmp_path: Path) -> None:
+    rows = [row | {"answer_type": "short"} for row in make(200)]
+    theirs = read(run(tmp_path, qa=rows)[0], "heldout")
+    asked = [question.model_dump(mode="json", exclude_none=True) for question in theirs]
+    ours = read(run(tmp_path, test=asked)[0], "heldout")
+    kept = ("id", "question", "answer", "references", "group", "kind")
+    assert [[getattr(q, key) for key in kept] for q in ours] == [[getattr(q, key) for key in kept] for q in theirs]
+    assert all(q.extra["answer_type"] == "short" for q in ours)
+
+
 def test_what_a_model_was_trained_on_elsewhere_is_only_measured(tmp_path: Path) -> None:
     qa, test = leaky()
     made, manifest = run(tmp_path, trained_on=qa, test=test)

@@ -30,6 +30,7 @@ from harness.training.plan import GIB, Plan, Shape
 from harness.training.rows import ByLength, Rows, packed
 from harness.training.step import Stepper
 from tests.helpers import small_run
+from tests.helpers.logged import messages
 
 PROJECT = Path(__file__).parent.parent
 LLAMA3_8B = Shape(hidden=4096, layers=32, intermediate=14336, key_value=1024, vocabulary=128256, tied=False)
@@ -182,7 +183,7 @@ def gradients(model: Any, plan: Plan, rows: Rows, **options: Any) -> tuple[float
     torch.set_grad_enabled(True)
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, progress=lambda _: None, **options)
+    stepper = Stepper(model, plan, pad_id=0, longest=max(rows.lengths), device=CPU, **options)
     loss = stepper.step(share, model, rows, items)
     return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -210,7 +211,7 @@ def test_a_scaled_loss_scales_the_gradients_and_not_the_loss(model: Any, packed:
 
 
 def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
-    rows, told = rows_of([12, 30, 7, 25]), []
+    rows = rows_of([12, 30, 7, 25])
     loss, expected = gradients(model, Plan(4, 10_000), rows)
 
     def tight(model: Any, inputs: dict[str, Any], items: Any) -> torch.Tensor:
@@ -221,8 +222,9 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
 
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
-    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU, progress=told.append)
-    assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
+    stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU)
+    with messages() as told:
+        assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
     assert stepper.plan.rows == 1 and len(told) == 2 and "repeating the step" in told[0]
     stepper.plan = replace(stepper.plan, rows=1)

@@ -24,6 +24,7 @@ from harness.storage import RunFolder
 from harness.training import checkpoints
 from harness.training.distributed import Processes
 from tests.helpers import small_run
+from tests.helpers.logged import messages
 from tests.helpers.models import CORPUS
 from tests.helpers.training import STEPS, Stop, config, interrupt_at
 
@@ -41,9 +42,11 @@ from harness.config import Config
 from harness.stages import train
 from harness.storage import RunFolder
 from harness.training.distributed import Processes
+from harness.cli.terminal import show_log
+show_log()
 config = Config.model_validate_json((Path(sys.argv[1]) / "config.json").read_text())
 whole, interrupted = (RunFolder(name, sys.argv[1]) for name in ("whole", "interrupted"))
-train.run(whole, config, progress=print)
+train.run(whole, config)
 import pytest
 from tests.helpers.training import Stop, interrupt_at
 with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +55,7 @@ with pytest.MonkeyPatch.context() as patch:
         train.run(interrupted, config)
     except Stop:
         pass
-train.run(interrupted, config, progress=print)
+train.run(interrupted, config)
 """
 """In a process of its own: a run, and a run that is interrupted after its first checkpoint and goes on."""
 
@@ -84,9 +87,11 @@ def finished(
     import torch
 
     torch.set_grad_enabled(True)
-    run, told = small_run.split(tmp_path_factory.mktemp("finished")), []
+    run = small_run.split(tmp_path_factory.mktemp("finished"))
     settings = config(tiny_model)
-    return run, settings, train.run(run, settings, progress=told.append), told
+    with messages() as told:
+        manifest = train.run(run, settings)
+    return run, settings, manifest, told
 
 
 # ------------------------------------------------------------------------------------------------------- what is left
@@ -139,8 +144,9 @@ def test_the_history_has_a_point_for_every_step(finished: Any) -> None:
 
 def test_unchanged_inputs_do_nothing(finished: Any) -> None:
     run, settings, manifest, _ = finished
-    before, told = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns, []
-    assert train.run(run, settings, progress=told.append) == manifest
+    before = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    with messages() as told:
+        assert train.run(run, settings) == manifest
     assert told == ["nothing changed since the last training"]
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
@@ -245,8 +251,8 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
         train.run(run, settings)
     assert not run.train_json.exists() and not run.adapter.exists()
     assert [p.step for p in points(run) if p.loss is not None] == [1, 2, 3, 4, 5]
-    told: list[str] = []
-    resumed = train.run(run, settings, progress=told.append)
+    with messages() as told:
+        resumed = train.run(run, settings)
     assert resumed.resumed_from == 4 and "resuming from checkpoint-4" in told
     assert curve(run) == curve(whole)
     assert resumed.adapter_sha256 == manifest.adapter_sha256

@@ -139,7 +139,7 @@ def test_wandb_failing_fails_nothing_and_its_message_is_not_kept(
     monkeypatch.setattr(wandb, "init", init)
     logged = log(tmp_path)
     arguments, control = SimpleNamespace(fp16=False), SimpleNamespace()
-    history = HistoryCallback(tmp_path / "h.jsonl", logged, tokens_per_epoch=1, steps=2, progress=lambda _: None)
+    history = HistoryCallback(tmp_path / "h.jsonl", logged, tokens_per_epoch=1, steps=2)
     for step in (1, 2):
         state: Any = SimpleNamespace(global_step=step, epoch=1.0)
         history.on_log(cast(Any, arguments), state, cast(Any, control), logs={"loss": 1.0})

@@ -173,14 +173,14 @@ class Library:
 
     Attributes:
         version: of the package or library, for the record.
-        last_error: the last line that llama.cpp logged as an error.
+        first_error: the first line that llama.cpp logged as an error since this was emptied: later ones only say that it gave up.
 
     Raises:
         ConfigError: the file is not a llama.cpp library, or of another version than the one declared here.
     """
 
     def __init__(self, path: Path, version: str):
-        self.path, self.last_error = path, ""
+        self.path, self.first_error = path, ""
         try:
             self._functions = ctypes.CDLL(str(path))
             for name, (result, arguments) in SIGNATURES.items():
@@ -199,8 +199,8 @@ class Library:
         return getattr(self._functions, name)
 
     def _keep_error(self, level: int, text: bytes, _: object) -> None:
-        if level == ERROR and (line := text.decode(errors="replace").strip()):
-            self.last_error = line
+        if level == ERROR and not self.first_error and (line := text.decode(errors="replace").strip()):
+            self.first_error = line.partition(": ")[2] or line
 
 
 HINT = "install the pinned xllamacpp, or name a libllama of its release in predict.libllama"

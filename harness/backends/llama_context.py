@@ -33,10 +33,10 @@ class Model:
         self.library, self.path = library, path
         params = library.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        library.last_error = ""
+        library.first_error = ""
         self.pointer = library.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            why = f" ({library.last_error})" if library.last_error else ""
+            why = f" ({library.first_error})" if library.first_error else ""
             hint = "check that this llama.cpp knows its architecture, and that it fits in memory"
             raise ModelError(f"llama.cpp cannot load it{why}", hint, file=path)
         self.words = library.llama_model_get_vocab(self.pointer)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.cli.terminal import show_log
+
 START = "Start here"
 PIPELINE = "Pipeline, in this order"
 RESULTS = "Results"
@@ -47,6 +49,7 @@ def show_help_or_version(
     Try it out: [bold]harness run[/bold]. With your own questions: [bold]harness run --qa FILE[/bold]. Which config fits this machine:
     [bold]harness doctor --config NAME[/bold].
     """
+    show_log()
     if version:
         from harness import __version__
 

@@ -59,7 +59,7 @@ def evaluate(
         say(f"evaluate: questions {test}, config {config}, run {folder.name}")
         for note in plan.notes:
             say(note)
-        comparison = stage.run(folder, plan, progress=say, command=command(), force=force)
+        comparison = stage.run(folder, plan, command=command(), force=force)
         shown(lambda: terminal.show_comparison(comparison))
         say(f"Report: {folder.report_html} (harness report --run {folder.name} --open)")
 

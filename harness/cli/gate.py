@@ -56,7 +56,6 @@ def gate(
             strict=strict,
             must_improve=must_improve,
             selection=selection,
-            progress=say,
         )
         for line in gate_outputs.lines(result):
             say(line)

@@ -30,7 +30,7 @@ def marks_add(
 
         resolved, folder = chosen.load(), chosen.folder().check_exists()
         with folder.lock():
-            result = stage.add(folder, resolved, [Path(file) for file in files], progress=say)
+            result = stage.add(folder, resolved, [Path(file) for file in files])
         shown(lambda: terminal.show_marks(result))
         say(f"marks: {folder.marks_json}; harness report --run {folder.name} shows them")
 
@@ -60,6 +60,6 @@ def judge(
         resolved, folder = chosen.load(), chosen.folder().check_exists()
         url, _, name = model.partition("#")
         with folder.lock():
-            result = stage.run(folder, resolved, url, name or None, left=left, right=right, limit=limit, progress=say)
+            result = stage.run(folder, resolved, url, name or None, left=left, right=right, limit=limit)
         say(marks_section.judge(result))
         say(f"judge: {folder.judge_json}")

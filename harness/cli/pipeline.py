@@ -70,6 +70,8 @@ def run(
                 _further_seeds(folder, resolved, chosen, force, gpus)
             # The decision ends the whole output: it is told once.
             _stage_of_run(name, folder, resolved, chosen, force, gpus, decision=until == "compare")
+        if until == "split":
+            _show_first_prompt(folder, resolved)
         if until == "report":
             _show_end(folder, resolved)
 
@@ -101,7 +103,7 @@ def _stage_of_run(
         _train_alone(folder, resolved, chosen, force, gpus)
         return
     with pipeline.attempt(folder, resolved, name, command()) as attempt:
-        result = pipeline.run(name, folder, resolved, progress=say, force=force)
+        result = pipeline.run(name, folder, resolved, force=force)
     if name == "compare":
         _show_comparison(folder, resolved, result, log=attempt.wrote, decision=decision)
 
@@ -176,7 +178,15 @@ def split(
     with stage("split", select(run, config, qa, overrides), first=True) as (folder, resolved, _):
         from harness.stages import split as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force)
+        stage_.run(folder, resolved, force=force)
+        _show_first_prompt(folder, resolved)
+
+
+def _show_first_prompt(folder: RunFolder, resolved: Config) -> None:
+    from harness.prediction import first_prompt
+
+    if told := first_prompt.show(folder, resolved):
+        say(f"split: {told}")
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness train --config llama3-8b --set train.epochs=2")
@@ -187,7 +197,7 @@ def train(
     with stage("train", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import train as stage_
 
-        manifest = stage_.run(folder, resolved, progress=say, force=force)
+        manifest = stage_.run(folder, resolved, force=force)
         loss = "" if manifest.final_loss is None else f"final loss {manifest.final_loss:.3f}, "
         say(f"{loss}{manifest.epochs:.2f} epochs, {manifest.seconds:.0f} s")
 
@@ -200,7 +210,7 @@ def export(
     with stage("export", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import export as stage_
 
-        for artifact in stage_.run(folder, resolved, progress=say, force=force).artifacts.values():
+        for artifact in stage_.run(folder, resolved, force=force).artifacts.values():
             size = f"{artifact.size_bytes / 1e6:,.1f} MB, {artifact.tensors} tensors, {artifact.seconds:.1f} s"
             say(f"{artifact.path}: {size}")
 
@@ -218,7 +228,7 @@ def predict(
     with stage("predict", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import predict as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force, only=variant or None)
+        stage_.run(folder, resolved, force=force, only=variant or None)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness score --set score.metrics=[token_f1,rougeL]")
@@ -229,7 +239,7 @@ def score(
     with stage("score", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import score as stage_
 
-        stage_.run(folder, resolved, progress=say, force=force)
+        stage_.run(folder, resolved, force=force)
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness compare my-run another-run")
@@ -259,7 +269,7 @@ def compare(
     with stage("compare", chosen) as (folder, resolved, attempt):
         from harness.stages import compare as stage_
 
-        comparison = stage_.run(folder, resolved, progress=say, force=force)
+        comparison = stage_.run(folder, resolved, force=force)
         _show_comparison(folder, resolved, comparison, log=attempt.wrote)
 
 
@@ -318,7 +328,7 @@ def report(
         from harness.stages.report import set_title
 
         set_title(folder, title, note)
-        path = pipeline.report(folder, resolved, [name for name in others if name], progress=say, force=force)
+        path = pipeline.report(folder, resolved, [name for name in others if name], force=force)
         if others:
             say(f"report: {path}")
         else:

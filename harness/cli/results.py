@@ -57,7 +57,7 @@ def history(open_: Annotated[bool, flag("--open", help="Open the page in a brows
     with errors():
         from harness.stages import history as stage
 
-        path = stage.run(progress=say)
+        path = stage.run()
     if open_:
         import webbrowser
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from harness.storage import RunFolder
 
 
+ASKING = ("run", "split", "train", "predict")
+"""Verbs that say how questions are put."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """The options that choose a run and its config."""
@@ -66,7 +70,37 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
         device = expected_device(config.device)
         files = [config.data.training_file, config.data.test and f"test file {config.data.test}"]
         asked = ", ".join(filter(None, files))
-        say(f"{verb}: config {chosen.config}, questions {asked}, model {config.model.path}, device {device}, run {run}")
+        how = f", prompt: {_prompt(config)}" if verb in ASKING else ""
+        say(
+            f"{verb}: config {chosen.config}, questions {asked}, model {config.model.path}, device {device}, run {run}{how}"
+        )
+        if verb in ("run", "split", "train") and _is_foreign(config):
+            say(
+                f"note: {config.model.path} is the embedded model, which knows nothing but the Constitution of India: for answers on your "
+                "subject add --config smollm2-135m (a CPU will do), or llama3-8b and its like (a GPU)"
+            )
+
+
+def _is_foreign(config: Config) -> bool:
+    """Whether the embedded model is asked other questions than the embedded ones."""
+    from harness.config import PROJECT, Data, Model
+
+    files = [file for file in (config.data.training_file, config.data.test) if file is not None]
+    embedded_model, embedded = (os.path.abspath(PROJECT / str(each)) for each in (Model().path, Data().qa))
+    return os.path.abspath(config.model.path) == embedded_model and any(os.path.abspath(f) != embedded for f in files)
+
+
+def _prompt(config: Config) -> str:
+    """How questions are put, and why so."""
+    from harness.errors import HarnessError
+    from harness.models import base_model
+    from harness.prompt import describe
+
+    try:
+        folder = base_model.cached(config.model)
+    except HarnessError:  # told by the stage that needs the model
+        folder = None
+    return describe(config.prompt, folder)
 
 
 def command() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,22 @@ def say(message: str) -> None:
     """Prints one line, unless this is one of the further processes of a training, or nobody reads any more."""
     if os.environ.get("RANK", "0") == "0":
         shown(lambda: print(visible(message), flush=True))
+
+
+class _Lines(logging.Handler):
+    """Prints each message of the library as a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def show_log() -> None:
+    """Prints what the library logs from here on."""
+    logger = logging.getLogger("harness")
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def say_raw(text: str) -> None:

@@ -39,7 +39,7 @@ def verify(
 
         resolved, folder = chosen.load(), chosen.folder().check_exists()
         announce("verify", chosen, resolved, folder.name)
-        found = stage.run(folder, resolved, server, variant=variant, n=questions, model=model, api=api, progress=say)
+        found = stage.run(folder, resolved, server, variant=variant, n=questions, model=model, api=api)
     same = sum(answer.same for answer in found.answers)
     say(f"agreement: {same} of {found.answered} answers are the text of {found.variant}")
     if found.mean_kl is not None:

@@ -12,13 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from harness import prompt
 from harness.config import Config
-from harness.doctor import Finding, estimate, forecast, packages, space
+from harness.doctor import Finding, estimate, forecast, known_models, packages, space, training_time
 from harness.doctor.probes import Probe, probe
 from harness.errors import DataError, HarnessError
 from harness.formats import safetensors_reader
 from harness.models import base_model, devices
 from harness.questions import dataset
+from harness.questions.asking import text_of
 from harness.questions.dataset import Row
 from harness.training.plan import GIB, Shape
 
@@ -52,14 +54,16 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
         findings.append(_unsloth(told["unsloth"]))
     if "llamacpp" in told:
         findings.append(_llamacpp(told["llamacpp"], device))
-    findings += [_tracking(config), questions, *model]
-    if shape is not None and folder is not None:
+    findings += [_tracking(config), questions, *model, _prompt(config, folder)]
+    if shape is not None:
         free = min((d["free_bytes"] for d in found), default=0) if device == "cuda" else None
-        downloaded = not _is_partial(config, folder)
+        downloaded = folder is not None and not _is_partial(config, folder)
         findings += [
             *space.memory(config, shape, lengths, device, free),
-            *space.disk(config, shape, folder, downloaded=downloaded),
+            *space.disk(config, shape, folder or Path("runs").absolute(), downloaded=downloaded),
         ]
+        if told_time := training_time.finding(config, shape, rows, device, found if device == "cuda" else []):
+            findings.append(told_time)
     elif folder is not None:
         findings.append(
             Finding("warn", "memory and disk", "not estimated: the model's config.json does not tell its size")
@@ -305,6 +309,8 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
         if folder is None:
             value = f"{path} is not in the hub's cache: it is downloaded on the first use"
             hint = "download it before with `hf download " + path + "`, or give its folder with --set model.path=FOLDER"
+            if gate := known_models.gate(config.model):
+                value, hint = f"{value}; {gate[0]}", f"{gate[1]}; or give its folder with --set model.path=FOLDER"
             return None, [Finding("warn", "model", value, hint)]
         if _is_partial(config, folder):
             settings = base_model.check_config(folder)
@@ -341,6 +347,22 @@ def _model(config: Config) -> tuple[Path | None, list[Finding]]:
     return folder, whole
 
 
+def _prompt(config: Config, folder: Path | None) -> Finding:
+    """How questions are put: a chat config needs a tokenizer with a chat template."""
+    value = prompt.describe(config.prompt, folder)
+    if folder is None or _has_no_tokenizer(folder):
+        return Finding("ok", "prompt", f"{value}; checked once the tokenizer is here")
+    try:
+        prompt.resolve_format(config.prompt, prompt.has_chat_template(folder), folder)
+    except HarnessError as error:
+        return Finding("fail", "prompt", error.problem, error.hint)
+    return Finding("ok", "prompt", value)
+
+
+def _has_no_tokenizer(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in prompt.TOKENIZER_FILES)
+
+
 def _is_partial(config: Config, folder: Path) -> bool:
     """Whether a hub model was downloaded in part."""
     if Path(config.model.path).is_dir():
@@ -354,7 +376,10 @@ def _is_partial(config: Config, folder: Path) -> bool:
 def _sizes(config: Config, folder: Path | None, rows: list[Row]) -> tuple[Shape | None, list[int]]:
     """The model's shape and the lengths of the longest rows; (None, ..) if config.json does not tell."""
     if folder is None:
-        return None, []
+        # The longest row of the questions, in tokens of four characters.
+        characters = max((len(text_of(row)) + len(row.answer) for row in rows), default=0)
+        longest = min(characters // 4 + 64, config.train.max_length)
+        return known_models.shape(config.model), [longest] if rows else []
     try:
         shape = Shape.of(base_model.read_config(folder))
     except (HarnessError, KeyError, TypeError, ValueError):

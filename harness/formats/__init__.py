@@ -26,7 +26,6 @@ class Sources:
     """Written first: every other format is made from it."""
     threads: int = 0
     llama_cpp: Path | None = None
-    progress: Callable[[str], None] = lambda _: None
     importance: Callable[[], Mapping[str, Any] | None] = lambda: None
     """Measures the importance matrix, or reads it where it was measured (`harness.formats.importance`)."""
 

@@ -6,10 +6,11 @@ memory does not grow with the model. Other architectures go through a llama.cpp 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import index
 from pathlib import Path
@@ -33,6 +34,8 @@ from harness.formats import (
 from harness.formats.modelfile import read_chat_template
 from harness.storage import atomic_path, need_space
 
+log = logging.getLogger(__name__)
+
 METADATA = 1 << 24
 """Bytes set aside for the keys, most of them the vocabulary."""
 CHUNK = 1 << 20
@@ -50,7 +53,6 @@ def export(sources: Sources, out: Path, name: str) -> Checked:
         name.removeprefix("gguf_"),
         threads=sources.threads,
         llama_cpp=sources.llama_cpp,
-        progress=sources.progress,
         importance=weights,
     )["tensors"]
     checks = [f"{found} tensors read back, sizes within the file, sampled values finite"]
@@ -66,7 +68,6 @@ def write(
     *,
     threads: int = 0,
     llama_cpp: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
     importance: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Writes `out` atomically and checks it; equal inputs give equal bytes.
@@ -76,7 +77,6 @@ def write(
         type: a key of `quantize.FILE_TYPES`.
         threads: for quantising; 0: one per core.
         llama_cpp: a llama.cpp checkout, used only for models that are not converted here.
-        progress: gets a line from time to time.
         importance: see `harness.formats.importance`; for the types of `quantize.WEIGHED`.
 
     Returns:
@@ -98,12 +98,12 @@ def write(
         if llama_cpp is None:
             raise ModelError(error.problem, CHECKOUT, file=error.file) from None
         with atomic_path(out) as temporary:
-            llama_cpp_checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads, progress=progress)
+            llama_cpp_checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads)
             return check(temporary)
     planned = llama.plan(model_folder, config, type, importance)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
-        _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads, progress)
+        _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads)
         facts = check(temporary)
         if facts["tensors"] != len(planned):
             raise ArtifactError(f"holds {facts['tensors']} tensors of {len(planned)}", "run the export again", file=out)
@@ -136,7 +136,6 @@ def _write(
     planned: list[llama.Planned],
     type: str,
     threads: int,
-    progress: Callable[[str], None],
 ) -> None:
     writer = GGUFWriter(path, families.find(config, path).name)
     llama.add_settings(writer, config, type)
@@ -155,7 +154,7 @@ def _write(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
-        _write_data(writer, writer.fout[0], planned, type, threads, progress)
+        _write_data(writer, writer.fout[0], planned, type, threads)
     finally:
         writer.close()
 
@@ -166,7 +165,6 @@ def _write_data(
     planned: list[llama.Planned],
     type: str,
     threads: int,
-    progress: Callable[[str], None],
 ) -> None:
     """Reads and converts chunks on `threads` threads and writes them in order; at most two chunks a thread are in memory."""
     writer.write_padding(file, file.tell())
@@ -183,7 +181,7 @@ def _write_data(
                 written += 1
                 if written * 10 // len(planned) > tenths:
                     tenths = written * 10 // len(planned)
-                    progress(f"gguf_{type}: {written} of {len(planned)} tensors")
+                    log.info(f"gguf_{type}: {written} of {len(planned)} tensors")
 
     with ThreadPoolExecutor(threads) as pool:
         try:

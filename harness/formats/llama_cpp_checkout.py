@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import ConfigError, ModelError
+
+log = logging.getLogger(__name__)
 
 CONVERTER = "convert_hf_to_gguf.py"
 QUANTIZER = ("build/bin/llama-quantize", "build/bin/Release/llama-quantize.exe", "llama-quantize")
@@ -22,7 +24,6 @@ def convert(
     type: str,
     *,
     threads: int,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Writes `out` with the programs of a llama.cpp checkout.
 
@@ -35,7 +36,7 @@ def convert(
         raise ConfigError(f"export.llama_cpp: {checkout} has no {CONVERTER}", "name the folder of a llama.cpp checkout")
     converter = [sys.executable, str(script), str(model_folder)]
     if type in DIRECT:
-        _run([*converter, "--outfile", str(out), "--outtype", type], model_folder, progress)
+        _run([*converter, "--outfile", str(out), "--outtype", type], model_folder)
         return
     program = next((path for name in QUANTIZER if (path := checkout / name).is_file()), None)
     if program is None:
@@ -45,15 +46,15 @@ def convert(
         )
     whole = out.with_name("16bit.gguf")
     try:
-        _run([*converter, "--outfile", str(whole), "--outtype", "auto"], model_folder, progress)
-        _run([str(program), str(whole), str(out), type.upper(), str(threads)], model_folder, progress)
+        _run([*converter, "--outfile", str(whole), "--outtype", "auto"], model_folder)
+        _run([str(program), str(whole), str(out), type.upper(), str(threads)], model_folder)
     finally:
         whole.unlink(missing_ok=True)
 
 
-def _run(command: list[str], model_folder: Path, progress: Callable[[str], None]) -> None:
+def _run(command: list[str], model_folder: Path) -> None:
     name = Path(command[1] if command[0] == sys.executable else command[0]).name
-    progress(f"running {name}")
+    log.info(f"running {name}")
     try:
         done = subprocess.run(
             command,

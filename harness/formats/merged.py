@@ -7,6 +7,7 @@ Merging goes onto the original 16-bit weights, not onto the NF4 round trip that 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +23,9 @@ from harness.formats.safetensors_reader import Tensor
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
-Progress = Callable[[str], None]
 COPIED = (
     "config.json",
     "generation_config.json",
@@ -50,7 +52,7 @@ BLOCK = 64
 
 def export_16bit(sources: Sources, out: Path, name: str) -> Checked:
     """Writes and checks `merged_16bit`."""
-    written = write_16bit(sources.base, sources.adapter, out, sources.progress)
+    written = write_16bit(sources.base, sources.adapter, out)
     tensors_found = check(out, written["tensors"])["tensors"]
     return Checked(
         tensors_found,
@@ -60,7 +62,7 @@ def export_16bit(sources: Sources, out: Path, name: str) -> Checked:
 
 def export_4bit(sources: Sources, out: Path, name: str) -> Checked:
     """Writes and checks `merged_4bit`."""
-    written = write_4bit(sources.merged_16bit, out, sources.progress)
+    written = write_4bit(sources.merged_16bit, out)
     tensors_found = check(out, written["tensors"])["tensors"]
     return Checked(
         tensors_found, [f"{tensors_found} tensors read back, values finite", f"{written['quantised']} weights in NF4"]
@@ -70,7 +72,7 @@ def export_4bit(sources: Sources, out: Path, name: str) -> Checked:
 # ------------------------------------------------------------------------------------------------------------ 16 bits
 
 
-def write_16bit(base: Path, adapter: Path, out: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+def write_16bit(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     """Writes base + adapter as a 16-bit model folder, sharded as the base is.
 
     Each adapted weight becomes W + (alpha / r) B A, computed in float32 and rounded once to the base's dtype (LoRA, arXiv 2106.09685, section 4.1).
@@ -93,7 +95,7 @@ def write_16bit(base: Path, adapter: Path, out: Path, progress: Progress = lambd
     copy_companions(base, out)
     for file in sorted({t.file for t in index.values()}):
         names = [name for name, t in index.items() if t.file == file]
-        progress(f"merging {file.name}: {len(names)} tensors")
+        log.info(f"merging {file.name}: {len(names)} tensors")
         write_safetensors(
             out / file.name, zip(names, _ahead(lambda name: lora.merge(index[name]), names), strict=True), len(names)
         )
@@ -173,7 +175,7 @@ def adapter_tensors(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- 4 bits
 
 
-def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+def write_4bit(model: Path, out: Path) -> dict[str, Any]:
     """Writes a 16-bit model folder as NF4 with double quantisation, as `from_pretrained` loads it without further options.
 
     Quantised are the linear layers that transformers would quantise on loading; embeddings, norms and the output layer stay 16-bit.
@@ -193,7 +195,7 @@ def write_4bit(model: Path, out: Path, progress: Progress = lambda _: None) -> d
     def packed(name: str) -> list[tuple[str, torch.Tensor]]:
         return list(_quantised(index[name])) if name in linear else [(name, _as_is(index[name]))]
 
-    progress(f"quantising {len(linear)} of {len(index)} tensors to NF4")
+    log.info(f"quantising {len(linear)} of {len(index)} tensors to NF4")
     written = write_safetensors(
         out / safetensors_reader.WHOLE, chain.from_iterable(_ahead(packed, index)), len(index) * 6
     )

@@ -30,7 +30,7 @@ from harness.variants import order as variant_order
 
 POWER = 0.8
 """How often the further questions would decide."""
-WORTH_ASKING = 100
+WORTH_ASKING = 20
 """Above this multiple of the present questions no number is given: the difference lies at the limit itself."""
 VERDICTS: dict[str, ShipVerdict] = {
     "pass": "pass",

@@ -45,6 +45,9 @@ DIGIT_GROUPS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d|,\d)")
 WHOLE = re.compile(r"(?<![\d.])(\d+)\.0+(?![\d.]*\d)")
 LEADING_POINT = re.compile(r"(?<![\w.)])\.(?=\d)")
 LETTERED_NUMBER = re.compile(r"(?<=\d)-(?=[^\W\d_]{1,2}(?![^\W_]))")
+SPACED_LETTER = re.compile(
+    r"(?<![^\W\d_])((?:[Aa]rticle|[Cc]lause|[Ff]orm|[Pp]aragraph|[Rr]ule|[Ss]chedule|[Ss]ection)s? \d{1,4}) (?=[A-Z](?![\w'.]))"
+)
 INITIALS = re.compile(r"(?<![\w.])(?:[^\W\d_]\.){2,}[^\W\d_]?(?!\w)")
 EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|__?|~~|`{1,3})(?=[^\s*_`~])(.{1,300}?)(?<=[^\s*_`~])\1(?!\w)")
 BULLET = re.compile(r"^[ \t]*(?:[*\u2022-][ \t]+|#{1,6}[ \t]+)", re.MULTILINE)
@@ -183,9 +186,9 @@ def normalize(text: str, style: Style = "plain") -> str:
 def normalize_question(text: str) -> str:
     """What the split compares: every word (articles too), figures and symbols of the folded text; scripts without spaces keep their runs.
 
-    A text of punctuation only stays as it is.
+    "Article 21 A" is "article 21a". A text of punctuation only stays as it is.
     """
-    folded = _numbers(fold(text))
+    folded = _numbers(fold(SPACED_LETTER.sub(r"\1", text)))
     found = _join_signs(_pattern(folded.isascii(), False, True).findall(folded.replace("'", " ")))
     if not folded.isascii():
         found = [token for token in found if not _is_punctuation(token)]

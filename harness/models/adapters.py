@@ -6,8 +6,9 @@ here: an adapter for another base, one that changes nothing, and a merge that is
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from harness.records import Finding
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -122,7 +125,7 @@ def not_exportable(adapter: Adapter) -> str | None:
 # ----------------------------------------------------------------------------------------------------------- integrity
 
 
-def check(adapter: Adapter, base: Path, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
+def check(adapter: Adapter, base: Path) -> list[Finding]:
     """Looks at every tensor of an adapter beside the base's: it must fit, change the weights, and merge as it should.
 
     "As it should": PEFT's own merge of each weight equals W + scale B A (LoRA, arXiv 2106.09685, section 4.1; scale alpha / r, or alpha / sqrt(r) for
@@ -137,7 +140,7 @@ def check(adapter: Adapter, base: Path, progress: Callable[[str], None] = lambda
     index = safetensors_reader.index(base)
     tied = base_model.read_config(base).get("tie_word_embeddings", False)
     zero, moved, total = [], 0, 0
-    progress(f"checking the adapter ({adapter.kind}, {len(weights)} weights) against {base.name}")
+    log.info(f"checking the adapter ({adapter.kind}, {len(weights)} weights) against {base.name}")
     for module, parts in weights.items():
         tensor = _base_tensor(adapter, index, module, tied=tied)
         change = _change(adapter, module, parts, tensor)

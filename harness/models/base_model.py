@@ -62,7 +62,7 @@ def cached(model: Model) -> Path | None:
     return Path(file).parent if isinstance(file, str) else None
 
 
-def hub_name(model: Model) -> str:
+def hub_name(model: Model, holds: str = "config.json, weights and tokenizer") -> str:
     """The name of a model on the hub: `owner/name`, unless a folder `owner` is here, or anything after `hub:`.
 
     Raises:
@@ -74,7 +74,7 @@ def hub_name(model: Model) -> str:
     near = f"; the folder {Path(name).parent} exists and has no {Path(name).name!r}" if HUB_NAME.fullmatch(name) else ""
     raise ModelError(
         f"there is no such folder{near}",
-        "give a folder with config.json, weights and tokenizer, or a hub name like owner/model (hub:owner/model if a folder owner is here)",
+        f"give a folder with {holds}, or a hub name like owner/model (hub:owner/model if a folder owner is here)",
         file=model.path,
     )
 
@@ -123,7 +123,7 @@ def download_adapter(name: str, revision: str | None) -> Path:
         ModelError: not a hub name, not reachable, gated, no such revision, or pickle files alone.
     """
     model = Model(path=name, revision=revision)
-    name = hub_name(model)
+    name = hub_name(model, "adapter_config.json and adapter_model.safetensors")
     quiet_libraries()
     from huggingface_hub import HfApi, constants, snapshot_download
 

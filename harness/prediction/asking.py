@@ -19,6 +19,7 @@ from harness.config import Prompt as PromptSettings
 from harness.errors import ModelError
 from harness.models import base_model
 from harness.prompt import Prompter, TextTemplate, load_tokenizer, stop_ids, tokenizer_sha256
+from harness.questions.asking import system_of
 from harness.records import PromptForm, Question
 
 OWN = "own"
@@ -97,7 +98,7 @@ class Asker:
         if extra.api == "chat":
             own = extra.prompt is not None and "template" in extra.prompt.model_fields_set
             pairs = zip(self.questions, self.few_shots(prompt), strict=True)
-            return self._untokenised([_messages(q.question, shots, prompt, own=own) for q, shots in pairs])
+            return self._untokenised([_messages(q, shots, prompt, own=own) for q, shots in pairs])
         return self._untokenised(list(self._texts(prompt)))
 
     def by_object(self, extra: ExtraVariant) -> Asking:
@@ -111,7 +112,9 @@ class Asker:
     def _texts(self, prompt: PromptSettings) -> Iterator[str]:
         template = TextTemplate(prompt.template)
         for question, shots in zip(self.questions, self.few_shots(prompt), strict=True):
-            yield "".join(text for text, _ in template.parts(question.question, shots, prompt.system))
+            yield "".join(
+                text for text, _ in template.parts(question.question, shots, system_of(question) or prompt.system)
+            )
 
     def _untokenised(self, prompts: Sequence[Prompt]) -> Asking:
         generation = Generation(self.config.predict.max_new_tokens, (), 0)
@@ -128,27 +131,36 @@ class Asker:
             self._made[key] = Asking(
                 tokenizer=folder,
                 tokenizer_sha256=tokenizer_sha256(tokenizer),
-                prompts=[prompter.ids(q.question, chosen) for q, chosen in zip(self.questions, shots, strict=True)],
+                prompts=[
+                    prompter.ids(q.question, chosen, system_of(q))
+                    for q, chosen in zip(self.questions, shots, strict=True)
+                ],
                 generation=Generation(self.config.predict.max_new_tokens, ends, pad),
                 by="own",
                 loaded=tokenizer,
-                form=prompter.form(self.questions[0].question, shots[0]) if self.questions else None,
+                form=first_form(prompter, self.questions, shots),
             )
         return self._made[key]
 
 
+def first_form(prompter: Prompter, questions: Sequence[Question], shots: Shots) -> PromptForm | None:
+    """What a manifest says of the prompts, with the first one rendered; None without questions."""
+    return prompter.form(questions[0].question, shots[0], system_of(questions[0])) if questions else None
+
+
 def _messages(
-    question: str, shots: list[tuple[str, str]], prompt: PromptSettings, *, own: bool
+    question: Question, shots: list[tuple[str, str]], prompt: PromptSettings, *, own: bool
 ) -> list[dict[str, str]]:
     """A chat of one question. Only a text template that was given for this very model (`own`) is put into the message: the server has its own."""
 
     def shown(text: str) -> str:
         return "".join(part for part, _ in TextTemplate(prompt.template).parts(text, (), None)).strip() if own else text
 
-    found = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    system = system_of(question) or prompt.system
+    found = [{"role": "system", "content": system}] if system else []
     for asked, answer in shots:
         found += [{"role": "user", "content": shown(asked)}, {"role": "assistant", "content": answer}]
-    return [*found, {"role": "user", "content": shown(question)}]
+    return [*found, {"role": "user", "content": shown(question.question)}]
 
 
 def generation_eos(folder: Path) -> int | list[int] | None:

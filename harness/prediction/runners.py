@@ -298,6 +298,8 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # the parent has gone
     except HarnessError as error:
+        # The parent ends this process as soon as it has read the error: nothing may be raised, and printed, from here on.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         pipe.send(error)
     finally:
         if here is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.config import Data
 from harness.errors import DataError
-from harness.questions.readers import containers, hub, json_documents, shapes, table
+from harness.questions.readers import chat, containers, hub, json_documents, shapes, table
 from harness.questions.readers.chat import LeftOut
 from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
 from harness.questions.readers.shapes import Shape
@@ -31,6 +31,19 @@ BLANK_ROWS = "blank"
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 PYTHON_ANSWER = re.compile(r"\{\s*'text'\s*:")
 """SQuAD's answers as pandas writes them into CSV."""
+MISSING = frozenset(["nan", "null", "none", "n/a", "#n/a", "na"])
+"""Answers that are a missing value's name, as a table writes it."""
+NO_ROWS_HINTS = {
+    chat.SEVERAL: "set data.turns=last to take the last turn",
+    chat.UNASKED: "set data.turns=last to take the last turn",
+    chat.UNANSWERED: "give each conversation an assistant's turn behind the user's",
+    chat.TOOLS: "give conversations of text: a question, and its answer",
+    chat.UNKNOWN: "call the roles user and assistant",
+}
+PROMPT = re.compile(
+    r"^\s*(?:(?:Human|User|Q|Question): |### ?(?:Instruction|Question|Human|Input)\b|\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<s>)"
+)
+"""How a question begins that is a whole prompt already."""
 UNREADABLE = "give JSON, JSON Lines, CSV, parquet or xlsx with a question and an answer in each row"
 
 
@@ -58,6 +71,13 @@ class QaFile:
         parts = [f"{self.mapping} ({self.container})", "1 row" if len(self.rows) == 1 else f"{len(self.rows):,} rows"]
         parts += [f"{count:,} {why} left out" for why, count in self.left_out.items()]
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
+        missing = [row.answer for row in self.rows if row.answer.casefold() in MISSING]
+        parts += [f"{len(missing):,} with the answer {missing[0]!r}, taken as it is"] if missing else []
+        prompts = [found[0].strip() for row in self.rows if (found := PROMPT.match(row.question))]
+        if prompts:
+            parts.append(f"{len(prompts):,} that begin like a prompt ({prompts[0]!r}), asked as they are")
+        systems = sum(row.system is not None for row in self.rows)
+        parts += [f"{systems:,} with a system line of their own, which goes before prompt.system"] if systems else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
 
@@ -79,7 +99,11 @@ def locate(path: Path | str) -> Path:
         with path.open("rb"):
             pass
     except FileNotFoundError:
-        raise DataError("no such file", "check the path given as data.qa or --qa", file=path) from None
+        raise DataError(
+            "no such file",
+            "check the path given as data.qa, data.test or data.trained_on (--qa, --test, --trained-on)",
+            file=path,
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", "check the path and its permissions", file=path) from None
     if found.st_size == 0:
@@ -166,6 +190,8 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
         if cells and not values:
             left_out[BLANK_ROWS] += 1
             continue
+        if chat.is_conversation(values):
+            values = {"messages": values}
         if not isinstance(values, dict):
             raise DataError(
                 f"is {kind_of(values)}, not an object",
@@ -175,6 +201,9 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
             )
         if shape is None:
             shape = shapes.detect(values, data.columns, source, number)
+            checker = Checker(source, shape.columns, cells=cells)
+        elif (extended := shape.extended(values)) is not shape:
+            shape = extended
             checker = Checker(source, shape.columns, cells=cells)
         try:
             converted = shape.convert(values, data.unanswerable, last_turn=data.turns == "last")
@@ -190,7 +219,7 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
         told = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
         raise DataError(
             f"has no usable rows ({told} left out)" if left_out else "has no rows",
-            "set data.turns=last to take the last turn" if shape and "turns" in shape.columns else UNREADABLE,
+            NO_ROWS_HINTS.get(left_out.most_common(1)[0][0], UNREADABLE) if left_out else UNREADABLE,
             file=source,
         )
     mapping = shape.summary if shape else ""

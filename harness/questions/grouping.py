@@ -1,6 +1,7 @@
 """Groups: which rows of a QA file must stay on one side of a split.
 
-Rows are tied by (1) one `group` label, (2) one question, (3) near-duplicate questions that ask the same, (4) one long answer, unless it is a
+Rows are tied by (1) one `group` label, (2) one question, (3) near-duplicate questions that ask the same, or questions in
+other words with one uncommon answer (`harness.questions.rephrased`), (4) one long answer, unless it is a
 stock answer. What is connected is a group; but no chain of near-duplicates and answers is longer than `CHAIN` rows unless all its rows are tied
 to one another (complete linkage).
 """
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from harness.questions import rephrased
 from harness.questions.dataset import Row
 from harness.questions.meaning import Matrix, Meanings
 from harness.questions.normalised import normalised
@@ -87,6 +89,8 @@ def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, lon
     values = np.concatenate([values, shingles.jaccard(reordered[:, 0], reordered[:, 1])])
     same = ask_the_same(meanings, asked, alike, [row.group for row in rows])
     links += _near_duplicates(asked[same], values[same])
+    reworded = rephrased.pairs(meanings, [row.group for row in rows])
+    links += _near_duplicates(reworded, shingles.jaccard(reworded[:, 0], reworded[:, 1]))
     kept_apart = _near_duplicates(asked[~same][:EXAMPLES], values[~same][:EXAMPLES])
     of, cut = _connect(len(rows), links, firm)
     return Groups(of, links, kept_apart, int((~same).sum()), len(pairs), crowded, int(stock.sum()), cut)

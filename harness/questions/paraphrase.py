@@ -43,6 +43,8 @@ TYPO_LETTERS = 6
 """Letters from which two words that differ in one are one word, mistyped."""
 STOCK_ROWS = 5
 """Rows with one long answer from which it may be a stock answer."""
+STOCK_WORD = 0.5
+"""A word of more questions than this share of the file is no subject that a stock answer could be about."""
 COMMON_IN_TEMPLATE, COMMON = (3, 0.01), (8, 0.05)
 """An answer of more rows than both of these (a count, a share of the file) is commonplace: that two rows have it says nothing."""
 CHUNK = 200_000
@@ -270,6 +272,8 @@ def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
     """
     stock = np.zeros(len(long), dtype=bool)
     everywhere = np.bincount(meanings.content.indices, minlength=meanings.content.shape[1])
+    # What most questions of the file ask about tells none of them from another.
+    topical = everywhere <= max(STOCK_ROWS, STOCK_WORD * len(long))
     wanted = np.asarray(long) & (meanings.answer_count > STOCK_ROWS)
     order = np.flatnonzero(wanted)
     order = order[np.argsort(meanings.answer_id[order], kind="stable")]
@@ -277,6 +281,6 @@ def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
         if not len(rows):
             continue
         found, counts = np.unique(meanings.content[rows].indices, return_counts=True)
-        own = (counts >= len(rows) / 2) & (counts >= everywhere[found] / 2)
+        own = (counts >= len(rows) / 2) & (counts >= everywhere[found] / 2) & topical[found]
         stock[rows] = not own.any()
     return stock

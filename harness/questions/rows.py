@@ -53,6 +53,13 @@ class Row:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def _further(values: dict[str, Any]) -> dict[str, Any]:
+    """All other columns; those of a row that a split wrote stand in its `extra`."""
+    found = {key: value for key, value in values.items() if key not in FIELDS}
+    nested = found.pop("extra") if isinstance(found.get("extra"), dict) else {}
+    return nested | found
+
+
 class Checker:
     """Turns what a reader found into rows, or raises DataError with file, row, column and fix.
 
@@ -76,7 +83,7 @@ class Checker:
         try:
             strict_json.check(values, max_depth=MAX_DEPTH)
         except ValueError as error:
-            self.fail(f"has {error}", "a row holds texts, and little else")
+            self.fail(f"has {error}", "correct it, or remove the row")
         answer, *further = self._answers(values.get("answer"))
         return Row(
             id=self._label(values, "id") or "",
@@ -88,7 +95,7 @@ class Checker:
             system=self._optional(values, "system"),
             answerable=values.get("answerable", True),
             **{key: self._label(values, key) for key in LABELS},
-            extra={key: value for key, value in values.items() if key not in FIELDS},
+            extra=_further(values),
         )
 
     def name(self, key: str) -> str:
@@ -97,6 +104,8 @@ class Checker:
         return own if own == key else f"{own} (the {key})"
 
     def _text(self, key: str, value: Any) -> str:
+        if value is None:
+            self.fail(f"{self.name(key)} is null", f"fill in the {key}, or remove the row")
         if not isinstance(value, str):
             self.fail(f"{self.name(key)} is {kind_of(value)}, not a text", f"write the {key} as a string")
         if BLANK.fullmatch(value):
@@ -133,6 +142,8 @@ class Checker:
         if value is None:
             return ()
         texts = [self._number(each) for each in value] if isinstance(value, list) else value
+        if isinstance(texts, list) and None in texts:
+            self.fail(f"{self.name('references')} holds null", "leave it out, or write the answer")
         if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
             self.fail(f"{self.name('references')} is not a list of texts", 'write them as ["...", "..."]')
         if len(texts) > MAX_REFERENCES:

@@ -24,15 +24,13 @@ LEAST_EXPECTED = 0.5
 class Sides:
     """Positions of rows, ascending; a row is on one side at most."""
 
-    NAMES = ("train", "dev", "heldout", "trained_on", "taught")
+    NAMES = ("train", "dev", "heldout", "trained_on")
 
     train: list[int] = field(default_factory=list)
     dev: list[int] = field(default_factory=list)
     heldout: list[int] = field(default_factory=list)
     trained_on: list[int] = field(default_factory=list)
     """Rows of `data.trained_on`: a model elsewhere was trained on them."""
-    taught: list[int] = field(default_factory=list)
-    """Rows that ask for a fact of the training side in words that are not trained on (`harness.questions.taught`)."""
 
     @property
     def known(self) -> list[int]:

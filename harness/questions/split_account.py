@@ -125,11 +125,16 @@ def warnings(questions: Sequence[Question], sides: Sides, n_conflicts: int, data
     found = [*_large_groups(questions, sides)]
     n_heldout = len(sides.heldout)
     if not data.test:
-        for what, side, size in (("held out", sides.heldout, data.heldout), ("for dev", sides.dev, data.dev_size)):
+        for what, key, side, size in (
+            ("held out", "heldout", sides.heldout, data.heldout),
+            ("for dev", "dev", sides.dev, data.dev_size),
+        ):
             asked, share = (size if size < 1 else size / len(questions)), len(side) / len(questions)
             if asked and abs(share - asked) > SHARE_TOLERANCE * asked:
+                hint = f"data.{key}={max(2, round(size * len(questions)))}, a count, is met to within a group"
                 found.append(
-                    f"{share:.1%} of the rows are {what}, not {asked:.1%}: whole groups go to one side (try another data.seed)"
+                    f"{share:.1%} of the rows are {what}, not {asked:.1%}: whole groups go to one side, by chance "
+                    f"({hint if size < 1 else 'try another data.seed'})"
                 )
     if n_heldout < FEW_QUESTIONS:
         found.append(

@@ -41,7 +41,7 @@ from harness.records.gating import (
 from harness.records.judging import JudgeReply, JudgeResult
 from harness.records.marks import Agreement, HumanPair, Mark, MarksResult, Votes
 from harness.records.prediction import Cost, Finding, Prediction, PredictionManifest, PredictionSet, Thinking
-from harness.records.prompting import PromptForm
+from harness.records.prompting import FirstPrompt, PromptForm
 from harness.records.scoring import (
     MetricValue,
     NoModelScore,
@@ -73,6 +73,7 @@ __all__ = [
     "Figure",
     "Finding",
     "FinishReason",
+    "FirstPrompt",
     "Fraction",
     "GateCheck",
     "GateExample",

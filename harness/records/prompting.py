@@ -24,3 +24,11 @@ class PromptForm(Record):
     first: str
     """The first prompt, rendered."""
     first_tokens: int
+
+
+class FirstPrompt(Record):
+    """`split/prompt.json`: the first prompt, as it was shown when the questions were split."""
+
+    key: str
+    """Hash of the prompt's settings, the model and the split."""
+    prompt: PromptForm

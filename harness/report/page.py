@@ -28,6 +28,7 @@ from harness.report import (
     figures,
     first_screen,
     headline,
+    leaderboard,
     marks_section,
     provenance_section,
     sections,
@@ -180,7 +181,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
         "strengths": first_screen.strengths(comparison),
         "leakage": first_screen.leakage(inputs),
         "alarm_line": first_screen.alarm_line(comparison),
-        "board": sections.leaderboard(comparison),
+        "board": leaderboard.leaderboard(comparison),
         "contracts": sections.contract_note(comparison),
         "gate": _gate(inputs),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.records import Comparison, SplitManifest
+from harness.records import Comparison, PromptForm, SplitManifest
 from harness.registry import BASELINE_LABELS, metric_label, metric_order
 from harness.report.headline import percent
 from harness.report.sections import NONE, metrics_of
@@ -54,6 +54,14 @@ def _in_words(key: str, value: Any) -> tuple[str, str] | None:
         )
         return "questions", text
     return None
+
+
+def ways_of_asking(prompts: Mapping[str, PromptForm]) -> list[tuple[str, PromptForm]]:
+    """Each form of prompt once, with the names of the variants that were asked so."""
+    names: dict[str, list[str]] = {}
+    for variant, form in prompts.items():
+        names.setdefault(form.model_dump_json(), []).append(variant)
+    return [(", ".join(found), prompts[found[0]]) for found in names.values()]
 
 
 def grouping(split: SplitManifest) -> dict[str, Any]:

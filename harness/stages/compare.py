@@ -6,7 +6,8 @@ same questions, in the same tokens, with the same parameters, and scored by the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,12 +49,12 @@ from harness.records import (
 from harness.storage import RunFolder
 from harness.variants import ADAPTER, UNTUNED, is_exported, pairs
 
+log = logging.getLogger(__name__)
+
 LATER_STAGES = ("compare", "report", "gate")
 
 
-def run(
-    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
-) -> Comparison:
+def run(run: RunFolder, config: Config, *, force: bool = False) -> Comparison:
     """Compares the variants of a run, each with what `harness.variants` says.
 
     Raises:
@@ -65,11 +66,11 @@ def run(
     names = storage.read_record(run.score_json, ScoreSet).variants
     fingerprint = _fingerprint(run, config, names)
     if not force and (old := storage.up_to_date(run.comparison_json, Comparison, fingerprint, lambda _: True)):
-        progress("compare: scores are unchanged")
+        log.info("compare: scores are unchanged")
         return old
     variants = _comparable(run, names, split, config)
     tested = pairs(list(variants), {*config.predict.extra})
-    progress(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
+    log.info(f"compare: {len(variants)} variants, {len(tested)} pairs, {config.compare.resamples} resamples")
     questions = storage.read_records(run.heldout_jsonl, Question)
     first = next(iter(variants.values()))
     primary, reason = primary_metric(

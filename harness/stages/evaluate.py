@@ -7,7 +7,7 @@ calls others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from harness.records import Comparison
 from harness.storage import RunFolder, check_name
 from harness.variants import BASE, BASE_FEW_SHOT
 
-Progress = Callable[[str], None]
 WAYS = "a model's folder or hub name, adapter:FOLDER_OR_HUB, a GGUF file, http(s)://host/v1#model, or replay:FILE.jsonl"
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 GGUF_MAGIC = b"GGUF"
@@ -96,7 +95,6 @@ def run(
     folder: RunFolder,
     plan: Plan,
     *,
-    progress: Progress = lambda _: None,
     command: str = "harness.evaluate(...)",
     force: bool = False,
     objects: Mapping[str, Any] | None = None,
@@ -112,15 +110,15 @@ def run(
 
     config = plan.config
     with pipeline.attempt(folder, config, "split", command):
-        split.run(folder, config, progress=progress)
+        split.run(folder, config)
     with pipeline.attempt(folder, config, "predict", command):
-        predict.run(folder, config, progress=progress, force=force, objects=objects)
+        predict.run(folder, config, force=force, objects=objects)
     with pipeline.attempt(folder, config, "score", command):
-        score.run(folder, config, progress=progress, force=force)
+        score.run(folder, config, force=force)
     with pipeline.attempt(folder, config, "compare", command):
-        comparison = compare.run(folder, config, progress=progress, force=force)
+        comparison = compare.run(folder, config, force=force)
     with pipeline.attempt(folder, config, "report", command):
-        report.run(folder, config, progress=progress, force=force)
+        report.run(folder, config, force=force)
     return comparison
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from harness.errors import ArtifactError
 from harness.formats import Checked, Sources, gguf, how_to_run, importance, merged, modelfile, quantize
 from harness.models import base_model
 from harness.prompt import Prompter, load_tokenizer
+from harness.questions.asking import system_of
 from harness.records import Artifact, ExportManifest, HowToRun, Question, TrainManifest
 from harness.storage import RunFolder
+
+log = logging.getLogger(__name__)
 
 UNFINISHED = "export.partial.json"
 """The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
 
 
-def run(
-    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
-) -> ExportManifest:
+def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifest:
     """Writes every format of `config.export.formats`; those already written from the same adapter are kept.
 
     Raises:
@@ -46,7 +47,7 @@ def run(
     needed = {"adapter", *wanted}
     old = storage.up_to_date(run.export_json, ExportManifest, fingerprint, lambda m: needed <= _whole(run, m).keys())
     if old and not force:
-        progress("nothing changed since the last export")
+        log.info("nothing changed since the last export")
         served = old.model_copy(update={"artifacts": _serve(run, config, old.artifacts)})
         if served != old:
             storage.write_json(run.export_json, served)
@@ -61,8 +62,8 @@ def run(
     if run.export_json.exists():
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
-    weigh = partial(_importance, run, config, progress) if _importance_key(run, config) else lambda: None
-    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, progress, weigh)
+    weigh = partial(_importance, run, config) if _importance_key(run, config) else lambda: None
+    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, weigh)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
     # The 16-bit model comes first: the others read it.
     for name in sorted(wanted, key=lambda f: f != variants.MERGED):
@@ -122,7 +123,7 @@ def _importance_key(run: RunFolder, config: Config) -> list[Any]:
     return [config.export.importance_rows, config.prompt.model_dump(), storage.sha256_file(run.train_jsonl)]
 
 
-def _importance(run: RunFolder, config: Config, progress: Callable[[str], None]) -> dict[str, Any]:
+def _importance(run: RunFolder, config: Config) -> dict[str, Any]:
     """The importance matrix of the merged model on training rows, measured once for all formats."""
     key = storage.sha256_json([_importance_key(run, config), base_model.weights_sha256(run.merged_16bit)])
     questions = storage.read_records(run.train_jsonl, Question)
@@ -130,17 +131,17 @@ def _importance(run: RunFolder, config: Config, progress: Callable[[str], None])
     prompter = Prompter(load_tokenizer(run.merged_16bit), config.prompt)
     length = config.train.max_length
     rows = [
-        prompter.example(questions[i].question, questions[i].answer, train_on="answer", max_length=length).input_ids
-        for i in chosen
+        prompter.example(q.question, q.answer, train_on="answer", max_length=length, system=system_of(q)).input_ids
+        for q in (questions[i] for i in chosen)
     ]
-    progress(f"importance matrix: {len(rows)} training rows")
+    log.info(f"importance matrix: {len(rows)} training rows")
     file, device = run.path / "importance.npz", base_model.device_of(config.device)
     return importance.load_or_measure(file, run.merged_16bit, rows, device=device, key=key)
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
     """Writes one format beside its place, checks it there, and moves it into place."""
-    sources.progress(f"writing {name}")
+    log.info(f"writing {name}")
     began, target = time.monotonic(), run.artifact(name)
     with storage.atomic_path(target) as temporary:
         checked = formats.find(name)(sources, temporary, name)

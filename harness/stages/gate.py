@@ -6,8 +6,8 @@ Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the exam
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from harness import storage
@@ -28,6 +28,8 @@ from harness.report.headline import variant_order
 from harness.storage import RunFolder
 from harness.variants import MERGED, UNTUNED
 
+log = logging.getLogger(__name__)
+
 EXAMPLES = 5
 EXIT_CODES: dict[GateVerdict, int] = {
     "pass": 0,
@@ -47,7 +49,6 @@ def run(
     strict: bool = False,
     must_improve: bool = False,
     selection: str = "",
-    progress: Callable[[str], None] = lambda _: None,
 ) -> GateResult:
     """Decides, and writes the decision in all its forms.
 
@@ -70,7 +71,7 @@ def run(
     gated = config.gate.variants or sorted(
         old.variants, key=lambda variant: order.index(variant) if variant in order else len(order)
     )
-    progress(
+    log.info(
         f"gate: {len(gated)} variants, {len(config.gate.metrics)} metrics, against run {old.run} of {old.saved} in {baseline_file}"
     )
     unlike = list(likeness.differs(old, new, gated, config.gate.metrics))

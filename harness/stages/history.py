@@ -7,8 +7,9 @@ metric are the same: a change of either is a break in the line, not a change of 
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,19 +23,21 @@ from harness.report import history_page
 from harness.report.headline import primary_metric
 from harness.report.history_page import Measurement
 
+log = logging.getLogger(__name__)
+
 FILE = "history.html"
 DEPTH = 200
 """Versions of the baselines, the newest first."""
 
 
-def run(root: Path | str = ".", *, progress: Callable[[str], None] = lambda _: None) -> Path:
+def run(root: Path | str = ".") -> Path:
     """Writes the page and returns its path.
 
     Raises:
         ArtifactError: there is neither a baseline nor a comparison.
     """
     root = Path(root)
-    found = sorted({*_baselines(root, progress), *_comparisons(root, progress)}, key=lambda m: (m.date, m.source))
+    found = sorted({*_baselines(root), *_comparisons(root)}, key=lambda m: (m.date, m.source))
     if not found:
         raise ArtifactError(
             "there is no history yet: no baseline is committed and no run was compared",
@@ -42,14 +45,14 @@ def run(root: Path | str = ".", *, progress: Callable[[str], None] = lambda _: N
         )
     path = root / "reports" / FILE
     storage.write_text(path, history_page.html(found))
-    progress(f"wrote {path}: {len({m.source for m in found})} results, {len({m.variant for m in found})} variants")
+    log.info(f"wrote {path}: {len({m.source for m in found})} results, {len({m.variant for m in found})} variants")
     return path
 
 
-def _baselines(root: Path, progress: Callable[[str], None]) -> Iterator[Measurement]:
+def _baselines(root: Path) -> Iterator[Measurement]:
     """Every committed version of every baseline; none outside a git checkout."""
-    log = _git(root, "log", f"-{DEPTH}", "--format=%x00%H %cI", "--name-only", "--", "reports/baseline*.json")
-    for entry in filter(None, log.split("\0")):
+    commits = _git(root, "log", f"-{DEPTH}", "--format=%x00%H %cI", "--name-only", "--", "reports/baseline*.json")
+    for entry in filter(None, commits.split("\0")):
         head, *files = entry.split("\n")
         commit, _, date = head.partition(" ")
         for file in filter(None, files):
@@ -60,7 +63,7 @@ def _baselines(root: Path, progress: Callable[[str], None]) -> Iterator[Measurem
                         Baseline.model_validate(json.loads(text)), date, f"{Path(file).stem} {commit[:10]}"
                     )
             except (ValueError, ValidationError):
-                progress(f"{file} at {commit[:10]} is of another version of the harness, and is left out")
+                log.info(f"{file} at {commit[:10]} is of another version of the harness, and is left out")
 
 
 def _of_baseline(found: Baseline, date: str, source: str) -> Iterator[Measurement]:
@@ -76,13 +79,13 @@ def _of_baseline(found: Baseline, date: str, source: str) -> Iterator[Measuremen
                 )
 
 
-def _comparisons(root: Path, progress: Callable[[str], None]) -> Iterator[Measurement]:
+def _comparisons(root: Path) -> Iterator[Measurement]:
     """The primary metric of every run that was compared here."""
     for path in sorted((root / "reports").glob("*/comparison.json")):
         try:
             found = storage.read_record(path, Comparison)
         except ArtifactError as error:
-            progress(f"{path} is left out: {error.problem}")
+            log.info(f"{path} is left out: {error.problem}")
             continue
         metric = primary_metric(found) or ""
         ended = [stage.get("ended", "") for stage in found.provenance.get("stages", {}).values()]

@@ -6,8 +6,9 @@ reply in `runs/<run>/judge.jsonl`, so that a reply is never paid for twice; writ
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from harness.records import Comparison, JudgeReply, JudgeResult, Mark, Predictio
 from harness.records.judging import Reply
 from harness.report.first_screen import shown_variant
 from harness.storage import RunFolder
+
+log = logging.getLogger(__name__)
 
 PROMPT = """\
 You compare two answers to a question with a reference answer. Which of the two says more truly and completely what the reference says? Length, style and
@@ -77,7 +80,6 @@ def run(
     left: str | None = None,
     right: str | None = None,
     limit: int | None = None,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> JudgeResult:
     """Judges two variants.
 
@@ -100,7 +102,7 @@ def run(
     )
     signature = f"judge|v:1|model:{backend.model}|prompt:{storage.sha256_bytes(PROMPT)[:12]}|orders:both"
     try:
-        replies = _replies(run, backend, signature, asked, progress)
+        replies = _replies(run, backend, signature, asked)
     finally:
         backend.close()
     result = _result(run, comparison, signature, (left, right), asked, replies, config)
@@ -131,14 +133,12 @@ def _differing(run: RunFolder, left: str, right: str) -> list[Asked]:
     return [asked for asked in both if asked.left.strip() != asked.right.strip()]
 
 
-def _replies(
-    run: RunFolder, backend: EndpointBackend, signature: str, asked: Sequence[Asked], progress: Callable[[str], None]
-) -> dict[str, Reply]:
+def _replies(run: RunFolder, backend: EndpointBackend, signature: str, asked: Sequence[Asked]) -> dict[str, Reply]:
     """Key -> reply, from the file or the server. What has come is kept even if the server fails in between."""
     kept = {r.key: r for r in storage.read_records(run.judge_jsonl, JudgeReply)} if run.judge_jsonl.exists() else {}
     wanted = {key_of(signature, one, swapped=swapped): (one, swapped) for one in asked for swapped in (False, True)}
     missing = [key for key in wanted if key not in kept]
-    progress(
+    log.info(
         f"judge: {len(asked)} questions in both orders, {len(wanted) - len(missing)} of {len(wanted)} replies are known"
     )
     batches = [[wanted[key][0].messages(swapped=wanted[key][1])] for key in missing]

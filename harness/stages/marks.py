@@ -6,8 +6,8 @@ Reads `marks.jsonl` files as the report's page saves them, `predictions/`, `scor
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,15 @@ from harness.records import (
 from harness.storage import RunFolder
 from harness.variants import pairs as tested_pairs
 
+log = logging.getLogger(__name__)
+
 SIGNATURE = "human|v:1|marks:right=1,wrong=0,unsure=unscored"
 VALUES = {"right": 1.0, "wrong": 0.0, "unsure": np.nan}
 RIGHT = 0.5
 """A metric's score from which it calls an answer right."""
 
 
-def add(
-    run: RunFolder, config: Config, files: list[Path], *, progress: Callable[[str], None] = lambda _: None
-) -> MarksResult:
+def add(run: RunFolder, config: Config, files: list[Path]) -> MarksResult:
     """Adds the marks of `files` to the run's, and judges anew. Of two marks on one answer the later one holds.
 
     Raises:
@@ -56,9 +56,9 @@ def add(
     result = judge(run, comparison, questions, kept, config)
     storage.write_jsonl(run.marks_jsonl, kept)
     storage.write_json(run.marks_json, result)
-    progress(f"{len(new)} read, {result.marks} marks and {result.votes} votes in use")
+    log.info(f"{len(new)} read, {result.marks} marks and {result.votes} votes in use")
     for why, count in result.left_out.items():
-        progress(f"{count} left out: {why}")
+        log.info(f"{count} left out: {why}")
     return result
 
 

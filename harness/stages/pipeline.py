@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,8 @@ from harness.records import SeedRuns
 from harness.storage import RunFolder, check_name
 from harness.training.distributed import processes
 
+log = logging.getLogger(__name__)
+
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report")
 """In the order in which each needs the ones before it."""
 
@@ -27,9 +30,9 @@ def until(last: str) -> tuple[str, ...]:
     return STAGES[: STAGES.index(last) + 1]
 
 
-def run(stage: str, folder: RunFolder, config: Config, *, progress: Callable[[str], None], force: bool = False) -> Any:
+def run(stage: str, folder: RunFolder, config: Config, *, force: bool = False) -> Any:
     """Runs one stage with its defaults and returns what it returns."""
-    return import_module(f"harness.stages.{stage}").run(folder, config, progress=progress, force=force)
+    return import_module(f"harness.stages.{stage}").run(folder, config, force=force)
 
 
 def runs_of_seeds(folder: RunFolder, config: Config) -> dict[str, str]:
@@ -93,9 +96,7 @@ def attempt(folder: RunFolder, config: Config, stage: str, command: str) -> Iter
             provenance.record(folder, config, stage, command, time)
 
 
-def report(
-    folder: RunFolder, config: Config, others: Sequence[str], *, progress: Callable[[str], None], force: bool = False
-) -> Path:
+def report(folder: RunFolder, config: Config, others: Sequence[str], *, force: bool = False) -> Path:
     """The report of a run, with further runs laid over it; those that must not be compared with it are shown without a test.
 
     Raises:
@@ -112,5 +113,5 @@ def report(
             tested += compare_runs(folder, other, config, spread=spread)
         except (IncomparableError, ArtifactError) as error:
             refused[other.name] = error.problem
-            progress(f"{other.name} is not compared: {error}")
-    return render(folder, config, others=further, tested=tested, refused=refused, progress=progress, force=force)
+            log.info(f"{other.name} is not compared: {error}")
+    return render(folder, config, others=further, tested=tested, refused=refused, force=force)

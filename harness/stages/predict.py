@@ -8,9 +8,10 @@ fidelity and noise (`harness.prediction.fidelity_probe`).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness import backends, storage
 from harness.analysis import fidelity
 from harness.backends import Completion
 from harness.config import Config
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ModelError
 from harness.models import adapters, base_model
 from harness.prediction import answers, fidelity_probe
 from harness.prediction.fidelity_probe import FidelityProbe
@@ -32,14 +33,13 @@ from harness.registry import BACKENDS
 from harness.storage import RunFolder
 from harness.variants import is_exported
 
-Progress = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def run(
     run: RunFolder,
     config: Config,
     *,
-    progress: Progress = lambda _: None,
     force: bool = False,
     only: list[str] | None = None,
     objects: Mapping[str, Any] | None = None,
@@ -63,7 +63,7 @@ def run(
     weights = find_weights(run, config, folder, asked_now, objects)
     fingerprint = "" if only else _fingerprint(config, split, folder, weights)
     if fingerprint and not force and (old := _unchanged(run, fingerprint, bool(taught))):
-        progress(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
+        log.info(f"predict: unchanged, {len(questions)} answers of each of {len(old)} variants")
         return old
     probe = fidelity_probe.probe(config, questions)
     manifests = {}
@@ -79,10 +79,10 @@ def run(
         asked = None if kept and asked and asked.is_measured(job, kept) else asked
         also = None if also is None or _answered(also, force) else also
         manifests[job.variant] = (
-            kept if kept and asked is None and also is None else _in_own_process(job, progress, asked, kept, also)
+            kept if kept and asked is None and also is None else _in_own_process(job, asked, kept, also)
         )
         manifests[job.variant] = _priced(job, manifests[job.variant])
-        progress(_summary(manifests[job.variant]))
+        log.info(_summary(manifests[job.variant]))
     answered = [v for v in wanted if run.prediction(v)[1].exists()]
     storage.write_json(run.predict_json, PredictionSet(fingerprint=fingerprint, variants=answered))
     return manifests
@@ -162,18 +162,17 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
 
 def _in_own_process(
     job: Job,
-    progress: Progress,
     probe: FidelityProbe | None = None,
     kept: PredictionManifest | None = None,
     also: Job | None = None,
 ) -> PredictionManifest:
     """`answer` with the model in processes of its own, where it has weights."""
     if BACKENDS[job.backend].in_process:
-        return answer(job, progress, probe, kept, also)
-    findings = _integrity(job, progress) if job.foreign_adapter and not kept else []
+        return answer(job, probe, kept, also)
+    findings = _integrity(job) if job.foreign_adapter and not kept else []
     team = WorkerPool(job, 1 if kept else None)
     try:
-        manifest = _answer(job, team, progress, probe, kept, findings, also)
+        manifest = _answer(job, team, probe, kept, findings, also)
     except BaseException:
         team.kill()
         raise
@@ -181,14 +180,12 @@ def _in_own_process(
     return manifest
 
 
-def _integrity(job: Job, progress: Progress) -> list[Finding]:
+def _integrity(job: Job) -> list[Finding]:
     """What is doubtful about an adapter that was trained elsewhere; ModelError if it cannot be judged at all."""
     assert job.source.adapter is not None
-    found = adapters.check(
-        adapters.read(job.source.adapter), job.source.path, lambda line: progress(f"{job.variant}: {line}")
-    )
+    found = adapters.check(adapters.read(job.source.adapter), job.source.path)
     for finding in found:
-        progress(f"{job.variant}: warning: {finding.message}")
+        log.warning(f"{job.variant}: warning: {finding.message}")
     return found
 
 
@@ -207,7 +204,6 @@ def _priced(job: Job, manifest: PredictionManifest) -> PredictionManifest:
 
 def answer(
     job: Job,
-    progress: Progress = lambda _: None,
     probe: FidelityProbe | None = None,
     kept: PredictionManifest | None = None,
     also: Job | None = None,
@@ -221,7 +217,7 @@ def answer(
     """
     team = InProcessRunner(job)
     try:
-        return _answer(job, team, progress, probe, kept, also=also)
+        return _answer(job, team, probe, kept, also=also)
     finally:
         team.close()
 
@@ -232,25 +228,24 @@ def answer(
 def _answer(
     job: Job,
     team: Runner,
-    progress: Progress,
     probe: FidelityProbe | None,
     kept: PredictionManifest | None,
     findings: Sequence[Finding] = (),
     also: Job | None = None,
 ) -> PredictionManifest:
-    manifest = kept or _answer_all(job, team, progress, findings)
+    manifest = kept or _answer_all(job, team, findings)
     if also is not None:
-        progress(f"{job.variant}: {len(also.prompts)} trained questions in other words")
-        _answer_all(also, team, progress)
+        log.info(f"{job.variant}: {len(also.prompts)} trained questions in other words")
+        _answer_all(also, team)
     if probe is not None:
-        progress(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
+        log.info(f"{job.variant}: fidelity and noise on {len(probe.positions)} questions")
         used = replace(job.execution, **{name: manifest.execution[name] for name in ("batch_tokens", "max_batch")})
         manifest = manifest.model_copy(update=fidelity_probe.measure(replace(job, execution=used), team, probe))
         storage.write_json(job.manifest, manifest)
     return manifest
 
 
-def _answer_all(job: Job, team: Runner, progress: Progress, findings: Sequence[Finding] = ()) -> PredictionManifest:
+def _answer_all(job: Job, team: Runner, findings: Sequence[Finding] = ()) -> PredictionManifest:
     facts = team.facts
     key = job.key(facts.version)
     journal = Journal(job.lines.with_suffix(".partial"), key)
@@ -259,10 +254,11 @@ def _answer_all(job: Job, team: Runner, progress: Progress, findings: Sequence[F
     )
     job = replace(job, execution=execution)
     with journal.begin(execution):
-        share = _ask(job, team, journal, progress)
+        share = _ask(job, team, journal)
         if (largest := team.facts.execution.get("largest_batch")) is not None:
-            progress(f"{job.variant}: memory held {largest} questions at once, not {execution.max_batch}")
+            log.info(f"{job.variant}: memory held {largest} questions at once, not {execution.max_batch}")
         predictions = [journal.answers[i] for i in range(len(job.prompts))]
+        _refuse_nothing_but_failures(job, journal, predictions)
         _decode_and_write(job, predictions)
         manifest = _manifest(job, key, team, predictions, share).model_copy(update={"findings": list(findings)})
     storage.write_json(job.manifest, manifest)
@@ -270,7 +266,7 @@ def _answer_all(job: Job, team: Runner, progress: Progress, findings: Sequence[F
     return manifest
 
 
-def _ask(job: Job, team: Runner, journal: Journal, progress: Progress) -> float:
+def _ask(job: Job, team: Runner, journal: Journal) -> float:
     """Puts every question that the journal has no answer to; returns the wall time as a share of the processes' times."""
     room = team.facts.context - job.generation.max_new_tokens
     lengths = job.lengths
@@ -288,10 +284,21 @@ def _ask(job: Job, team: Runner, journal: Journal, progress: Progress) -> float:
         worked += sum(c.seconds for c in completions)
         if time.monotonic() - told > 10:
             told = time.monotonic()
-            progress(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
+            log.info(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
     if job.processes == 1 and job.backend != "endpoint":
         return 1.0
     return (time.monotonic() - began) / worked if worked else 1 / job.processes
+
+
+def _refuse_nothing_but_failures(job: Job, journal: Journal, predictions: list[Prediction]) -> None:
+    """ModelError if a server refused every question: that is a setting that is wrong, and no result. They are asked again the next time."""
+    if job.backend == "endpoint" and predictions and all(p.finish_reason == "error" for p in predictions):
+        journal.path.unlink(missing_ok=True)
+        raise ModelError(
+            f"failed on all {len(predictions)} questions ({predictions[0].error})",
+            "correct what it complains of, then run the same command again",
+            file=job.source.url,
+        )
 
 
 def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) -> Prediction:

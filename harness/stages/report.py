@@ -5,7 +5,8 @@ Reads everything below `runs/<run>` and `reports/<run>/comparison.json`; writes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,8 @@ from harness.report.headline import variant_order
 from harness.report.sections import Inputs
 from harness.storage import RunFolder
 
+log = logging.getLogger(__name__)
+
 R = TypeVar("R", bound=Record)
 J = TypeVar("J", MarksResult, JudgeResult)
 
@@ -45,7 +48,6 @@ def run(
     others: Sequence[RunFolder] = (),
     tested: Sequence[Pair] = (),
     refused: Mapping[str, str] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
     force: bool = False,
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
@@ -58,7 +60,6 @@ def run(
         others: further runs, laid over this one's curves and put beside its numbers.
         tested: the pairs across these runs, named `run/variant`; a difference without one is shown as not tested.
         refused: why one of the further runs must not be compared with this one.
-        progress: told what is being done.
         force: write even if nothing changed.
 
     Raises:
@@ -77,15 +78,15 @@ def run(
     )
     page_html, page_md = (folder_of(run, others) / file.name for file in (run.report_html, run.report_md))
     if not force and page_md.exists() and _written(page_html) == fingerprint:
-        progress(f"report {page_html} is up to date")
+        log.info(f"report {page_html} is up to date")
         return page_html
     inputs = read(run)
-    progress(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
+    log.info(f"writing the report of {inputs.comparison.n} questions and {len(inputs.comparison.variants)} variants")
     further = [read(other) for other in others]
     rendered = page.html(inputs, further, tested, refused, settings, fingerprint)
     storage.write_text(page_md, page.markdown(inputs, further, tested, refused))
     storage.write_text(page_html, rendered)
-    progress(f"wrote {page_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
+    log.info(f"wrote {page_html} ({len(rendered.encode()) / 1e6:.1f} MB)")
     return page_html
 
 
@@ -126,9 +127,11 @@ def read(run: RunFolder) -> Inputs:
         )
     _check(run.heldout_jsonl, split and split.heldout_sha256, "split")
     _check(run.history_jsonl, train and train.history_sha256, "train --force")
+    prompts = {}
     for variant in comparison.variants:
         (answers, asked), (scores, scored) = run.prediction(variant), run.score(variant)
         _check(answers, (found := _manifest(asked, PredictionManifest)) and found.lines_sha256, "predict")
+        prompts |= {variant: found.prompt} if found and found.prompt else {}
         if scored.exists() and scores.exists():
             storage.read_scored(run, variant, comparison)
     gate = _manifest(run.gate_json, GateResult)
@@ -145,6 +148,7 @@ def read(run: RunFolder) -> Inputs:
         marks=_of_this_split(run.marks_json, MarksResult, comparison),
         judge=_of_this_split(run.judge_json, JudgeResult, comparison),
         title=_manifest(run.title_json, ReportTitle) or ReportTitle(),
+        prompts=prompts,
         gate_is_old=gate is not None and gate.comparison_sha256 != storage.results_sha256(written),
     )
 

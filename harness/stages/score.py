@@ -6,7 +6,8 @@ second held-out side (`data.taught`) `scores/_taught.json`. Pure CPU, and never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,15 @@ from harness.records import (
 )
 from harness.storage import RunFolder
 
+log = logging.getLogger(__name__)
+
 NO_ANSWER = ""
 PREDICT_AGAIN = "run harness predict again"
 CHUNK = 128
 """Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
 
 
-def run(
-    run: RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
-) -> ScoreSet:
+def run(run: RunFolder, config: Config, *, force: bool = False) -> ScoreSet:
     """Scores every variant that answered; variants whose answers, metrics and settings are unchanged are kept.
 
     Raises:
@@ -65,12 +66,12 @@ def run(
         fingerprint = storage.sha256_json([*common, split.split_id, *map(storage.sha256_file, run.prediction(variant))])
         prints.append(fingerprint)
         if not force and _is_scored(run, variant, fingerprint):
-            progress(f"{variant}: scores are unchanged")
+            log.info(f"{variant}: scores are unchanged")
             continue
         questions = questions or storage.read_records(run.heldout_jsonl, Question)
         run.score_json.unlink(missing_ok=True)
         manifest = _score_variant(run, config, metrics, split, questions, variant, fingerprint)
-        progress(f"{variant}: {_summary(manifest)}")
+        log.info(f"{variant}: {_summary(manifest)}")
     _score_no_model(run, config, metrics, split, common)
     _score_taught(run, config, metrics, split, common, answered)
     scored = ScoreSet(fingerprint=storage.sha256_json(prints), variants=answered)

@@ -7,9 +7,9 @@ with `data.taught` also `split/taught.jsonl`, and, last, `split/split.json`. `ha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +29,13 @@ from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles
 from harness.records import Question, SplitManifest
 
+log = logging.getLogger(__name__)
+
 MIN_GROUPS = 10
 
 
 @remembered()
-def run(
-    run: storage.RunFolder, config: Config, *, progress: Callable[[str], None] = lambda _: None, force: bool = False
-) -> SplitManifest:
+def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> SplitManifest:
     """Splits `config.data.qa` into a training, a dev and a held-out side, or takes the held-out side from `config.data.test`.
 
     Raises:
@@ -49,16 +49,16 @@ def run(
     fingerprint = _fingerprint(hashes, data, config.score.normalizer)
     old = storage.up_to_date(run.split_json, SplitManifest, fingerprint, lambda split: _is_whole(run, split))
     if old and not force:
-        progress(f"split: unchanged, {describe(old)}")
+        log.info(f"split: unchanged, {describe(old)}")
         for warning in old.warnings:
-            progress(f"split: warning: {warning}")
+            log.warning(f"split: warning: {warning}")
         return old
     files = {role: dataset.read(source, data) for role, source in sources.items() if source}
     again = files.pop("taught", None)
     for file in files.values():
-        progress(f"split: {file.source}: {file.summary}")
-    divided = _divide(files, data, progress)
-    progress(f"split: measuring what is left between {len(divided.sides.known)} and {len(divided.sides.heldout)} rows")
+        log.info(f"split: {file.source}: {file.summary}")
+    divided = _divide(files, data)
+    log.info(f"split: measuring what is left between {len(divided.sides.known)} and {len(divided.sides.heldout)} rows")
     questions, manifest = _account(divided, files, hashes, config)
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "seconds": round(time.monotonic() - began, 3)})
     restated = _taught(divided, again, questions) if again else []
@@ -66,8 +66,8 @@ def run(
         manifest.files.append(again.described() | {"role": "taught", "sha256": hashes["taught"]})
     manifest = _write(run, divided.sides, questions, manifest, restated)
     for warning in manifest.warnings:
-        progress(f"split: warning: {warning}")
-    progress(f"split: {describe(manifest)}")
+        log.warning(f"split: warning: {warning}")
+    log.info(f"split: {describe(manifest)}")
     return manifest
 
 
@@ -140,11 +140,11 @@ class _Divided:
     """Training rows that were left out because they leak."""
 
 
-def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None]) -> _Divided:
+def _divide(files: dict[str, QaFile], data: Data) -> _Divided:
     test, others = files.get("test"), files.get("trained_on") or files.get("qa")
     rows = _distinct(test.rows if test else [], others.rows if others else [])
     compared = [sides.as_compared(row) for row in rows]
-    progress(f"split: comparing {len(rows)} questions")
+    log.info(f"split: comparing {len(rows)} questions")
     shingles = Shingles([row.question for row in rows], data.ngram)
 
     def grouped(rows: list[Row], shingles: Shingles) -> Groups:
@@ -155,7 +155,10 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
         found = _three_sides(compared, groups, files["qa"].source, data)
         return _Divided(rows, groups, groups.of, shingles, found, _leaks(compared, groups, found), 0)
     n = len(test.rows)
-    alone = grouped(compared[:n], Shingles([row.question for row in compared[:n]], data.ngram)) if others else groups
+    own = _labels(test.rows)
+    if own is None:
+        alone = Shingles([row.question for row in compared[:n]], data.ngram)
+        own = grouped(compared[:n], alone).of if others else groups.of
     found = _sides_beside_a_test(compared, groups, n, data)
     leaks, dropped = _leaks(compared, groups, found), 0
     if data.drop_leaks and not data.trained_on:
@@ -164,7 +167,15 @@ def _divide(files: dict[str, QaFile], data: Data, progress: Callable[[str], None
         leaks = _leaks(compared, groups, found)
     if others and not data.trained_on:
         _refuse_nothing_new(test, others, found, leaks, dropped)
-    return _Divided(rows, groups, alone.of + groups.of[n:], shingles, found, leaks, dropped)
+    return _Divided(rows, groups, own + groups.of[n:], shingles, found, leaks, dropped)
+
+
+def _labels(rows: list[Row]) -> list[int] | None:
+    """For each row of a test file the first row of its group, if the file gives every row one: so a run's own held-out rows keep theirs."""
+    if not all(row.group for row in rows):
+        return None
+    first: dict[str, int] = {}
+    return [first.setdefault(str(row.group), at) for at, row in enumerate(rows)]
 
 
 def _distinct(asked: list[Row], known: list[Row]) -> list[Row]:

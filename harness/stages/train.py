@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from harness.errors import ArtifactError
 from harness.models import base_model
 from harness.prompt import IGNORED, Example, Prompter, Shot, tokenizer_files_sha256, tokenizer_sha256
 from harness.questions import few_shot
+from harness.questions.asking import system_of
 from harness.records import PromptForm, Question, SplitManifest, TrainManifest
 from harness.storage import RunFolder
 from harness.training import plan as planning
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
     from harness.training.history import HistoryCallback
     from harness.training.tracker import Tracker
 
+log = logging.getLogger(__name__)
+
 FINAL_LOSSES = 20
 """Logged losses averaged as the final loss: that of one batch says little."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class Task:
     folder: Path
     """Of the base model."""
     device: str
-    progress: Progress
     processes: Processes
 
     @property
@@ -87,7 +88,7 @@ class Data:
     prompt: PromptForm
 
 
-def run(run: RunFolder, config: Config, *, progress: Progress = lambda _: None, force: bool = False) -> TrainManifest:
+def run(run: RunFolder, config: Config, *, force: bool = False) -> TrainManifest:
     """Fine-tunes the base model on the training questions.
 
     Resumes from the last checkpoint of the same inputs. Unchanged inputs: does nothing. Under torchrun each process takes its share of every
@@ -101,10 +102,10 @@ def run(run: RunFolder, config: Config, *, progress: Progress = lambda _: None, 
     base_model.quiet_libraries()
     inputs = _inputs(run, config)
     ranks = processes()
-    task = Task(run, config, inputs.folder, inputs.device, progress if ranks.writes else lambda _: None, ranks)
+    task = Task(run, config, inputs.folder, inputs.device, ranks)
     old = None if force or not ranks.writes else _current(run, inputs)
     if task.broadcast(old is not None):
-        task.progress("nothing changed since the last training")
+        log.info("nothing changed since the last training")
         if old is not None:
             shutil.rmtree(run.checkpoints, ignore_errors=True)  # left by a kill between the manifest and their removal
         return old or storage.read_record(run.train_json, TrainManifest)
@@ -181,13 +182,13 @@ def _fine_tune(task: Task, inputs: Inputs, began: float) -> TrainManifest:
 
     steps, _ = schedule(len(data.rows), settings)
     history, tracker = _history(task, inputs.fingerprint, data, steps, resume)
-    recipe = Recipe(settings, plan, steps, task.run.checkpoints, task.device, task.progress, task.processes)
+    recipe = Recipe(settings, plan, steps, task.run.checkpoints, task.device, task.processes)
     try:
         plan = _fit(task, model, tokenizer, data, recipe, history, resume)
     finally:
         logged = tracker.finish()
         if failure := tracker.problem():
-            task.progress(f"{failure}; the curves are in {task.run.history_jsonl.name} all the same")
+            log.info(f"{failure}; the curves are in {task.run.history_jsonl.name} all the same")
     if task.processes.writes:
         _save(task, model, tokenizer)
     task.broadcast(None)
@@ -263,16 +264,16 @@ def _announce(task: Task, data: Data, counts: tuple[int, int], plan: Plan) -> No
     rows, settings, world = data.rows, task.settings, task.processes.world
     trainable, total = counts
     steps, epochs = schedule(len(rows), settings)
-    task.progress(
+    log.info(
         f"{len(rows)} rows, {steps} steps of {settings.batch_size}: {epochs:.2f} epochs; "
         f"trainable {trainable:,} of {total:,} ({trainable / total:.2%}); {labelled_share(rows):.1%} of the tokens carry loss; "
         f"{sum(r.cut for r in rows)} rows cut at {settings.max_length} tokens"
     )
-    task.progress(
+    log.info(
         f"first prompt ({data.prompt.format}, {data.prompt.first_tokens} tokens):\n{data.prompt.opening}{data.prompt.first}"
     )
     if task.device != "cpu" or world > 1:
-        task.progress(f"on {world} {task.device} device{'s' * (world > 1)}: {plan}")
+        log.info(f"on {world} {task.device} device{'s' * (world > 1)}: {plan}")
 
 
 def _plan(task: Task, model: Any, lengths: list[int]) -> Plan:
@@ -296,7 +297,7 @@ def _checkpoint(task: Task, fingerprint: str) -> Path | None:
         shutil.rmtree(folder, ignore_errors=True)
         storage.write_text(stamp, fingerprint)
         return None
-    return newest_readable(folder, task.progress)
+    return newest_readable(folder)
 
 
 def _step(checkpoint: Path | None) -> int:
@@ -326,7 +327,6 @@ def _history(
         tracker,
         tokens_per_epoch=sum(len(r.input_ids) for r in data.rows),
         steps=steps,
-        progress=task.progress,
         resume_step=_step(resume),
     )
     return history, tracker
@@ -355,12 +355,12 @@ def _data(task: Task, prompter: Prompter) -> Data:
     train = storage.read_records(task.run.train_jsonl, Question)
     measured = sample(storage.read_records(task.run.dev_jsonl, Question), settings.eval_rows)
     if settings.eval_rows and not measured:
-        task.progress("no dev rows: no loss is measured on questions that are not trained on (set data.dev)")
+        log.info("no dev rows: no loss is measured on questions that are not trained on (set data.dev)")
     shots = few_shot.nearest(train, train, k)
     return Data(
         encode(train, prompter, settings, shots),
         encode(measured, prompter, settings, few_shot.nearest(measured, train, k)),
-        prompter.form(train[0].question, shots[0]),
+        prompter.form(train[0].question, shots[0], system_of(train[0])),
     )
 
 
@@ -376,6 +376,7 @@ def encode(
             max_length=settings.max_length,
             name=q.id,
             shots=shots[i] if shots else (),
+            system=system_of(q),
         )
         for i, q in enumerate(questions)
     ]

@@ -6,7 +6,8 @@ past its template; what repairs them tells what is wrong (`harness.verification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from harness.prediction.asking import Asker
 from harness.prediction.fidelity_probe import REFERENCE_TOKENS
 from harness.prediction.jobs import base_folder, few_shots
 from harness.prompt import Prompter
+from harness.questions.asking import system_of
 from harness.records import Prediction, PredictionManifest, Question
 from harness.records.verification import ServedAnswer, Verification
 from harness.storage import RunFolder
@@ -32,10 +34,11 @@ from harness.verification.evidence import WAYS, Expected, Observed, Put, Reply, 
 from harness.verification.ollama_server import OllamaServer
 from harness.verification.openai_server import OpenAIServer
 
+log = logging.getLogger(__name__)
+
 OLLAMA = "ollama:"
 ASKED_AGAIN = 8
 """Questions whose answers differ that are asked in the other ways too, at most."""
-Progress = Callable[[str], None]
 Api = Literal["completions", "chat"]
 
 
@@ -64,7 +67,6 @@ def run(
     n: int = 24,
     model: str | None = None,
     api: Api | None = None,
-    progress: Progress = lambda _: None,
 ) -> Verification:
     """Asks `n` held-out questions through a running server and compares with the run's own answers.
 
@@ -85,8 +87,8 @@ def run(
     served = _open(run, config, server, chosen, model, how)
     try:
         told = served.told()
-        progress(f"verify: {told.kind}, {told.model}, against {len(chosen.puts)} answers of {chosen.variant}")
-        observed = list(_observe(served, chosen, progress))
+        log.info(f"verify: {told.kind}, {told.model}, against {len(chosen.puts)} answers of {chosen.variant}")
+        observed = list(_observe(served, chosen))
         told = served.told()
     finally:
         served.close()
@@ -149,7 +151,7 @@ def _verification(
 
 def _default(run: RunFolder, server: str, model: str | None) -> str:
     """The variant that a server most likely serves, by the names in what the user typed; q4_k_m, which most people serve, otherwise."""
-    answered = [name for name in variants.VARIANTS if run.prediction(name)[1].exists()]
+    answered = [n for n in variants.VARIANTS if n != variants.BASE_FEW_SHOT and run.prediction(n)[1].exists()]
     files = [name for name in answered if variants.is_gguf(name)]
     said = f"{server} {model or ''}".lower()
     named = [name for name in files if name.removeprefix(variants.GGUF) in said]
@@ -161,8 +163,11 @@ def _default(run: RunFolder, server: str, model: str | None) -> str:
 
 def _choose(run: RunFolder, config: Config, variant: str, n: int) -> Chosen:
     """The questions, as they can be sent, with our answers to them."""
-    if variant not in variants.VARIANTS:
-        raise ConfigError(f"no variant {variant!r} of the run's own", f"use one of {', '.join(variants.VARIANTS)}")
+    known = [
+        name for name in variants.VARIANTS if name != variants.BASE_FEW_SHOT
+    ]  # its prompts are not those of a server's user
+    if variant not in known:
+        raise ConfigError(f"no variant {variant!r} of the run's own to verify", f"use one of {', '.join(known)}")
     lines, file = run.prediction(variant)
     manifest = storage.read_record(file, PredictionManifest)
     predictions = {p.id: p for p in storage.read_records(lines, Prediction)}
@@ -189,7 +194,7 @@ def _choose(run: RunFolder, config: Config, variant: str, n: int) -> Chosen:
             for p in own
         ],
         puts=[
-            Put(q.question, prompter.text(q.question, examples), messages, p.prompt_ids)
+            Put(q.question, prompter.text(q.question, examples, system_of(q)), messages, p.prompt_ids)
             for q, examples, messages, p in zip(asked, shots, chats, own, strict=True)
         ],
         tokenizer=asking.loaded,
@@ -220,7 +225,7 @@ def _ollama_template(run: RunFolder, config: Config) -> str | None:
 # ------------------------------------------------------------------------------------------------------------ the replies
 
 
-def _observe(served: Server, chosen: Chosen, progress: Progress) -> Iterator[Observed]:
+def _observe(served: Server, chosen: Chosen) -> Iterator[Observed]:
     """Each question plainly; up to ASKED_AGAIN of those that come out otherwise in the other ways too."""
     again = 0
     for i, (put, expected) in enumerate(zip(chosen.puts, chosen.expected, strict=True), 1):
@@ -230,7 +235,7 @@ def _observe(served: Server, chosen: Chosen, progress: Progress) -> Iterator[Obs
             replies |= {way: _ask(served, put, way) for way in WAYS if way != "plain"}
         yield Observed(replies, served.prompt_ids(put))
         if i % 10 == 0:
-            progress(f"verify: {i}/{len(chosen.puts)}")
+            log.info(f"verify: {i}/{len(chosen.puts)}")
 
 
 def _ask(served: Server, put: Put, way: Way) -> Reply:

@@ -76,6 +76,7 @@ class RunFolder:
             self.split / f for f in ("split.json", "train.jsonl", "dev.jsonl", "heldout.jsonl", "trained_on.jsonl")
         )
         self.taught_jsonl = self.split / "taught.jsonl"
+        self.prompt_json = self.split / "prompt.json"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
         self.history_jsonl, self.train_json = self.path / "history.jsonl", self.path / "train.json"

@@ -6,13 +6,16 @@ neither.
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness import storage
 from harness.errors import ArtifactError
+
+log = logging.getLogger(__name__)
 
 SEAL = "sha256.json"
 UNREAD = "training_args.bin"
@@ -26,14 +29,14 @@ def seal(checkpoint: Path) -> None:
     storage.write_json(checkpoint / SEAL, {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)})
 
 
-def newest_readable(folder: Path, progress: Callable[[str], None]) -> Path | None:
+def newest_readable(folder: Path) -> Path | None:
     """The newest readable checkpoint in a folder; newer ones that are damaged are removed."""
     for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if is_readable(newest):
             remove_torn_states(newest)
-            progress(f"resuming from {newest.name}")
+            log.info(f"resuming from {newest.name}")
             return newest
-        progress(f"skipping {newest.name}, which is damaged")
+        log.info(f"skipping {newest.name}, which is damaged")
         shutil.rmtree(newest)
     return None
 

@@ -5,6 +5,7 @@ An offline W&B run has no reader, so the local file is what the report reads.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from harness.records import HistoryPoint
 from harness.storage import dumps, storage_errors
 from harness.training.tracker import Tracker
 
+log = logging.getLogger(__name__)
+
 MOST_LEFT_OUT = 24
 """Steps in a row that fp16 may leave out: the loss's scale is 65,536 at first and halves each time, so by then it hides nothing."""
 
@@ -30,7 +33,7 @@ class HistoryCallback(TrainerCallback):
         path: `history.jsonl`; points after `resume_step` of an interrupted run are dropped.
         tracker: where the same points go.
         tokens_per_epoch: prompt and answer tokens of one pass over the training rows.
-        steps: optimiser steps planned; progress: told a line now and then.
+        steps: optimiser steps planned.
     """
 
     def __init__(
@@ -40,15 +43,13 @@ class HistoryCallback(TrainerCallback):
         *,
         tokens_per_epoch: int,
         steps: int,
-        progress: Callable[[str], None],
         resume_step: int = 0,
     ):
-        self.path, self.tracker, self.tokens_per_epoch, self.steps, self.progress = (
+        self.path, self.tracker, self.tokens_per_epoch, self.steps = (
             path,
             tracker,
             tokens_per_epoch,
             steps,
-            progress,
         )
         self.points = list(_cut(path, resume_step)) if resume_step and path.is_file() else []
         if not self.points:
@@ -113,7 +114,7 @@ class HistoryCallback(TrainerCallback):
             self._told = seconds
             shown = f"loss {loss:.3f}" if loss is not None else f"dev loss {dev:.3f}"
             left = seconds / max(point.step, 1) * (self.steps - point.step)
-            self.progress(f"step {point.step}/{self.steps}  {shown}  {seconds:.0f} s, about {left:.0f} s left")
+            log.info(f"step {point.step}/{self.steps}  {shown}  {seconds:.0f} s, about {left:.0f} s left")
 
     def last(self, field: str, over: int = 1) -> float | None:
         """The mean of a field's last `over` measured values; None if there is none."""

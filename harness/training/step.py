@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,8 @@ from harness.training import packing
 from harness.training.flat_parameters import Flat
 from harness.training.plan import BUCKET, Plan, cut, filled
 from harness.training.rows import Rows, packed, padded
+
+log = logging.getLogger(__name__)
 
 MODEL_INPUTS = ("input_ids", "labels", "position_ids", "attention_mask")
 ComputeLoss = Callable[[Any, dict[str, Any], Any], torch.Tensor]
@@ -36,7 +39,6 @@ class Stepper:
     Args:
         plan: how to cut them; tightened when the device runs out of memory.
         longest: tokens of the longest row.
-        progress: gets a line when the plan changes.
         flat: the trainable parameters and their gradients; graphs and several processes need it.
         rank, world: this process and the number of them: each takes every `world`-th row.
         backward: from a loss to gradients; scales the loss first where 16 bits are fp16.
@@ -50,17 +52,15 @@ class Stepper:
         pad_id: int,
         longest: int,
         device: torch.device,
-        progress: Callable[[str], None],
         flat: Flat | None = None,
         rank: int = 0,
         world: int = 1,
         backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
     ):
-        self.plan, self.pad_id, self.device, self.progress, self.rank, self.world = (
+        self.plan, self.pad_id, self.device, self.rank, self.world = (
             plan,
             pad_id,
             device,
-            progress,
             rank,
             world,
         )
@@ -127,7 +127,7 @@ class Stepper:
                 loss = self._forward_backward(compute_loss, model, moved, self._items)
                 if not self._capture(key, compute_loss, model, moved):
                     self.plan = replace(self.plan, graphs=False)
-                    self.progress(f"steps cannot be captured as CUDA graphs ({self._problem}): continuing without")
+                    log.info(f"steps cannot be captured as CUDA graphs ({self._problem}): continuing without")
                 return loss
         found = self._graphs[key]
         for name, tensor in inputs.items():
@@ -187,4 +187,4 @@ class Stepper:
             graphs=False,
             peak_bytes=0,
         )
-        self.progress(f"out of memory: repeating the step with {self.plan}")
+        log.info(f"out of memory: repeating the step with {self.plan}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from harness.training.tracker import Tracker
@@ -31,8 +32,7 @@ class TensorBoardLog(Tracker):
         self._text("config", f"```\n{json.dumps(self.start.config, indent=2, default=str)}\n```")
 
     def _log(self, values: Mapping[str, Any], step: int | None) -> None:
-        from tensorboard.compat.proto import summary_pb2
-
+        summary_pb2 = _proto("summary_pb2")
         found = [summary_pb2.Summary.Value(tag=key, simple_value=float(value)) for key, value in values.items()]
         self._write(found, step or 0)
 
@@ -50,21 +50,26 @@ class TensorBoardLog(Tracker):
         self.writer.close()
 
     def _text(self, name: str, text: str) -> None:
-        from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
         from tensorboard.plugins.text import metadata
 
-        shape = tensor_shape_pb2.TensorShapeProto()
+        summary_pb2, tensor_pb2 = _proto("summary_pb2"), _proto("tensor_pb2")
         tensor = tensor_pb2.TensorProto(
-            dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=[text.encode("utf-8", "replace")]
+            dtype=_proto("types_pb2").DT_STRING,
+            tensor_shape=_proto("tensor_shape_pb2").TensorShapeProto(),
+            string_val=[text.encode("utf-8", "replace")],
         )
         about = metadata.create_summary_metadata(display_name=name, description="")
         self._write([summary_pb2.Summary.Value(tag=name, tensor=tensor, metadata=about)], 0)
 
     def _write(self, values: list[Any], step: int) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-
-        event = event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))
+        summary = _proto("summary_pb2").Summary(value=values)
+        event = _proto("event_pb2").Event(wall_time=time.time(), step=step, summary=summary)
         self.writer.add_event(event)
+
+
+def _proto(name: str) -> Any:
+    """A module of TensorBoard's protocol buffers, whose classes are made when it is imported."""
+    return import_module(f"tensorboard.compat.proto.{name}")
 
 
 def _cell(value: Any) -> str:

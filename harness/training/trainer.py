@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,6 @@ class Recipe:
     """Folder for the checkpoints."""
     device: str
     """`cpu` or `cuda`."""
-    progress: Callable[[str], None] = lambda _: None
     processes: Processes = Processes()  # noqa: RUF009  # immutable
 
 
@@ -108,7 +107,6 @@ class StepTrainer(SFTTrainer):
             pad_id=self.pad_id,
             longest=max(self.lengths),
             device=self.args.device,
-            progress=self.recipe.progress,
             flat=self.flat,
             rank=self.recipe.processes.rank,
             world=self.recipe.processes.world,

@@ -31,6 +31,7 @@ from harness.prediction.asking import Asker
 from harness.prediction.jobs import Job, few_shots, jobs
 from harness.prediction.runners import InProcessRunner, Runner, WorkerPool
 from harness.prompt import Prompter
+from harness.questions.asking import system_of
 from harness.records import ExportManifest, FinishReason, Question
 from harness.registry import BACKENDS, METRICS
 from harness.storage import RunFolder
@@ -165,7 +166,7 @@ class Session:
                 return Asker(self.config, [asked], None, lambda _: [before]).by_text(extra).prompts[0]
             if name not in self._prompters:
                 self._prompters[name] = Prompter(job.open_tokenizer(), settings)
-            return self._prompters[name].ids(asked.question, before)
+            return self._prompters[name].ids(asked.question, before, system_of(asked))
 
     def takes_turns(self, name: str) -> bool:
         """Whether a variant is asked as a conversation, so that earlier turns have a place in its prompt."""

@@ -260,6 +260,19 @@ def test_the_decision_and_the_formats_are_on_the_first_screen(view, small):
     assert page.inner_text("#headline").startswith("Ship: yes, as ")
 
 
+def test_on_a_phone_each_format_shows_its_verdict_and_numbers_without_scrolling_sideways(view, small):
+    page = view(small, viewport={"width": 360, "height": 800})
+    rows = page.locator(".files tbody tr")
+    assert rows.count() >= 2
+    for row in rows.all():
+        for cell in row.locator("th, td").all():
+            box = cell.bounding_box()
+            assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 360
+        assert row.locator(".says").inner_text().strip()
+        word = row.locator("td.loss").evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert "Loses at most" in word
+
+
 def test_the_leaderboard_fits_and_all_metrics_are_a_click_away(view, small):
     page = view(small, viewport={"width": 1440, "height": 900})
     width = "(() => { const box = document.getElementById('board').parentElement; return box.scrollWidth - box.clientWidth; })()"

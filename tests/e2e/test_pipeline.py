@@ -144,3 +144,31 @@ def test_the_report_is_one_file_with_the_numbers(folder: Path) -> None:
     assert "<title>" in page and "http-equiv" in page
     assert len(page) < 6_000_000
     assert (folder / "reports/tiny/report.md").stat().st_size < 65_000
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_copied_out_is_judged_as_in_its_run(folder: Path, comparison: dict) -> None:
+    mine = Path(shutil.copytree(folder / "runs/tiny/adapter", folder / "elsewhere" / "lora_model"))
+    test = Path(shutil.copyfile(folder / "runs/tiny/split/heldout.jsonl", folder / "elsewhere" / "test.jsonl"))
+    done = harness(
+        folder,
+        "evaluate",
+        "--config",
+        "tiny",
+        "--run",
+        "judged",
+        "--test",
+        str(test),
+        "--model",
+        f"mine=adapter:{mine}",
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    judged = json.loads((folder / "reports/judged/comparison.json").read_text())
+    for theirs, ours in (("adapter", "mine"), ("base", "base")):
+        assert judged["variants"][ours]["metrics"] == comparison["variants"][theirs]["metrics"], ours
+    kept = ("id", "prompt_ids", "answer_ids", "text", "finish_reason")
+    lines = [
+        [{key: row[key] for key in kept} for row in map(json.loads, (folder / file).read_text().splitlines())]
+        for file in ("runs/tiny/predictions/adapter.jsonl", "runs/judged/predictions/mine.jsonl")
+    ]
+    assert lines[0] == lines[1]

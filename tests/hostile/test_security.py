@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.logged import messages
 from tests.hostile.canaries import CANARIES
 
 PROJECT = Path(__file__).parents[2]
@@ -253,8 +254,8 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
         patched.setattr(checkpoints, "is_readable", lambda _: True)
         with pytest.raises(Exception, match="weights_only"):
             train.run(run, settings)
-    told: list[str] = []
-    assert train.run(run, settings, progress=told.append).resumed_from == 0
+    with messages() as told:
+        assert train.run(run, settings).resumed_from == 0
     assert f"skipping {checkpoint.name}, which is damaged" in told
     assert not (tmp_path / "proof").exists()
 

@@ -18,17 +18,19 @@ from harness.stages import train
 from harness.training import model as model_module
 from harness.training import trainer as trainer_module
 from tests.helpers import small_run, weights
+from tests.helpers.logged import messages
 from tests.helpers.models import CORPUS, EOS_ID
 from tests.pitfalls.faults import Bench, caught, compared
 
 
 def trained(bench: Bench, *, rows: list[Question] | None = None, **settings: Any) -> tuple[Any, list[str]]:
     """The manifest of one step of training, and what it told."""
-    run, told = small_run.split(bench.folder()), []
+    run = small_run.split(bench.folder())
     if rows:
         storage.write_jsonl(run.train_jsonl, rows)
     quick = {"engine": "peft", "max_steps": 1, "eval_rows": 0, "load_in_4bit": False, **settings}
-    return train.run(run, small_run.config(bench.model, train=quick), progress=told.append), told
+    with messages() as told:
+        return train.run(run, small_run.config(bench.model, train=quick)), told
 
 
 def collate_with_eos_as_padding(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from harness.errors import BusyError
 from harness.stages import score
 from harness.storage import RunFolder
 from tests.helpers import chain, scored_run
+from tests.helpers.logged import messages
 
 PROJECT = Path(__file__).parents[2]
 QUICK = ["--set", "score.resamples=100"]
@@ -133,8 +134,8 @@ def test_two_at_once_on_one_run_end_as_one_alone(tmp_path: Path) -> None:
     errors = [process.communicate()[1] for process in (first, *others)]
     assert codes[0] == 0 and set(codes) <= {0, 2}, errors
     assert all("is in use by process" in text for text in errors if text), errors
-    told: list[str] = []
-    score.run(run, load("tiny", SLOW[1:]), progress=told.append)
+    with messages() as told:
+        score.run(run, load("tiny", SLOW[1:]))
     assert [line.partition(":")[2] for line in told] == [" scores are unchanged"] * 2
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-KEYS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+from harness.questions.rows import MAX_DEPTH
+from harness.storage import strict_json
+
+KEYS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "contents", "chosen")
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "bard", "bing", "answer"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
-SEVERAL, UNANSWERED, TOOLS, UNKNOWN = (
+SEVERAL, UNANSWERED, UNASKED, TOOLS, UNKNOWN = (
     "of several turns",
     "without an answer",
+    "that the assistant begins",
     "with tools or media",
     "with unknown roles",
 )
@@ -22,8 +26,19 @@ class LeftOut(Exception):
     """A row that is no question with an answer; its text says why, as in "31 of several turns"."""
 
 
+def turns_of(value: Any) -> Any:
+    """The turns of a conversation that a table holds as JSON text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            return strict_json.loads(value, max_depth=MAX_DEPTH)
+        except ValueError:
+            return value
+    return value
+
+
 def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of turns."""
+    """Whether a value is a list of turns, or the JSON text of one."""
+    value = turns_of(value)
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(_role_key(value[0]))
 
 
@@ -36,13 +51,16 @@ def convert(turns: Any, *, last: bool) -> dict[str, Any]:
     Raises:
         LeftOut: several turns, no answer, or what is not text.
     """
+    turns = turns_of(turns)
     if not is_conversation(turns):
         raise LeftOut(UNANSWERED)
     system, spoken = _spoken(turns)
     while spoken and spoken[-1][0] == "user":
         spoken.pop()
-    if len(spoken) < 2 or spoken[0][0] != "user":
+    if len(spoken) < 2:
         raise LeftOut(UNANSWERED)
+    if spoken[0][0] != "user" and not (last and len(spoken) > 2):
+        raise LeftOut(UNASKED)
     values: dict[str, Any] = {"question": spoken[-2][1], "answer": spoken[-1][1]}
     if len(spoken) > 2:
         if not last:
@@ -74,14 +92,20 @@ def _spoken(turns: list[Any]) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _role_key(turn: dict[str, Any]) -> str | None:
-    for role, content in (("role", "content"), ("from", "value"), ("role", "value"), ("role", "text")):
+    for role, content in (
+        ("role", "content"),
+        ("from", "value"),
+        ("role", "value"),
+        ("role", "text"),
+        ("role", "parts"),
+    ):
         if role in turn and content in turn:
             return role
     return None
 
 
 def _text(turn: dict[str, Any]) -> str:
-    content = next((turn[key] for key in ("content", "value", "text") if key in turn), None)
+    content = next((turn[key] for key in ("content", "value", "text", "parts") if key in turn), None)
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]

@@ -31,6 +31,10 @@ OTHERS = (
     (OLE, "is an Excel file of the old kind (.xls)", "save it as .xlsx or CSV"),
     (b"ARROW1", "is an Arrow file", "save it as parquet: Dataset.to_parquet(...)"),
     (b"SQLite format 3", "is an SQLite database", "export the table as CSV"),
+    (b"\x80\x03", "is a Python pickle, which may run code", "write it again with to_parquet or to_json"),
+    (b"\x80\x04", "is a Python pickle, which may run code", "write it again with to_parquet or to_json"),
+    (b"\x80\x05", "is a Python pickle, which may run code", "write it again with to_parquet or to_json"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
     (b"%PDF", "is a PDF", "give a table or JSON of questions and answers"),
 )
 PARQUET_ROWS = 64
@@ -68,15 +72,19 @@ def refuse_others(data: bytes, path: Path) -> None:
 def decode(data: bytes, path: Path) -> str:
     """The text of a file in UTF-8 or, by its byte order mark, UTF-16 or UTF-32."""
     encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data[:4]:
+        raise DataError("looks like UTF-16 without a byte order mark", "save it as UTF-8", file=path)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"is not {encoding.upper()} (byte {data[error.start]:#04x} on line {line})", "save it as UTF-8", file=path
+            f"is not {encoding.upper()} (byte {data[error.start]:#04x} on line {line})",
+            "save it as UTF-8 (in Excel: as CSV UTF-8)",
+            file=path,
         ) from None
-    if encoding == "utf-8" and "\0" in text[:4]:
-        raise DataError("looks like UTF-16 without a byte order mark", "save it as UTF-8", file=path)
+    if text.lstrip().startswith("<"):
+        raise DataError("is HTML or XML", "give JSON, JSON Lines, CSV, parquet or xlsx", file=path)
     if BLANK.fullmatch(text):
         raise DataError("is blank", "give it rows with a question and an answer", file=path)
     return text
@@ -184,6 +192,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return value.date().isoformat()  # how a sheet keeps a day
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, list | tuple):

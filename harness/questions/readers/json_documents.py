@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.errors import DataError
-from harness.questions.readers import shapes, squad
+from harness.questions.readers import chat, shapes, squad
 from harness.questions.readers.limits import MAX_ROW_CHARACTERS, MAX_VALUES, SHOWN, shown
+from harness.questions.readers.names import are_sentences
 from harness.questions.rows import MAX_DEPTH, kind_of
 from harness.storage import strict_json
 
@@ -32,13 +33,16 @@ ARTICLE_ROWS = 20
 def read(text: str, path: Path) -> tuple[Rows, str]:
     """The rows of a JSON text, and the kind of document it is."""
     at = _skip(text, 0)
-    if text.startswith("[", at):
-        return squad.flattened(_list(text, path, at)), "JSON"
-    if text.startswith("{", at):
+    if text.startswith(("[", "{"), at):
         if _is_lines(text, path, at):
-            return squad.flattened(_lines(text, path)), "JSON Lines"
-        rows, how = _rows_of_object(_whole(text, path), path)
-        return squad.flattened(rows), how
+            rows, how = _lines(text, path), "JSON Lines"
+        elif text.startswith("[", at):
+            rows, how = _list(text, path, at), "JSON"
+        elif (value := _whole(text, path)) is None:
+            rows, how = _stream(text, path, at), "JSON objects one after another"
+        else:
+            rows, how = _rows_of_object(value, path)
+        return squad.flattened(_named(rows, path)), how
     value = _parse(text, path, 1, at)[0]
     raise DataError(
         f"is {kind_of(value)}, not a list of objects", "put the rows into one list: [{...}, {...}]", file=path
@@ -46,13 +50,15 @@ def read(text: str, path: Path) -> tuple[Rows, str]:
 
 
 def _is_lines(text: str, path: Path, at: int) -> bool:
-    """Whether each line is an object: the first ends with one, and the next begins another."""
+    """Whether each line is an object, or a list: the first ends with one, and the next begins another."""
     end = text.find("\n", at)
     if end < 0:
         return path.suffix.lower() in JSON_LINES and len(text) > MAX_ROW_CHARACTERS
     following = NEXT_LINE.match(text, at + len(text[at:end].rstrip()))
-    begins_another = bool(following and text.startswith("{", following.end()))
-    ends = text[at:end].rstrip().endswith("}")
+    begins_another = bool(following and text.startswith(text[at], following.end()))
+    ends = text[at:end].rstrip().endswith("}" if text[at] == "{" else "]")
+    if text[at] == "[":
+        return ends and begins_another
     named = path.suffix.lower() in JSON_LINES and text[at:end].strip() != "{"
     has_more = bool(following and following.end() < len(text))
     return (ends and begins_another) or (named and has_more)
@@ -83,6 +89,34 @@ def _lines(text: str, path: Path) -> Rows:
         if line.strip():
             _check_extent(line, 0, path, number)
             yield number, _parse(line, path, number, line=number)[0]
+
+
+def _stream(text: str, path: Path, at: int) -> Rows:
+    number = 0
+    while at < len(text):
+        number += 1
+        _check_extent(text, at, path, number)
+        value, end = _parse(text, path, number, at)
+        yield number, value
+        at = _skip(text, end)
+        if at < len(text) and text[at] != "{":
+            _not_json(json.JSONDecodeError("Extra data", text, at), path)
+
+
+def _named(rows: Rows, path: Path) -> Rows:
+    """The rows as objects: lists get their columns' names from the first of them, or are pairs of question and answer; wrappers are taken off."""
+    header: list[str] | None = None
+    for number, row in rows:
+        if number == 1 and isinstance(row, list) and row and all(isinstance(each, str) for each in row):
+            header = row if shapes.names_columns(row) else ["question", "answer"] if len(row) == 2 else None
+            if header is row:
+                continue
+        if isinstance(row, list) and header and not chat.is_conversation(row):
+            yield number, _zip(header, row, path)
+        elif isinstance(row, dict) and len(row) == 1 and isinstance(inner := next(iter(row.values())), dict):
+            yield number, inner if shapes.looks_like_a_row(inner) else row
+        else:
+            yield number, row
 
 
 def _split_lines(text: str) -> Iterator[str]:
@@ -136,16 +170,26 @@ def _parse(text: str, path: Path, number: int, at: int = 0, *, line: int | None 
 
 def _not_json(error: json.JSONDecodeError, path: Path, line: int | None = None) -> NoReturn:
     where = f"line {line or error.lineno}, column {error.colno}"
+    doc, at = error.doc, error.pos
     hint = "correct it there"
-    if PYTHON.match(error.doc):
+    if PYTHON.match(doc):
         hint = "it is written as Python, with single quotes; write it with json.dump"
+    elif doc[at : at + 1] in ("]", "}") and doc[:at].rstrip().endswith(","):
+        hint = "remove the comma before it"
+    elif error.msg == "Extra data" and doc[at] == ",":
+        hint = "leave out the comma behind the row" if line else "put the rows into one list: [{...}, {...}]"
+    elif at >= len(doc) or error.msg.startswith("Unterminated string"):
+        hint = "a quotation mark is missing there, or the file ends early: copy or download it again"
+    elif not doc[:at].strip() and not line:
+        hint = f"it begins with {doc[at : at + 20]!r}; if it is a table, name it .csv"
     raise DataError(f"is not JSON: {error.msg.lower()} ({where})", hint, file=path) from None
 
 
 # -------------------------------------------------------------------------------------------------------- as a whole
 
 
-def _whole(text: str, path: Path) -> dict[str, Any]:
+def _whole(text: str, path: Path) -> dict[str, Any] | None:
+    """The object that a text is; None if another follows it."""
     if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
         raise DataError(
             f"is one object of more than {MAX_VALUES:,} values", "write it as JSON Lines, a row a line", file=path
@@ -153,6 +197,8 @@ def _whole(text: str, path: Path) -> dict[str, Any]:
     try:
         return strict_json.loads(text, max_depth=MAX_DEPTH)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.startswith("{", error.pos):
+            return None
         _not_json(error, path)
     except ValueError as error:
         raise DataError(f"is not usable JSON: {error}", "correct that", file=path) from None
@@ -163,30 +209,59 @@ def _rows_of_object(value: dict[str, Any], path: Path) -> tuple[Rows, str]:
     lists = {key: inner for key, inner in value.items() if isinstance(inner, list) and _holds(inner, dict)}
     if {"columns", "data"} <= value.keys() and _holds(value["columns"], str) and _holds(value["data"], list):
         return _numbered(_zip(value["columns"], row, path) for row in value["data"]), "JSON of pandas (split)"
+    if not shapes.names_columns(value) and are_sentences(value) and all(map(_is_answer, value.values())):
+        pairs = ({"question": question, "answer": answer} for question, answer in value.items())
+        return _numbered(pairs), "JSON of questions and answers"
     columns = {key: inner for key, inner in value.items() if isinstance(inner, list) and not _holds(inner, dict)}
     if not lists and len(columns) > 1:
         return _numbered(_columns(columns, path)), "JSON by columns"
-    if len(lists) == 1 and not shapes.looks_like_a_row(value):
-        key, rows = next(iter(lists.items()))
-        inner = [row["row"] if isinstance(row, dict) and isinstance(row.get("row"), dict) else row for row in rows]
-        return _numbered(inner), f"JSON under {key[:40]!r}"
-    if len(lists) > 1 and len(lists) == len(value):
-        raise DataError(
-            f"holds several lists of rows: {shown(lists)}", "keep one, or put each into a file of its own", file=path
-        )
+    if shapes.looks_like_a_row(value):
+        return _numbered([value]), "JSON"
+    if lists:
+        return _under_a_key(lists, path)
     nested = {key: inner for key, inner in value.items() if isinstance(inner, dict)}
     if len(nested) > 1 and len(nested) == len(value):
-        first = next(iter(nested.values()))
-        if first and all(not isinstance(each, dict | list) for each in first.values()):
-            keys = [set(inner) for inner in nested.values()]
-            by_columns = all(key == keys[0] for key in keys) and all(each.isdigit() for each in keys[0])
-            if by_columns:
-                return _numbered(_columns({k: list(v.values()) for k, v in nested.items()}, path)), "JSON of pandas"
-        return _numbered(nested.values()), "JSON of pandas (index)"
-    if len(value) > 1 and all(isinstance(each, str) for each in value.values()) and not shapes.looks_like_a_row(value):
+        return _pandas(nested, path)
+    if len(nested) == 1:
+        key, inner = next(iter(nested.items()))
+        rows, how = _rows_of_object(inner, path)
+        return rows, f"{how} in {key[:40]!r}"
+    if len(value) > 1 and all(isinstance(each, str) for each in value.values()):
         pairs = ({"question": question, "answer": answer} for question, answer in value.items())
         return _numbered(pairs), "JSON of questions and answers"
     return _numbered([value]), "JSON"
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (_holds(value, str) and all(isinstance(each, str) for each in value))
+
+
+def _under_a_key(lists: dict[str, list[Any]], path: Path) -> tuple[Rows, str]:
+    """The rows in the one list that has any."""
+    lists = {
+        key: [row["row"] if isinstance(row, dict) and isinstance(row.get("row"), dict) else row for row in rows]
+        for key, rows in lists.items()
+    }
+    found = {key: rows for key, rows in lists.items() if shapes.looks_like_a_row(rows[0])}
+    key, rows = next(iter((found or lists).items()))
+    if len(found or lists) > 1:
+        raise DataError(
+            f"holds several lists of rows: {shown(found or lists)}",
+            "keep one, or put each into a file of its own",
+            file=path,
+        )
+    return _numbered(rows), f"JSON under {key[:40]!r}"
+
+
+def _pandas(nested: dict[str, dict[str, Any]], path: Path) -> tuple[Rows, str]:
+    """The rows of what pandas writes as an object of objects: by columns, or by rows."""
+    first = next(iter(nested.values()))
+    keys = list(first)
+    scalars = bool(first) and all(not isinstance(each, dict) for each in first.values())
+    numbered = all(key.isdigit() for key in keys) or shapes.names_columns(nested)
+    if scalars and numbered and all(list(inner) == keys for inner in nested.values()):
+        return _numbered(_columns({key: list(inner.values()) for key, inner in nested.items()}, path)), "JSON of pandas"
+    return _numbered(nested.values()), "JSON of pandas (index)"
 
 
 def _holds(value: Any, kind: type) -> bool:

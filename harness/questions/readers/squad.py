@@ -50,6 +50,23 @@ def accepted(value: Any) -> Any:
     return value
 
 
+def passage(value: Any) -> Any:
+    """A passage that is a list of paragraphs or of lists of sentences (HotpotQA), as one text; anything else as it is."""
+    if not isinstance(value, list) or not value:
+        return value
+    parts = [_sentences(each) for each in value]
+    return "\n\n".join(filter(None, parts)) if all(part is not None for part in parts) else value
+
+
+def _sentences(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(each, str | list) for each in value):
+        inner = [_sentences(each) for each in value]
+        return " ".join(filter(None, inner)) if all(part is not None for part in inner) else None
+    return None
+
+
 def is_unanswerable(row: dict[str, Any], answer: Any) -> bool:
     """Whether a row says that its question has no answer: `is_impossible`, or SQuAD's empty answers."""
     impossible = row.get("is_impossible")

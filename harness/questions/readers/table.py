@@ -15,6 +15,8 @@ from harness.questions.readers.limits import MAX_COLUMNS, MAX_ROW_CHARACTERS
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)
+RULE = re.compile(r"\s*:?-{3,}:?\s*")
+"""A cell of the line below the header of a Markdown table."""
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
@@ -30,7 +32,15 @@ def read_csv(text: str, path: Path) -> tuple[Rows, str]:
         lines = itertools.chain([first], lines)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     how = f"separated by {SEPARATORS.get(separator, repr(separator))}"
-    return read_rows(_csv_rows(reader, path), path), how
+    found = _csv_rows(reader, path)
+    return read_rows(_markdown(found) if separator == "|" else found, path), how
+
+
+def _markdown(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Cells between bars, without the spaces around them, and without the line below a Markdown table's header."""
+    for row in rows:
+        if not all(RULE.fullmatch(cell) for cell in row if cell.strip()):
+            yield [cell.strip() for cell in row]
 
 
 def _csv_rows(reader: Any, path: Path) -> Iterator[list[Any]]:
@@ -56,11 +66,14 @@ def read_rows(lists: Iterable[list[Any]], path: Path) -> Rows:
         twice = next(name for at, name in enumerate(named) if name in named[:at])
         raise DataError(f"has two columns of one name, {twice[:80]!r}", "name each column once", file=path)
     first = dict.fromkeys(named)
+    hint = "put a field that contains the separator into quotes"
+    if len(named) == 1:
+        hint = f"the first line names one column only, {named[0][:60]!r}; write it as question,answer"
     for number, row in enumerate(cells, 1):
         if any(cell not in (None, "") for cell in row[len(names) :]):
             raise DataError(
                 "has more fields than there are columns",
-                "put a field that contains the separator into quotes",
+                hint,
                 file=path,
                 row=number,
             )
