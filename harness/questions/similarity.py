@@ -21,8 +21,10 @@ PERMUTATIONS = 128
 SEED = 1
 RECALL_WEIGHTS = (0.02, 0.98)
 """Cost of a false and of a missed candidate: false ones are thrown out by the exact similarity, missed ones leak."""
-WINDOW = 20
+WINDOW, LEAST_WINDOW = 20, 4
 """Look-alikes before it, in each bucket, that a row is compared with: keeps a file made from one template from taking quadratic time."""
+WINDOW_ROWS = 100_000
+"""Rows up to which that many are; with more of them fewer, so that the pairs of a large file fit into memory (`window`)."""
 CHUNK = 200_000
 """Pairs whose similarity is computed at once."""
 TEXTS = 20_000
@@ -289,17 +291,23 @@ def mix(columns: np.ndarray) -> np.ndarray:
     return key
 
 
+def window(count: int) -> int:
+    """How far apart in a bucket two of `count` texts may stand to be compared."""
+    return max(LEAST_WINDOW, min(WINDOW, WINDOW * WINDOW_ROWS // max(1, count)))
+
+
 def pairs_within(key: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pairs of positions with equal keys at most `WINDOW` apart in their bucket, as left * count + right; and who had more than that."""
+    """Pairs of positions with equal keys at most `window` apart in their bucket, as left * count + right; and who had more than that."""
     order = np.argsort(key, kind="stable")
     key, count = key[order], len(key)
+    furthest = window(count)
     full = np.zeros(count, dtype=bool)
     pairs, at = [], np.arange(count)
-    for apart in range(1, WINDOW + 1):
+    for apart in range(1, furthest + 1):
         at = at[at + apart < count]
         at = at[key[at] == key[at + apart]]
         if not len(at):
             return pairs, full
         pairs.append(order[at] * count + order[at + apart])
-    full[order[at + WINDOW]] = True
+    full[order[at + furthest]] = True
     return pairs, full

@@ -13,7 +13,7 @@ from harness.questions.grouping import EXAMPLES, Groups, Link
 from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
-from harness.questions.similarity import WINDOW, Shingles, nearest_method
+from harness.questions.similarity import Shingles, nearest_method, window
 from harness.records import Question
 
 LARGE_GROUP = 0.1
@@ -36,7 +36,7 @@ def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dic
         "long_answer_words": data.long_answer_words,
         "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
-        "window": WINDOW,
+        "window": window(len(rows)),
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
         "rows_with_stock_answers": groups.rows_with_stock_answers,
         "chains_cut": groups.chains_cut,
