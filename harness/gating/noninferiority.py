@@ -183,6 +183,7 @@ def family_p(totals: Totals, *, flips: int, seed: int) -> Floats:
     denominator, is held against the largest of the flipped family: the correction allows for how alike the columns are. p is exactly 1 for a column of zeros.
     Sources: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3 (single step); by sign flips: Winkler et al., NeuroImage 92 (2014) 381-397.
     """
+    totals = totals.pooled()
     n_groups, columns = totals.sums.shape
     scale = np.sqrt((totals.sums**2).sum(axis=0))
     scaled = np.divide(totals.sums, scale, out=np.zeros_like(totals.sums), where=scale > 0)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.metrics.normalize import normalize_question
 from harness.questions.grouping import EXAMPLES, Link, is_long
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
 
@@ -36,8 +36,8 @@ def find(rows: Sequence[Row], links: Iterable[Link], heldout: Sequence[int], kno
     """The leaks from the rows of `known` to those of `heldout`; `rows` and `links` as they were compared."""
     asked: dict[str, list[int]] = {}
     for at in heldout:
-        asked.setdefault(normalize_question(rows[at].question), []).append(at)
-    exact = {at: asked[key] for at in known if (key := normalize_question(rows[at].question)) in asked}
+        asked.setdefault(normalised(rows[at].question), []).append(at)
+    exact = {at: asked[key] for at in known if (key := normalised(rows[at].question)) in asked}
     held, others = set(heldout), set(known)
     near = []
     for link in links:

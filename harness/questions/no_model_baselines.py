@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.metrics import configured
-from harness.metrics.normalize import normalize_question
 from harness.questions.dataset import Row
+from harness.questions.normalised import normalised
 from harness.questions.similarity import Shingles
 from harness.records import Question
 from harness.registry import default_metrics
@@ -63,7 +63,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
         known: (question, answer) pairs of the training side; not empty.
         asked: questions.
     """
-    split = [normalize_question(question).split() for question, _ in known]
+    split = [normalised(question).split() for question, _ in known]
     held_by = Counter(word for words in split for word in set(words))
     needed = max(LEAST, COMMON * len(known))
 
@@ -77,7 +77,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
     # A question of which nothing but the blank is left says nothing.
     rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
-    return [rules.get(template(normalize_question(question).split()), commonest) for question in asked]
+    return [rules.get(template(normalised(question).split()), commonest) for question in asked]
 
 
 def answers(train: Sequence[Question], heldout: Sequence[Question], ngram: int) -> dict[str, list[str]]:

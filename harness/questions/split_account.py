@@ -8,12 +8,12 @@ from importlib.metadata import version
 from typing import Any
 
 from harness.config import Config, Data
-from harness.metrics.normalize import normalize_question
 from harness.questions import no_model_baselines
 from harness.questions.grouping import EXAMPLES, Groups, Link
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
-from harness.questions.similarity import WINDOW, Shingles, nearest_method
+from harness.questions.similarity import Shingles, nearest_method, window
 from harness.records import Question
 
 LARGE_GROUP = 0.1
@@ -38,7 +38,7 @@ def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dic
         "long_answer_words": data.long_answer_words,
         "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
-        "window": WINDOW,
+        "window": window(len(rows)),
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
         "rows_with_stock_answers": groups.rows_with_stock_answers,
         "chains_cut": groups.chains_cut,
@@ -91,12 +91,12 @@ def conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Questions (with their contexts) whose rows do not accept one another's answers."""
     same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        same_question[normalize_question(row.question), row.context].append(row)
+        same_question[normalised(row.question), row.context].append(row)
     found = []
     for same in same_question.values():
         if len(same) == 1:
             continue
-        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
+        accepted = [{normalised(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             found.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})

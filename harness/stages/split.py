@@ -23,6 +23,7 @@ from harness.questions.asking import kept, text_of
 from harness.questions.dataset import QaFile
 from harness.questions.grouping import Groups, group_rows
 from harness.questions.leakage import Leaks
+from harness.questions.normalised import remembered
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 MIN_GROUPS = 10
 
 
+@remembered()
 def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> SplitManifest:
     """Splits `config.data.qa` into a training, a dev and a held-out side, or takes the held-out side from `config.data.test`.
 
