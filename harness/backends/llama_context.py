@@ -126,10 +126,6 @@ class Context:
         self.clear(target)
         self.library.llama_memory_seq_cp(self.memory, source, target, -1, -1)
 
-    def set_threads(self, threads: int) -> None:
-        """For all that is computed from now on."""
-        self.library.llama_set_n_threads(self.pointer, threads, threads)
-
     def close(self) -> None:
         """Frees the cache."""
         if self.pointer:

@@ -127,11 +127,6 @@ class LlamaCppBackend:
         self.context.clear(0)
         return found
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text` as llama.cpp splits it: BOS as the file says, and text that looks like a special token is one."""
-        self._check_open()
-        return self.model.tokenize(text)
-
     def close(self) -> None:
         """Frees the model."""
         if self.context is not None:

@@ -124,16 +124,6 @@ def check_supported(model_folder: Path) -> None:
         raise ModelError(error.problem, CHECKOUT, file=error.file) from None
 
 
-def estimate_bytes(model_folder: Path, type: str) -> int:
-    """About how large the file will be, from the headers alone; for models that are not converted here, the size of their weights as they are."""
-    config = safetensors_reader.read_json(model_folder / "config.json", "config")
-    try:
-        llama.check_supported(config, model_folder)
-        return sum(tensor.size_bytes for tensor in llama.plan(model_folder, config, type)) + METADATA
-    except llama.UnsupportedModel:
-        return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
-
-
 def _write(
     path: Path,
     config: dict[str, Any],

@@ -23,6 +23,7 @@ from harness.questions.readers.chat import LeftOut
 from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
 from harness.questions.readers.shapes import Shape
 from harness.questions.rows import BLANK, Checker, Row, kind_of, with_ids
+from harness.records.split import SourceFile
 from harness.storage import sha256_file, sha256_json
 
 __all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read"]
@@ -81,9 +82,16 @@ class QaFile:
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
 
-    def described(self) -> dict[str, Any]:
+    def described(self, role: str, sha256: str) -> SourceFile:
         """For `SplitManifest.files`."""
-        return {"path": self.source, "summary": self.summary, "rows": len(self.rows), "left_out": self.left_out}
+        return {
+            "path": self.source,
+            "summary": self.summary,
+            "rows": len(self.rows),
+            "left_out": self.left_out,
+            "role": role,
+            "sha256": sha256,
+        }
 
 
 def locate(path: Path | str) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.questions.grouping import EXAMPLES, Link, is_long
 from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
+from harness.records.split import Leakage
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def summary(
     *,
     dropped: int,
     long_answer_words: int,
-) -> dict[str, Any]:
+) -> Leakage:
     """`SplitManifest.leakage`.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 from harness.config import Config, Data
 from harness.questions import no_model_baselines
@@ -15,6 +14,7 @@ from harness.questions.rows import Row
 from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles, nearest_method, window
 from harness.records import Question
+from harness.records.split import Conflict, LargeGroup, MergedPair, SimilarityMethod
 
 LARGE_GROUP = 0.1
 """Share of its side's rows above which a group of several rows is warned of."""
@@ -28,7 +28,7 @@ MAX_CONFLICTS = 200
 REASONS = ("group", "duplicate_question", "near_duplicate", "long_answer")
 
 
-def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dict[str, Any]:
+def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> SimilarityMethod:
     """`SplitManifest.similarity`."""
     return {
         "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; what varies among look-alikes and the answers decide",
@@ -47,7 +47,7 @@ def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dic
     }
 
 
-def largest(questions: Sequence[Question], side_of: Sequence[str]) -> list[dict[str, Any]]:
+def largest(questions: Sequence[Question], side_of: Sequence[str]) -> list[LargeGroup]:
     """The ten largest groups; `side_of` names each question's side."""
     sizes: Counter[str] = Counter()
     first: dict[str, int] = {}
@@ -72,12 +72,12 @@ def merges(links: Sequence[Link]) -> dict[str, int]:
     return {reason: counts[reason] for reason in REASONS}
 
 
-def merge_examples(rows: Sequence[Row], links: Sequence[Link]) -> list[dict[str, Any]]:
+def merge_examples(rows: Sequence[Row], links: Sequence[Link]) -> list[MergedPair]:
     """A few links of each reason."""
     return [_example(rows, link) for reason in REASONS for link in [k for k in links if k.reason == reason][:EXAMPLES]]
 
 
-def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
+def _example(rows: Sequence[Row], link: Link) -> MergedPair:
     similarity = None if link.similarity is None else round(link.similarity, 3)
     return {
         "reason": link.reason,
@@ -87,12 +87,12 @@ def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
     }
 
 
-def conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def conflicts(rows: Sequence[Row]) -> list[Conflict]:
     """Questions (with their contexts) whose rows do not accept one another's answers."""
     same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
         same_question[normalised(row.question), row.context].append(row)
-    found = []
+    found: list[Conflict] = []
     for same in same_question.values():
         if len(same) == 1:
             continue

@@ -25,6 +25,9 @@ RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Parameters = dict[str, bool | int | float | str | list[int] | list[str] | None]
+"""Settings by their names, as a backend or a server reports them; kept to tell whether two were alike."""
+
 
 class Record(BaseModel):
     """The base of every record: immutable, unknown keys and numbers that are none refused."""

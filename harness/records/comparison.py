@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
-from harness.records.prediction import Cost
+from harness.records.prediction import Cost, Noise
 from harness.records.scoring import MetricValue
 from harness.records.shipping import Shipping
 
@@ -170,6 +170,6 @@ class Comparison(Manifest):
     """Figures from the QA file's own columns; empty without them."""
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
-    noise: dict[str, Any] = {}
-    """Variant -> `flip_rate`, `n`, `how` of a repeated subset."""
+    noise: dict[str, Noise] = {}
+    """Of each variant that answered a subset again."""
     provenance: dict[str, Any]

@@ -232,10 +232,7 @@ def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The noise measurements, one row each."""
-    return [
-        {"variant": key, **(value if isinstance(value, Mapping) else {"flip_rate": value})}
-        for key, value in comparison.noise.items()
-    ]
+    return [{"variant": key, **value} for key, value in comparison.noise.items()]
 
 
 def breakdowns(comparison: Comparison) -> list[dict[str, Any]]:

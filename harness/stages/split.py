@@ -63,7 +63,7 @@ def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> Split
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "seconds": round(time.monotonic() - began, 3)})
     restated = _taught(divided, again, questions) if again else []
     if again and restated:
-        manifest.files.append(again.described() | {"role": "taught", "sha256": hashes["taught"]})
+        manifest.files.append(again.described("taught", hashes["taught"]))
     manifest = _write(run, divided.sides, questions, manifest, restated)
     for warning in manifest.warnings:
         log.warning(f"split: warning: {warning}")
@@ -264,7 +264,7 @@ def _account(
         split_id=storage.sha256_json([[*_content(q), side_of[at]] for at, q in enumerate(questions)]),
         source=files[source].source,
         source_sha256=hashes[source],
-        files=[file.described() | {"role": role, "sha256": hashes[role]} for role, file in files.items()],
+        files=[file.described(role, hashes[role]) for role, file in files.items()],
         n_train=len(found.train),
         n_dev=len(found.dev),
         n_heldout=len(found.heldout),
