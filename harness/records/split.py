@@ -77,12 +77,13 @@ class SimilarityMethod(TypedDict, total=False):
 class LargeGroup(TypedDict, total=False):
     """One of the largest groups."""
 
+    example: str
+    """A question of it."""
     group: str
     rows: int
     share: float
     """Of all rows, 0..1."""
     side: str
-    example: str
 
 
 class Conflict(TypedDict, total=False):
