@@ -164,7 +164,7 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
     from httpx import ConnectError, TimeoutException, TransportError
     from huggingface_hub import errors
 
-    elsewhere = "download it where there is a network and give its folder as model.path"
+    elsewhere = "download it where there is a network and give its folder as model.path (of an adapter: --base)"
     match error:
         case errors.GatedRepoError():
             reason = "is gated", "accept its licence on the hub and log in with `hf auth login`"

@@ -30,8 +30,8 @@ NO_INPUT = ("", "<noinput>", "<no input>")
 OPTIONAL = (("input", INPUT), ("context", CONTEXT), ("system", SYSTEM))
 """Fields that a row may lack, and the names of their columns."""
 KEPT = tuple(name for name in FIELDS if name not in ("question", "answer", "context", "system", "answerable"))
-OF_FIGURES = {"answer_type", "fact", "must_mention", "twin"}
-"""Columns of `extra` that scores and figures read (`harness.analysis.figures`, `harness.metrics.points`)."""
+UNSAID = {"answer_type", "fact", "must_mention", "twin", "extra", "nearest_train", "row"}
+"""Columns that are not called unused: scores and figures read them, or a split wrote them."""
 PAIRS = (("question", ("answer", "answers")), ("prompt", ("completion", "response")), ("query", ("response", "answer")))
 """Usual pairs: they decide although there are further columns that could be meant."""
 NO_HEADER = "the first line must name the columns, as in question,answer"
@@ -170,7 +170,7 @@ def _conversation(column: str, found: Mapping[str, Any], written: Mapping[str, s
 
 
 def _shape(name: str, mapping: Mapping[str, str], written: Mapping[str, str]) -> Shape:
-    used = {fold_name(column) for column in mapping.values()} | set(FIELDS) | OF_FIGURES | {"is_impossible"}
+    used = {fold_name(column) for column in mapping.values()} | set(FIELDS) | UNSAID | {"is_impossible"}
     return Shape(name, mapping, tuple(column for folded, column in written.items() if folded not in used))
 
 
