@@ -419,7 +419,7 @@ BAD = {
     "a greedy token": (
         lambda f: edit_tokenizer(f, added_tokens=[{"id": 5, "content": "<x>", "lstrip": True}]),
         ModelError,
-        "swallows spaces",
+        "strips spaces",
     ),
     "a normaliser": (lambda f: edit_tokenizer(f, normalizer={"type": "NFKC"}), ModelError, "NFKC"),
     "an unknown regex": (

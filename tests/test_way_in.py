@@ -54,7 +54,7 @@ def test_split_says_what_was_chosen_and_shows_the_first_prompt_once(folder: Path
     assert first.exit_code == 0, first.output
     opening, note, *_ = first.stdout.splitlines()
     assert opening.endswith("prompt: text 'Question: {question} Answer:' (auto: the tokenizer has no chat template)")
-    assert note.startswith("note: ") and "knows nothing but the Constitution of India" in note
+    assert note.startswith("note: ") and "knows only the Constitution of India" in note
     kept = json.loads((folder / "runs/mine/split/prompt.json").read_text())["prompt"]
     assert "first prompt (text, " in first.stdout and kept["opening"] + kept["first"] in first.stdout
     train = (folder / "runs/mine/split/train.jsonl").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Who answers: one class per backend, found by name without importing the others.
+"""Inference backends: one class each, found by name without importing the others.
 
 A backend gets token ids and gives token ids: rendering and tokenising happen in `harness.prompt`, decoding in the predict stage, so that
 no backend can put a question differently from another. Servers, recorded answers and Python functions, which have their own tokenizer or
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Size of a batch unless the config or the free memory decides."""
 MAX_BATCH_GPU = 512
-"""Most questions of a batch on a GPU: the throughput of an 8B model no longer grows beyond it."""
+"""Maximum questions per GPU batch: the throughput of an 8B model saturates here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Execution:
     device: str = "cpu"
     """`cpu` or `cuda`."""
     batch_tokens: int = BATCH_TOKENS
-    """Padded prompt and answer tokens of a batch; 0: what memory holds."""
+    """Padded prompt and answer tokens of a batch; 0: as many as fit in memory."""
     max_batch: int = MAX_BATCH
     """Questions of a batch; 0: automatic, at most `MAX_BATCH_GPU`."""
     slots: int = 0
@@ -77,9 +77,9 @@ class Source:
     trust_remote_code: bool = False
     revision: str | None = None
     chat: bool = False
-    """An endpoint is asked by messages."""
+    """Use the endpoint's chat API."""
     object: Any = None
-    """Of the calling program: a function, or a loaded model with its tokenizer."""
+    """An object of the calling program: a function, or a loaded model with its tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,19 @@ class Completion:
     logprobs: list[float] | None = None
     """Natural logarithm of the probability of each of `answer_ids` when it was chosen; None: the backend does not give them."""
     prompt_ids: list[int] | None = None
-    """The prompt as the backend had it, where it knows better than who asked."""
+    """The prompt that the backend really used, if it reports one."""
     tokens: int | None = None
     """Generated tokens, where the backend counts them and gives no ids."""
     prompt_tokens: int | None = None
 
 
 Prompt = Sequence[int] | Sequence[dict[str, str]] | str
-"""How a question is put: token ids; the messages of a chat; text; for `replay` and `python`, one object with `id`, `question` and `text`."""
+"""The form of a question: token ids; the messages of a chat; text; for `replay` and `python`, one object with `id`, `question` and `text`."""
 
 
 @dataclass
 class Facts:
-    """What a backend reports once it is loaded."""
+    """A backend's report after loading."""
 
     version: str
     """Of every library that decides the numbers, e.g. `transformers 5.17.0, torch 2.13.0`."""
@@ -117,7 +117,7 @@ class Facts:
     """Longest prompt plus answer, in tokens."""
     execution: dict[str, Any] = field(default_factory=dict)
     room: int = 0
-    """Padded tokens of the largest batch that its memory holds; 0: memory does not decide."""
+    """Padded tokens of the largest batch that fits in its memory; 0: memory is no limit."""
 
 
 class Backend(Protocol):
@@ -144,7 +144,7 @@ class BatchesBackend(Backend, Protocol):
     """A backend that works on several batches at once."""
 
     def answer_batches(self, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[Completion]]]:
-        """Answers batches; yields each one's position and answers, as they come."""
+        """Answers batches; yields each one's position and answers as they finish."""
         ...
 
 
@@ -170,7 +170,7 @@ class LogprobBackend(Backend, Protocol):
 def resolve_batch_size(
     execution: Execution, room: int, questions: int, processes: int, *, earlier: tuple[int, int] | None = None
 ) -> Execution:
-    """`execution` with its automatic sizes (0) put into numbers.
+    """`execution` with its automatic sizes (0) resolved.
 
     Args:
         room: see `Facts`.
@@ -185,7 +185,7 @@ def resolve_batch_size(
 
 
 def batches(lengths: Sequence[int], execution: Execution, max_new_tokens: int) -> list[list[int]]:
-    """Positions cut into batches: longest prompts first, so that memory is short at once or never, within the token budget of a batch.
+    """Positions split into batches within the token budget of a batch, longest prompts first, so that memory runs out at once or never.
 
     The cut depends on all the lengths and on nothing else: a resumed run answers in the same batches as an undisturbed one.
     """
@@ -202,7 +202,7 @@ def batches(lengths: Sequence[int], execution: Execution, max_new_tokens: int) -
 
 
 def find(name: str) -> type[Backend]:
-    """The backend class of that name, imported only now."""
+    """The backend class of that name, imported on demand."""
     if name not in BACKENDS:
         raise ConfigError(f"no backend {name!r}", f"use one of {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].implementation.partition(":")

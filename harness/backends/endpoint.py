@@ -25,13 +25,13 @@ KEY = "HARNESS_ENDPOINT_KEY"
 """Environment variable with the server's key; sent, never stored."""
 TIMEOUT_S = 300.0
 MAX_ANSWER_BYTES = 16_000_000
-"""Of a response, unpacked: a server is not trusted to end."""
+"""Maximum size of a decompressed response: a server might never stop."""
 RETRIES = 6
-"""Of a request that was refused for now (429, 5xx) or broke off; each waits twice as long as the one before, from BACKOFF_S on."""
+"""Retries of a request that was refused temporarily (429, 5xx) or cut off; each wait is twice the one before, starting at BACKOFF_S."""
 BACKOFF_S = 1.0
 LONGEST_WAIT_S = 60.0
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, AttributeError)
-"""What asking a server, and taking its answer apart, can fail with."""
+"""Errors that requesting and parsing an answer can raise."""
 MORE_FIELDS = (
     "top_k",
     "min_p",
@@ -42,11 +42,11 @@ MORE_FIELDS = (
     "return_token_ids",
     "seed",
 )
-"""Sent so that no default of a server's applies; left out for a server that refuses fields it does not know, which is then recorded."""
+"""Sent so that no server default applies; omitted for a server that rejects unknown fields, which is then recorded."""
 
 
 class _Refused(Exception):
-    """A request that the server refuses as it is, with its status and message."""
+    """A request that the server refuses, with its status and message."""
 
     def __init__(self, status: int, message: str, after: float = 0.0):
         self.status, self.message, self.after = status, message, after
@@ -84,7 +84,7 @@ class EndpointBackend:
         return [found[i][0] for i in range(len(prompts))]
 
     def answer_batches(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[tuple[int, list[Completion]]]:
-        """Answers batches of one prompt each, `slots` at a time; yields each one's position and answer as it comes.
+        """Answers batches of one prompt each, `slots` at a time; yields each one's position and answer as it arrives.
 
         Raises:
             ModelError: the server refuses all questions (key, model, web page), or cuts prompts or answers short.
@@ -106,7 +106,7 @@ class EndpointBackend:
                 except BaseException as error:
                     done.put((i, error))
 
-        # Daemons: an interrupt does not wait for answers in flight.
+        # Daemon threads: an interrupt does not wait for answers in flight.
         for _ in range(min(self.slots, len(batches))):
             threading.Thread(target=work, daemon=True).start()
         try:
@@ -119,7 +119,7 @@ class EndpointBackend:
             stopped.set()
 
     def stream(self, prompt: Prompt) -> Iterator[Piece]:
-        """One answer as the server sends it; see `harness.backends.pieces`. A busy server is not asked again."""
+        """One answer as the server sends it; see `harness.backends.pieces`. A busy server is not retried."""
         route = "/chat/completions" if self.chat else "/completions"
         body = self._body(prompt) | {"stream": True, "return_token_ids": False, "logprobs": True if self.chat else 1}
         try:
@@ -128,7 +128,7 @@ class EndpointBackend:
                     yield from server_sent_events.pieces(response.iter_lines())
                     return
                 refused = response.status_code in (400, 422)
-            if refused:  # perhaps for a field that it does not know
+            if refused:  # possibly because of an unknown field
                 plain = {k: v for k, v in body.items() if k not in (*MORE_FIELDS, "logprobs")}
                 with self.client.stream("POST", self.url + route, json=plain) as response:
                     if response.status_code < 300:
@@ -183,7 +183,7 @@ class EndpointBackend:
         return body
 
     def _patiently(self, body: dict[str, Any], stopped: threading.Event) -> Any:
-        """The server's answer; tries again, later and later, where it is busy or the connection breaks off."""
+        """The server's answer; retries with exponential backoff if the server is busy or the connection breaks."""
         route = "/chat/completions" if self.chat else "/completions"
         for attempt in range(RETRIES + 1):
             sent = {k: v for k, v in body.items() if not (self.standard and k in MORE_FIELDS)}
@@ -312,7 +312,7 @@ class EndpointBackend:
 
 
 def refusal(text: str) -> str:
-    """What a server says of a refusal, in one line."""
+    """A server's reason for a refusal, in one line."""
     try:
         value = strict_json.loads(text)
         error = value.get("error", value) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""llama.cpp's C interface (llama.h) through ctypes: the functions that answering needs, and a check that the library is as declared here.
+"""llama.cpp's C interface (llama.h) through ctypes: the functions that answering needs, and a check that the library matches the declarations.
 
 llama.h promises no stable layout: fields of the parameter structures move between releases. So a library is used only if its default
 parameters are the ones below, field by field, and if `llama_loading` finds that it computes what NumPy does.
@@ -160,7 +160,7 @@ CONTEXT_DEFAULTS = {
     "type_k": 1, "type_v": 1, "moe_cache_size": 0, "abort_callback": None, "embeddings": False, "offload_kqv": True, "op_offload": True,
     "kv_unified": False, "samplers": None, "n_samplers": 0, "ctx_other": None,
 }  # fmt: skip
-"""What llama.cpp's defaults are under these names; another layout shows other values."""
+"""llama.cpp's defaults by name; a library with another layout shows other values."""
 
 LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 ERROR = 4
@@ -192,7 +192,7 @@ class Library:
         self.llama_log_set(ctypes.cast(self._log, c_void_p), None)
         self.llama_backend_init()
         if wrong := wrong_defaults(self):
-            raise ConfigError(f"is another llama.cpp than this project knows: {wrong}", HINT, file=path)
+            raise ConfigError(f"is a version of llama.cpp that this project does not support: {wrong}", HINT, file=path)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)
@@ -206,7 +206,7 @@ HINT = "install the pinned xllamacpp, or name a libllama of its release in predi
 
 
 def wrong_defaults(library: Any) -> str | None:
-    """The first default parameter that is not where it is expected, in words."""
+    """Describes the first default parameter that is not at its expected place."""
     for structure, expected in (
         (library.llama_model_default_params(), MODEL_DEFAULTS),
         (library.llama_context_default_params(), CONTEXT_DEFAULTS),

@@ -18,29 +18,29 @@ import numpy as np
 from harness.backends.llama_context import BATCH, Context, DecodeError, Row, logprobs_of
 
 PENALISED = 64
-"""Last tokens that a repeat penalty looks at."""
+"""Number of last tokens that a repeat penalty considers."""
 
 
 @dataclass
 class Answer:
-    """What became of one prompt."""
+    """The result of one prompt."""
 
     ids: list[int] = field(default_factory=list)
     """Without the end token."""
     logprobs: list[float] = field(default_factory=list)
     """Natural logarithm of the probability of each of `ids`."""
     stopped: bool = False
-    """By an end token."""
+    """It ended with an end token."""
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How prompts are spread over a context's sequences; the last sequence of the context holds what all prompts begin with."""
+    """How prompts are spread over a context's sequences; the last sequence of the context holds the prompts' shared prefix."""
 
     sequences: int
     unit: int
-    """Rows of a step are filled up to a multiple of this, with the sequences that are free."""
+    """Rows of a step are padded to a multiple of this, with unused sequences."""
     prompts_at_once: int
     """New prompts computed in one call."""
 
@@ -65,13 +65,13 @@ class Greedy:
     def __init__(self, context: Context, batching: Batching, ends: set[int], repeat_penalty: float = 1.0):
         self.context, self.batching, self.ends, self.repeat_penalty = context, batching, ends, repeat_penalty
         self.running: list[_Running] = []
-        """By sequence: the first so many are in use."""
+        """Running answers, indexed by sequence: the first `len(running)` sequences are in use."""
         self.idle: dict[int, int] = {}
-        """Sequence -> tokens of nobody in its cache."""
+        """Unused sequence -> tokens left in its cache."""
         self.prefix: list[int] = []
 
     def answer(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int]) -> list[Answer]:
-        """Answers prompts, none of them empty, with at most so many tokens each, end token included."""
+        """Answers prompts, none of them empty, with at most this many tokens each, including the end token."""
         answers = [Answer() for _ in prompts]
         waiting = deque(_Running(p, room, a) for p, room, a in zip(prompts, rooms, answers, strict=True))
         self._share(prompts)
@@ -84,7 +84,7 @@ class Greedy:
         return answers
 
     def stream(self, prompt: Sequence[int], room: int) -> Iterator[Answer]:
-        """The answer to one prompt, given again after each step as it grows; leaving off early frees its sequence."""
+        """Yields the growing answer to one prompt after each step; closing the iterator early frees its sequence."""
         answer = Answer()
         self._share([prompt])
         self._start([_Running(prompt, room, answer)])
@@ -97,11 +97,11 @@ class Greedy:
             self._end(list(range(len(self.running))))
 
     def forget(self) -> None:
-        """The sequences are about to be used otherwise: what is in them must not be relied on."""
+        """Discards the state of all sequences, because other code is about to use them."""
         self.idle, self.prefix = {}, []
 
     def _share(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Computes what all prompts begin with. At least two tokens are left of each: one row alone takes other code."""
+        """Computes the prompts' shared prefix. Leaves at least two tokens of each prompt: a single row uses another code path."""
         prefix = common_prefix(prompts) if len(prompts) > 1 else []
         prefix = prefix[: max(0, min(map(len, prompts), default=0) - 2)]
         if prefix == self.prefix:
@@ -136,7 +136,7 @@ class Greedy:
         if len(new) > 1 and len(rows) > BATCH:
             half = len(new) // 2
             self._start(new[:half])
-            # Some of them may be done already, and those behind them move up.
+            # Some of them may be done already; later ones move to their places.
             self._start(new[half:])
             return
         self.running += new
@@ -161,7 +161,7 @@ class Greedy:
         self._advance(places, lambda: self.context.decode(rows))
 
     def _advance(self, places: list[int], compute: Callable[[], np.ndarray]) -> None:
-        """Takes the next token of these sequences from what `compute` gives, and ends those that are done."""
+        """Takes the next token of these sequences from the result of `compute`, and ends those that are done."""
         try:
             logits = compute()
         except DecodeError as error:

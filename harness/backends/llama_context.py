@@ -1,4 +1,4 @@
-"""A model and a context of llama.cpp: rows in, logits out. Nothing here knows of questions."""
+"""A model and a context of llama.cpp: rows in, logits out, independent of questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.backends.libllama import Batch
 from harness.errors import ModelError
 
 BATCH = 2048
-"""Rows of one call, at most; more are cut up by the caller."""
+"""Maximum rows of one call; the caller splits larger ones."""
 Row = tuple[int, int, int, bool]
 """(token, position, sequence, whether its logits are wanted)."""
 
@@ -43,7 +43,7 @@ class Model:
         self.vocabulary: int = library.llama_vocab_n_tokens(self.words)
 
     def cache_bytes(self) -> int:
-        """Of one token's keys and values in 16 bits, about: heads are taken to be of the usual size."""
+        """Approximate bytes of one token's keys and values in 16 bits, assuming heads of the usual size."""
         width = self.library.llama_model_n_embd(self.pointer) // max(self.library.llama_model_n_head(self.pointer), 1)
         return (
             4
@@ -113,7 +113,7 @@ class Context:
         places = np.flatnonzero(flags)
         if not len(places):
             return np.empty((0, self.model.vocabulary), np.float32)
-        # Outputs lie one behind the other in the order of the batch; asking for the first makes llama.cpp put them so.
+        # Outputs are contiguous in batch order; requesting the first makes llama.cpp sort them so.
         first = self.library.llama_get_logits_ith(self.pointer, int(places[0]))
         return np.ctypeslib.as_array(first, (len(places), self.model.vocabulary))
 
@@ -122,7 +122,7 @@ class Context:
         self.library.llama_memory_seq_rm(self.memory, sequence, -1, -1)
 
     def copy(self, source: int, target: int) -> None:
-        """Puts a sequence's keys and values in the place of another's."""
+        """Copies a sequence's keys and values over another's."""
         self.clear(target)
         self.library.llama_memory_seq_cp(self.memory, source, target, -1, -1)
 

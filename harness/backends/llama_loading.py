@@ -1,4 +1,4 @@
-"""Finds llama.cpp's library, loads it, and checks its numbers with a model of one layer that is written on the spot."""
+"""Finds llama.cpp's library, loads it, and checks its numbers with a generated one-layer model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.errors import ConfigError, ModelError
 from harness.formats import quantize
 
 OLDER = ("libggml-base", "libggml-cpu", "libggml")
-"""Libraries beside libllama that it needs, in the order in which they are loaded."""
+"""Libraries that libllama needs, in loading order."""
 
 
 @cache
@@ -50,7 +50,7 @@ def _find(path: Path) -> Path:
 
 
 def _load_neighbours(folder: Path) -> None:
-    """Loads the libraries that a libllama of several files needs, and its back ends (CPU kinds, CUDA)."""
+    """Loads the libraries that a multi-file libllama needs, and its backends (CPU variants, CUDA)."""
     for name in OLDER:
         for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.dylib")):
             try:
@@ -104,7 +104,7 @@ def check_numbers(library: Library) -> None:
 
 
 def check_weights() -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and output of the check model, each of shape (ROWS, WIDTH), always the same."""
+    """Embedding and output of the check model, each of shape (ROWS, WIDTH); deterministic."""
     random = np.random.default_rng(0)
     return random.standard_normal((ROWS, WIDTH), np.float32), random.standard_normal((ROWS, WIDTH), np.float32) / 8
 

@@ -82,7 +82,7 @@ class LlamaCppBackend:
         return [answers[i] for i in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
-        """One answer as it is made; see `harness.backends.pieces`."""
+        """Streams one answer; see `harness.backends.pieces`."""
         if problem := self._problem(prompt):
             yield Piece(end="error", error=problem)
             return

@@ -1,4 +1,4 @@
-"""What a streamed answer is made of, and which backends can give one."""
+"""The pieces of a streamed answer, and the protocol of backends that can stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.records import FinishReason
 
 @dataclass(frozen=True)
 class Piece:
-    """One step of a streamed answer: a token or, from a server that gives no token ids, a piece of text; the last one says how it ended."""
+    """One step of a streamed answer: a token or, from a server that gives no token ids, a piece of text; the last one holds the finish reason."""
 
     token: int | None = None
     """Never an end token."""
@@ -26,7 +26,7 @@ class Piece:
 
 @runtime_checkable
 class StreamingBackend(Protocol):
-    """A backend whose answers can be watched as they are made."""
+    """A backend that can stream its answers."""
 
     def stream(self, prompt: Any) -> Iterator[Piece]:
         """The answer to one prompt of the form that the backend takes, by the same arithmetic as `answer`; closing it early ends the work.

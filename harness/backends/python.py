@@ -1,4 +1,4 @@
-"""Answers of the calling program's own objects: a function from texts to texts, or a loaded transformers model with its tokenizer."""
+"""Answers from objects of the calling program: a function from texts to texts, or a loaded transformers model with its tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PythonBackend:
         self.facts = Facts(version, context=2**31, execution={"device": "the calling program's"})
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Answers one batch; what the function raises is the caller's own and is not caught."""
+        """Answers one batch; exceptions of the function are not caught."""
         asked: list[Any] = list(prompts)
         texts = [prompt[0]["text"] for prompt in asked]
         began = time.monotonic()
@@ -92,7 +92,7 @@ class _Generator:
         width = max(map(len, rows))
         ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        # Written whole: a model's own generation_config may sample.
+        # Set every field: a model's own generation_config may sample.
         settings = GenerationConfig(
             do_sample=False,
             num_beams=1,

@@ -1,4 +1,4 @@
-"""Answers from a file: a real backend without a model, for tests, demos, and for judging the output of any other tool.
+"""Answers from a file: a real backend without a model, for tests, demos, and for evaluating the output of any other tool.
 
 Two kinds of files are read, JSON Lines both. The harness's own predictions are looked up by the hash of the prompt. Any other tool's need, in each
 line, the question's `id` or the `question` itself, and the answer as `text` (or under one of TEXT_KEYS).
@@ -17,13 +17,13 @@ from harness.records import Prediction, Question
 from harness.storage import iter_records, sha256_file, strict_json
 
 TEXT_KEYS = ("text", "prediction", "output", "response", "completion", "generated_text", "answer")
-"""Where the answer is looked for, in this order."""
+"""Keys that may hold the answer, in order of precedence."""
 MAX_LINE_BYTES = 16_000_000
 HINT = 'write a line for each question, like {"id": "q1", "text": "the answer"}'
 
 
 class ReplayBackend:
-    """Recorded answers; one that is not there is an error of its question, not an empty answer.
+    """Recorded answers; a missing one is an error for its question, not an empty answer.
 
     Raises:
         ArtifactError: the file is missing or damaged.

@@ -10,7 +10,7 @@ from harness.storage import strict_json
 
 LONGEST_LINE = 1_000_000
 MOST_LINES = 1_000_000
-"""Of one answer: a server is not trusted to end."""
+"""Limit of one answer: a server might never stop."""
 
 
 def pieces(lines: Iterable[str]) -> Iterator[Piece]:

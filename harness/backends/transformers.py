@@ -40,15 +40,15 @@ class TransformersBackend:
         self.pad_id = generation.pad_id
         self.stop_ids = set(generation.stop_ids)
         self.largest = 2**31
-        """Questions at once, once memory did not hold more."""
+        """Maximum questions per batch after running out of memory."""
         self.model: Any = _load(source, self.device)
         if self.device == "cpu":
-            # A small model waits for its threads longer than they work for it.
+            # For small models thread synchronisation costs more than the threads gain.
             cores = os.cpu_count() or 1
             torch.set_num_threads(
                 execution.threads or min(cores, 1 + self.model.num_parameters() // PARAMETERS_A_THREAD)
             )
-        # Written whole, so that a model's own generation_config (Llama's samples at 0.6) decides nothing.
+        # Set every field, so that a model's own generation_config (Llama's samples at 0.6) has no effect.
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             num_beams=1,
@@ -79,7 +79,7 @@ class TransformersBackend:
         self.facts = Facts(version, context, facts, room)
 
     def answer(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """Answers one batch; out of memory on a GPU, this and all later ones in halves."""
+        """Answers one batch; after running out of GPU memory, this and all later batches are halved."""
         if len(prompts) > self.largest:
             parts = [prompts[i : i + self.largest] for i in range(0, len(prompts), self.largest)]
             return [completion for part in parts for completion in self.answer(part)]
@@ -93,7 +93,7 @@ class TransformersBackend:
         return self.answer(prompts)
 
     def stream(self, prompt: Sequence[int]) -> Iterator[Piece]:
-        """One answer as it is made; see `harness.backends.pieces`."""
+        """Streams one answer; see `harness.backends.pieces`."""
         steps = self.decoder.stream(prompt) if self.decoder and self.decoder.fits(len(prompt)) else self._steps(prompt)
         try:
             for token, logprob in steps:
@@ -106,7 +106,7 @@ class TransformersBackend:
             yield Piece(end="error", error="out of device memory")
 
     def _steps(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """Tokens with their log-probabilities, of a model that has no decoder."""
+        """Streams tokens with their log-probabilities, for a model without a decoder."""
         ids, cache = torch.tensor([list(prompt)], device=self.device), None
         for _ in range(self.model.generation_config.max_new_tokens):
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
@@ -148,7 +148,7 @@ class TransformersBackend:
             return generated
         except torch.OutOfMemoryError:
             pass
-        # Only now is the traceback gone, and with it what it held.
+        # Only now is the traceback gone, which kept tensors alive.
         if self.decoder:
             self.decoder.release()
         torch.cuda.empty_cache()
@@ -158,7 +158,7 @@ class TransformersBackend:
         width = max(map(len, prompts))
         if self.decoder and self.decoder.fits(width):
             return self.decoder.generate(prompts)
-        # Padded on the left: generation continues from the last column, which must be a prompt's end in every row.
+        # Pad on the left: generation continues from the last column, which must be the end of every prompt.
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         return self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
@@ -169,7 +169,7 @@ class TransformersBackend:
 
 
 def _decoder(model: Any, generation: Generation, *, graphs: bool) -> tuple[Decoder | None, str]:
-    """A decoder for the model, or why it has none."""
+    """A decoder for the model, or the reason why it has none."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     problem = decoder.unsupported(inner)
     if not problem:
@@ -179,7 +179,7 @@ def _decoder(model: Any, generation: Generation, *, graphs: bool) -> tuple[Decod
             return made, ""
         except torch.OutOfMemoryError:
             return made, ""
-        except Exception as error:  # a model's own code, which may ask more of a cache or a mask than it is given here
+        except Exception as error:  # a model's own code may need more from a cache or mask than the decoder offers
             problem = f"{type(error).__name__} on a static cache"
     return None, problem
 
@@ -198,7 +198,7 @@ def _room(model: Any, max_new_tokens: int, copies: int) -> int:
 
 
 def _dequantised(model: Any, max_new_tokens: int) -> bool:
-    """Puts 4-bit weights into 16 bits if memory holds them and a batch of usual size."""
+    """Dequantises 4-bit weights to 16 bits if they fit in memory with a batch of usual size."""
     if not (elements := kernels.quantised_elements(model)):
         return False
     size = _dtype(model).itemsize
@@ -228,7 +228,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 def _load(source: Source, device: str) -> Any:
     if not (source.path / "config.json").is_file():
-        # With an adapter alone, transformers would go and fetch whatever base the adapter names.
+        # Given only an adapter, transformers would download any base that the adapter names.
         raise ModelError("has no config.json", "give the folder of a whole model", file=source.path)
     dtype = compute_dtype(device)
     options: dict[str, Any] = {
@@ -245,7 +245,7 @@ def _load(source: Source, device: str) -> Any:
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True, **options)
         model, loaded = found
-        # transformers fills what is missing with random numbers, and only warns.
+        # transformers initialises missing tensors randomly, and only warns.
         if lacking := sorted(loaded["missing_keys"]):
             raise ValueError(f"it lacks {len(lacking)} tensors, {lacking[0]!r} among them")
         if source.adapter is not None:

@@ -17,10 +17,10 @@ MAKE_TARGETS = {"eval": "run", "all": "run", "test": "doctor", "setup": "doctor"
 
 
 class Verbs(TyperGroup):
-    """The verbs, with a hint for what is a target of make."""
+    """The verbs, with a hint for names that are make targets."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer's; an unknown name that make knows is answered with the verb."""
+        """As typer's; for an unknown name that is a make target, the error names the verb."""
         try:
             return super().resolve_command(ctx, args)
         except Exception as error:
@@ -61,7 +61,7 @@ def show_help_or_version(
 
 
 def flag(*names: str, **options: Any) -> Any:
-    """A switch, which takes no value."""
+    """A switch without a value."""
     return typer.Option(*names, metavar="", **options)
 
 
@@ -80,6 +80,4 @@ Settings = Annotated[
 ]
 SettingsText = Annotated[str, typer.Option("--sets", metavar="TEXT", hidden=True, help="Several --set in one text.")]
 Force = Annotated[bool, flag("--force", help="Do it again even if nothing changed.")]
-BaselineFile = Annotated[
-    str, typer.Option("--baseline", metavar="FILE", help="What the gate compares with; meant to be committed.")
-]
+BaselineFile = Annotated[str, typer.Option("--baseline", metavar="FILE", help="The gate's baseline; commit this file.")]

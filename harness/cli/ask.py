@@ -23,10 +23,10 @@ MOST_SIDE_BY_SIDE = 2
 HELP = "Ctrl-C ends an answer, Ctrl-D the program; /new begins a new conversation"
 Run = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Run folder below runs/; tiny by default.")]
 RunConfig = Annotated[
-    str | None, typer.Option("--config", metavar="NAME|FILE", help="As the run recorded it by default.")
+    str | None, typer.Option("--config", metavar="NAME|FILE", help="The run's recorded config by default.")
 ]
 Memory = Annotated[
-    float, typer.Option("--memory", metavar="GIB", min=0, help="For loaded models; 0: 60% of what is free.")
+    float, typer.Option("--memory", metavar="GIB", min=0, help="Memory for loaded models; 0: 60% of free memory.")
 ]
 
 
@@ -47,9 +47,9 @@ def open_session(
     rich_help_panel=START, epilog='Example: harness chat --variant gguf_q8_0 "What does Article 21 deal with?"'
 )
 def chat(
-    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="One question; then the end.")] = None,
+    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="Ask one question and exit.")] = None,
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", metavar="NAME", help="One, or two side by side.")
+        list[str] | None, typer.Option("--variant", metavar="NAME", help="One variant, or two side by side.")
     ] = None,
     run: Run = None,
     config: RunConfig = None,
@@ -57,7 +57,7 @@ def chat(
     memory: Memory = 0,
     sets: SettingsText = "",
 ) -> None:
-    """Ask one variant, or two side by side, and watch the answers grow; reads questions from a pipe as well."""
+    """Ask one variant, or two side by side, and stream the answers; also reads questions from a pipe."""
     with errors():
         from harness.config.loading import split_settings
         from harness.errors import ConfigError
@@ -77,7 +77,7 @@ def chat(
 
 
 def _talk(conversation: Conversation, run: str, question: str | None) -> None:
-    """Asks one question, those of a pipe, or those that are typed."""
+    """Asks one question, the questions from a pipe, or those typed at the prompt."""
     with _Interrupts() as interrupts:
         if question is not None or not sys.stdin.isatty():
             failed = False
@@ -98,7 +98,7 @@ def _talk(conversation: Conversation, run: str, question: str | None) -> None:
 
 
 def _typed(interrupts: _Interrupts) -> Iterator[str]:
-    """Lines that are typed, until Ctrl-D or /quit; Ctrl-C throws one away."""
+    """Yields typed lines until Ctrl-D or /quit; Ctrl-C discards the current line."""
     from rich.console import Console
 
     console = Console()
@@ -120,7 +120,7 @@ def _typed(interrupts: _Interrupts) -> Iterator[str]:
 
 
 class _Interrupts:
-    """Ctrl-C while a conversation runs: it ends the answer; at the prompt, and the second time, it raises as usual."""
+    """Handles Ctrl-C in a conversation: the first ends the answer; a second one, or one at the prompt, raises as usual."""
 
     def __init__(self) -> None:
         self.pressed = self.at_prompt = False
@@ -139,7 +139,7 @@ class _Interrupts:
 
 
 def _answer(conversation: Conversation, question: str, interrupts: _Interrupts) -> bool:
-    """Shows the answers as they grow; whether all variants answered."""
+    """Streams the answers; returns whether all variants answered."""
     from rich.console import Console
 
     console = Console()
@@ -152,7 +152,7 @@ def _answer(conversation: Conversation, question: str, interrupts: _Interrupts) 
 
 
 def _show_plain(conversation: Conversation, question: str, interrupts: _Interrupts, console: Any) -> Any:
-    """For a pipe: one variant's text as it comes, several one below the other when they are done."""
+    """For a pipe: streams one variant's text, or prints several below each other when they are complete."""
     alone, written = len(conversation.names) == 1, 0
     states: dict[str, Any] = {}
     for states in conversation.ask(question, lambda: interrupts.pressed):
@@ -198,25 +198,25 @@ def _columns(names: list[str], states: dict[str, Any], note: str) -> Any:
 
 
 PASSWORD = "HARNESS_WEB_PASSWORD"
-"""Environment variable with the password of `--auth`; asked for at the terminal where it is not set."""
+"""Environment variable with the password of `--auth`; if it is not set, the terminal asks for it."""
 
 
 @app.command(rich_help_panel=START, epilog="Example: harness web --run tiny")
 def web(
     run: Run = None,
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", metavar="NAME", help="That can be asked; all by default.")
+        list[str] | None, typer.Option("--variant", metavar="NAME", help="Variants to offer; all by default.")
     ] = None,
     config: RunConfig = None,
     settings: Settings = None,
     memory: Memory = 0,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1; 0: a free one.")] = 7860,
-    share: Annotated[bool, flag("--share", help="Also on a public address, through Gradio's tunnel.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: any free port.")] = 7860,
+    share: Annotated[bool, flag("--share", help="Also serve on a public address through Gradio's tunnel.")] = False,
     auth: Annotated[
         str | None, typer.Option("--auth", metavar="NAME", help=f"Visitors log in; the password is in {PASSWORD}.")
     ] = None,
-    characters: Annotated[int, typer.Option("--max-characters", min=1, help="Of a question.")] = 4000,
-    per_minute: Annotated[int, typer.Option("--per-minute", min=1, help="Questions from one address.")] = 60,
+    characters: Annotated[int, typer.Option("--max-characters", min=1, help="Maximum length of a question.")] = 4000,
+    per_minute: Annotated[int, typer.Option("--per-minute", min=1, help="Maximum questions from one address.")] = 60,
     parallel: Annotated[int, typer.Option("--parallel", min=1, help="Questions answered at the same time.")] = 2,
     sets: SettingsText = "",
 ) -> None:
@@ -237,7 +237,7 @@ def web(
 
 
 def serve(page: Any, serving: Any) -> None:
-    """Serves a page until Ctrl-C, and says where."""
+    """Serves a page until Ctrl-C, and prints its address."""
     from harness.web.page import serve, wait
 
     blocks, local, public = serve(page, serving)
@@ -269,21 +269,23 @@ def _password() -> str:
 @app.command(rich_help_panel=START, epilog="Example: harness space tiny space/")
 def space(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder below runs/.")],
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Made; must be empty or not there.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder to create; must be empty or missing.")],
     variant: Annotated[
         str | None, typer.Option("--variant", metavar="NAME", help="GGUF variant; the smallest by default.")
     ] = None,
     hub: Annotated[
         str | None,
-        typer.Option("--hub", metavar="OWNER/NAME/FILE.gguf", help="The GGUF is fetched from the hub, not copied."),
+        typer.Option(
+            "--hub", metavar="OWNER/NAME/FILE.gguf", help="Download the GGUF from the hub instead of copying it."
+        ),
     ] = None,
-    title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Of the Space.")] = None,
+    title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the Space.")] = None,
     examples: Annotated[
-        int, typer.Option("--examples", metavar="N", min=0, help="Held-out questions that are published with it.")
+        int, typer.Option("--examples", metavar="N", min=0, help="Held-out questions to publish with it.")
     ] = 0,
     config: RunConfig = None,
 ) -> None:
-    """Write a folder that is ready to push to Hugging Face Spaces: the page with one GGUF of a run."""
+    """Write a folder to push to Hugging Face Spaces: the web page with one GGUF of a run."""
     with errors():
         from pathlib import Path
 

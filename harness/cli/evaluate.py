@@ -1,4 +1,4 @@
-"""Judging what was made elsewhere, and results as tables."""
+"""Evaluating models trained elsewhere, and exporting results as tables."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ WHERE = "A folder or hub name, adapter:FOLDER_OR_HUB, a GGUF file, http(s)://hos
 Test = Annotated[str, typer.Option("--test", metavar="FILE", help="The questions, with reference answers.")]
 Models = Annotated[list[str], typer.Option("--model", metavar="NAME=WHERE", help=WHERE)]
 TrainedOn = Annotated[
-    str | None, typer.Option("--trained-on", metavar="FILE", help="What the models were trained on, for leakage.")
+    str | None, typer.Option("--trained-on", metavar="FILE", help="The models' training file, to measure leakage.")
 ]
 Base = Annotated[
     str | None, typer.Option("--base", metavar="FOLDER|HUB", help="The base, if not the one that the adapter names.")
 ]
 FewShot = Annotated[
     int | None,
-    typer.Option("--few-shot", metavar="K", help="Ask the base also with the K nearest training questions in front."),
+    typer.Option(
+        "--few-shot", metavar="K", help="Also evaluate the base with the K nearest training questions in its prompt."
+    ),
 ]
-FourBit = Annotated[bool, flag("--4bit", help="Adapters on a base in 4 bits, as QLoRA trains.")]
+FourBit = Annotated[bool, flag("--4bit", help="Load the base of adapters in 4 bits, as QLoRA trains.")]
 
 
 @app.command(
@@ -43,14 +45,14 @@ def evaluate(
     force: Force = False,
     sets: SettingsText = "",
 ) -> None:
-    """Judge models made elsewhere, on your test file: adapters, models, GGUF files, servers, recorded answers."""
+    """Evaluate existing models on your test file: adapters, models, GGUF files, servers, recorded answers."""
     chosen = select(run or f"evaluate-{Path(test).stem}", config, None, settings, sets)
     with errors():
         from harness.report import terminal
         from harness.stages import evaluate as stage
 
         resolved = chosen.load()
-        # A config that is named trains on some base in some precision: the adapter is judged as it was trained there.
+        # A config named by the user says in which precision it trains the base: evaluate the adapter in the same.
         bits = four_bit or (config != "evaluate" and resolved.train.load_in_4bit)
         plan = stage.configure(
             resolved, test, model, trained_on=trained_on, base=base, load_in_4bit=bits, few_shot=few_shot
@@ -68,7 +70,7 @@ def evaluate(
 def export_answers(
     run: RunName = None,
     config: ConfigName = "tiny",
-    format_: Annotated[str, typer.Option("--format", metavar="csv|parquet|xlsx", help="Of the file.")] = "csv",
+    format_: Annotated[str, typer.Option("--format", metavar="csv|parquet|xlsx", help="File format.")] = "csv",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="reports/RUN/answers.* by default.")] = None,
 ) -> None:
     """Write questions, references, and every model's answers and scores into one table."""

@@ -36,9 +36,11 @@ def gate(
     qa: QaFile = None,
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
-    strict: Annotated[bool, flag("--strict", help="Too few questions to decide fails as well (exit 4).")] = False,
+    strict: Annotated[
+        bool, flag("--strict", help="Also fail if there are too few questions to decide (exit 4).")
+    ] = False,
     must_improve: Annotated[
-        bool, flag("--must-improve", help="Every variant must be surely better than base: an untrained model fails.")
+        bool, flag("--must-improve", help="Fail unless every variant is surely better than base.")
     ] = False,
     sets: SettingsText = "",
 ) -> None:
@@ -76,9 +78,9 @@ def baseline_save(
     qa: QaFile = None,
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
-    force: Annotated[bool, flag("--force", help="Save over a better one without asking.")] = False,
+    force: Annotated[bool, flag("--force", help="Replace a better baseline without asking.")] = False,
     forget_best: Annotated[
-        bool, flag("--forget-best", help="Do not hold later runs against the best means that were ever saved.")
+        bool, flag("--forget-best", help="Do not compare later runs with the best means saved so far.")
     ] = False,
     sets: SettingsText = "",
 ) -> None:
@@ -89,7 +91,7 @@ def baseline_save(
             return force
         for line in better:
             say(f"better in {file}: {line}")
-        return typer.confirm("save all the same?")
+        return typer.confirm("save anyway?")
 
     chosen = select(run, config, qa, settings, sets)
     with errors():
@@ -108,7 +110,7 @@ def baseline_save(
 
 @baseline_verbs.command("show")
 def baseline_show(file: BaselineFile = DEFAULT) -> None:
-    """Print what the baseline holds and where it comes from."""
+    """Print the baseline's contents and origin."""
     with errors():
         from harness.gating import baseline
 
@@ -124,7 +126,7 @@ def baseline_diff(
     settings: Settings = None,
     file: BaselineFile = DEFAULT,
 ) -> None:
-    """Print what changed since the baseline, and what it did to each score; decides nothing."""
+    """Print what changed since the baseline, and the change of each score, without a verdict."""
     chosen = select(run, config, qa, settings)
     with errors():
         from harness.gating import baseline, differences, likeness

@@ -1,4 +1,4 @@
-"""What people say of the answers."""
+"""People's marks on the answers, and the judge model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def marks_add(
     config: ConfigName = "tiny",
     settings: Settings = None,
 ) -> None:
-    """Check marks and votes, make the metric `human` of them, and say how far each metric agrees with people."""
+    """Import marks and votes, compute the metric `human` from them, and report how far each metric agrees with people."""
     chosen = select(run, config, None, settings)
     with errors():
         from harness.report import terminal
@@ -45,13 +45,13 @@ def judge(
     run: RunName = None,
     config: ConfigName = "tiny",
     settings: Settings = None,
-    left: Annotated[str | None, typer.Option(metavar="VARIANT", help="What ships, by default.")] = None,
-    right: Annotated[str | None, typer.Option(metavar="VARIANT", help="The base, by default.")] = None,
+    left: Annotated[str | None, typer.Option(metavar="VARIANT", help="The shipped variant by default.")] = None,
+    right: Annotated[str | None, typer.Option(metavar="VARIANT", help="The base by default.")] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Only the first N questions that differ.", min=1)
     ] = None,
 ) -> None:
-    """Ask a judge model which of two answers is better, in both orders; shown only beside its agreement with people's marks."""
+    """Ask a judge model which of two answers is better, in both orders; shown only with its agreement with people's marks."""
     chosen = select(run, config, None, settings)
     with errors():
         from harness.report import marks_section

@@ -1,4 +1,4 @@
-"""The stages, each a verb, and `run`, which is all of them in order."""
+"""The stages, one verb each, and `run`, which runs all of them in order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Heldout = Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows t
 Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="NAME", help="Only these variants.")]
 Gpus = Annotated[int, typer.Option(metavar="N", help="Train on N GPUs of this host; the steps stay the same.", min=0)]
 SECONDS_TO_END = 30
-"""For a training that was interrupted, to keep what it has."""
+"""Time for interrupted training to save its state."""
 
 
 @app.command(rich_help_panel=START, epilog="Example: harness run --qa my_questions.csv --set train.max_steps=60")
@@ -50,11 +50,11 @@ def run(
     force: Force = False,
     gpus: Gpus = 0,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=0, max=100, help="Train with so many seeds; compare the mean over them.")
+        int, typer.Option("--seeds", min=0, max=100, help="Train with N seeds and compare their mean.")
     ] = 0,
     sets: SettingsText = "",
 ) -> None:
-    """Do everything: split, train, export, predict, score, compare, report. What is up to date is left as it is."""
+    """Run all stages: split, train, export, predict, score, compare, report. Skips stages that are up to date."""
     chosen = select(run, config, qa, settings, sets)
     with errors():
         from harness.stages import pipeline
@@ -160,12 +160,14 @@ def split(
     settings: Settings = None,
     force: Force = False,
     heldout: Heldout = None,
-    dev: Annotated[str | None, typer.Option(metavar="SHARE|COUNT", help="Rows for choosing: 0.1, 200, or 0.")] = None,
+    dev: Annotated[
+        str | None, typer.Option(metavar="SHARE|COUNT", help="Rows for choosing a recipe: 0.1, 200, or 0.")
+    ] = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Hold out exactly these questions.")] = None,
     question_column: Annotated[str | None, typer.Option(metavar="NAME", help="The question's column.")] = None,
     answer_column: Annotated[str | None, typer.Option(metavar="NAME", help="The answer's column.")] = None,
     context_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column of a passage that goes before the question.")
+        str | None, typer.Option(metavar="NAME", help="Column with a passage to put before the question.")
     ] = None,
 ) -> None:
     """1. Split a QA file into training, dev and held-out questions, near-duplicates on one side."""
@@ -206,7 +208,7 @@ def train(
 def export(
     run: RunName = None, config: ConfigName = "tiny", qa: QaFile = None, settings: Settings = None, force: Force = False
 ) -> None:
-    """3. Write merged 16-bit, merged 4-bit and GGUF models; each file is opened again and checked."""
+    """3. Write merged 16-bit, merged 4-bit and GGUF models; reload and check each file."""
     with stage("export", select(run, config, qa, settings)) as (folder, resolved, _):
         from harness.stages import export as stage_
 
@@ -252,7 +254,7 @@ def compare(
     qa: QaFile = None,
     settings: Settings = None,
     force: Force = False,
-    every: Annotated[bool, flag("--all", help="Two runs: every metric, not only the one that decides.")] = False,
+    every: Annotated[bool, flag("--all", help="Two runs: show every metric, not only the primary one.")] = False,
     as_json: Annotated[bool, flag("--json", help="Two runs: print as JSON.")] = False,
     markdown: Annotated[bool, flag("--markdown", help="Two runs: print as Markdown.")] = False,
 ) -> None:
@@ -317,7 +319,7 @@ def report(
         str | None, typer.Option(metavar="TEXT", help="Printed above the report; kept until changed.")
     ] = None,
     note: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept likewise.")
+        str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept until changed.")
     ] = None,
     sets: SettingsText = "",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Looking at a run without changing it."""
+"""Verbs that show a run without changing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.cli.terminal import errors, say, say_raw, shown
 @app.command(rich_help_panel=RESULTS, epilog='Example: harness demo "What does Article 21 deal with?"')
 def demo(
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION...]", help="Held-out ones if there are none.")
+        list[str] | None, typer.Argument(metavar="[QUESTION...]", help="Held-out questions by default.")
     ] = None,
     run: RunName = None,
     config: ConfigName = "tiny",
@@ -48,7 +48,7 @@ def runs(as_json: Annotated[bool, flag("--json", help="Print as JSON.")] = False
         elif found:
             shown(lambda: terminal.show_runs(found))
         else:
-            say("no runs yet: harness run makes one")
+            say("no runs yet: harness run starts one")
 
 
 @app.command(rich_help_panel=RESULTS, epilog="Example: harness history --open")

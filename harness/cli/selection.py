@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 ASKING = ("run", "split", "train", "predict")
-"""Verbs that say how questions are put."""
+"""Verbs whose first line describes the prompt."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Selection:
 def select(
     run: str | None, config: str, qa: str | None = None, settings: list[str] | None = None, text: str = ""
 ) -> Selection:
-    """What the options say; `text` holds several settings, as make passes them on."""
+    """A `Selection` from the options; `text` holds several settings, as make passes them."""
     from harness.config.loading import split_settings
 
     return Selection(run, config, qa, [*(settings or []), *split_settings(text)])
 
 
 def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
-    """The first line: everything that was chosen, whether it was asked for or not."""
+    """Prints the first line: every choice, explicit or default."""
     from harness.models.base_model import expected_device
 
     if WITHIN_RUN not in os.environ:
@@ -76,13 +76,13 @@ def announce(verb: str, chosen: Selection, config: Config, run: str) -> None:
         )
         if verb in ("run", "split", "train") and _is_foreign(config):
             say(
-                f"note: {config.model.path} is the embedded model, which knows nothing but the Constitution of India: for answers on your "
+                f"note: {config.model.path} is the embedded model, which knows only the Constitution of India: for answers on your "
                 "subject add --config smollm2-135m (a CPU will do), or llama3-8b and its like (a GPU)"
             )
 
 
 def _is_foreign(config: Config) -> bool:
-    """Whether the embedded model is asked other questions than the embedded ones."""
+    """Whether the embedded model gets questions other than the embedded ones."""
     from harness.config import PROJECT, Data, Model
 
     files = [file for file in (config.data.training_file, config.data.test) if file is not None]
@@ -91,7 +91,7 @@ def _is_foreign(config: Config) -> bool:
 
 
 def _prompt(config: Config) -> str:
-    """How questions are put, and why so."""
+    """The form of the prompt, and the reason for it."""
     from harness.errors import HarnessError
     from harness.models import base_model
     from harness.prompt import describe
@@ -110,7 +110,7 @@ def command() -> str:
 
 @contextmanager
 def stage(verb: str, chosen: Selection, *, first: bool = False) -> Iterator[tuple[RunFolder, Config, Attempt]]:
-    """Loads the config, says what was chosen, holds the run folder, and records what the stage wrote.
+    """Loads the config, prints the first line, locks the run folder, and records what the stage wrote.
 
     Args:
         first: the verb may start a run; any other needs one that exists.

@@ -1,4 +1,4 @@
-"""Before anything runs: can this machine do it?"""
+"""Checks before a run: can this machine run the config?"""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def doctor(
     qa: QaFile = None,
     settings: Settings = None,
     measure: Annotated[
-        bool, flag("--measure", help="Forecast how long GGUF files answer: half a minute more.")
+        bool, flag("--measure", help="Also forecast how long GGUF files take to answer (half a minute).")
     ] = False,
     as_json: Annotated[bool, flag("--json", help="Print the findings as JSON.")] = False,
-    every: Annotated[bool, flag("--verbose", "-v", help="Name the packages that fit, too.")] = False,
+    every: Annotated[bool, flag("--verbose", "-v", help="Also list the packages that are fine.")] = False,
     sets: SettingsText = "",
 ) -> None:
     """Check whether this machine can run a config, and how to fix each problem; exit 2 if it cannot."""

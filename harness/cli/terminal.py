@@ -1,4 +1,4 @@
-"""What is printed, and how a verb ends: one line for an error that a user can fix, and an exit code."""
+"""Printing, and how a verb ends: one line for an error that a user can fix, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import typer
 from harness.errors import HarnessError, is_interrupt, visible
 
 INTERRUPTED = 130
-"""Exit code, as shells have it: 128 and SIGINT's number."""
+"""Exit code by shell convention: 128 + SIGINT."""
 WITHIN_RUN = "HARNESS_WITHIN_RUN"
-"""Set by `harness run` for the verb that it starts: the command to record; that verb prints no first line, and no word of an interrupt."""
+"""Set by `harness run` for the verb that it starts: the command to record. That verb prints no first line and does not report interrupts."""
 T = TypeVar("T")
 
 
 def say(message: str) -> None:
-    """Prints one line, unless this is one of the further processes of a training, or nobody reads any more."""
+    """Prints one line from rank 0; ignores a closed pipe."""
     if os.environ.get("RANK", "0") == "0":
         shown(lambda: print(visible(message), flush=True))
 
@@ -45,7 +45,7 @@ def show_log() -> None:
 
 
 def say_raw(text: str) -> None:
-    """Prints lines as they are: for what another program reads, which escapes what it must itself."""
+    """Prints text unescaped, for output that another program reads."""
     shown(lambda: print(text, flush=True))
 
 
@@ -81,7 +81,7 @@ def fail(message: str, code: int) -> NoReturn:
     if not processes().writes:
         if code == INTERRUPTED:
             raise typer.Exit(code)
-        # The first process most likely reports the same and ends this one.
+        # Rank 0 most likely reports the same error and ends this process.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2)
     if code != INTERRUPTED or WITHIN_RUN not in os.environ:

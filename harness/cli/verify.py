@@ -1,4 +1,4 @@
-"""Whether a server that is already running answers as the run measured."""
+"""Checks that a running server gives the answers that the run measured."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from harness.cli.selection import announce, select
 from harness.cli.terminal import errors, say
 
 Address = Annotated[str, typer.Option("--server", metavar="URL|ollama:NAME", help="The running server.")]
-Variant = Annotated[str | None, typer.Option("--variant", metavar="NAME", help="Whose answers are expected.")]
+Variant = Annotated[
+    str | None, typer.Option("--variant", metavar="NAME", help="The variant whose answers are expected.")
+]
 Served = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The served model, if there are several.")]
 Count = Annotated[int, typer.Option("--questions", metavar="N", help="Held-out questions to ask.", min=1)]
 Api = Annotated[
     Literal["completions", "chat"] | None,
-    typer.Option("--api", metavar="completions|chat", help="How clients ask; as the run's prompts by default."),
+    typer.Option(
+        "--api", metavar="completions|chat", help="API that clients use; matches the run's prompts by default."
+    ),
 ]
 
 
@@ -32,7 +36,7 @@ def verify(
     settings: Settings = None,
     sets: SettingsText = "",
 ) -> None:
-    """Ask a running server the run's questions as text, and name what makes it answer otherwise; exit 1 if something does."""
+    """Ask a running server the run's questions as text, and name the cause of any difference; exit 1 if there is one."""
     chosen = select(run, config, None, settings, sets)
     with errors():
         from harness.stages import verify as stage

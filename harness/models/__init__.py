@@ -1,1 +1,1 @@
-"""The model a run starts from: where it is, what it is made of, and the device it runs on."""
+"""The base model of a run: its location, its files, and its device."""

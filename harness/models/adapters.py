@@ -1,4 +1,4 @@
-"""Adapters trained anywhere: found, read, and checked against their base before they are judged.
+"""Adapters trained elsewhere: located, read, and checked against their base before they are evaluated.
 
 PEFT applies them (LoRA, rsLoRA, DoRA, `modules_to_save`, trained embeddings and output layers). What can go wrong without an error is looked for
 here: an adapter for another base, one that changes nothing, and a merge that is not base + adapter.
@@ -29,14 +29,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PREFIX = "base_model.model."
 LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 QUANTISED = re.compile(r"(-unsloth)?-bnb-4bit$")
-"""How Unsloth names a base that it quantised beforehand; the 16-bit model has the same name without it."""
+"""Unsloth's suffix for pre-quantised bases; the 16-bit model has the same name without it."""
 TOLERANCE = 1e-5
 """Largest difference between PEFT's merge and ours, both in float32, relative to the largest weight."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter says of itself."""
+    """An adapter's metadata."""
 
     folder: Path
     kind: str
@@ -44,7 +44,7 @@ class Adapter:
     base: str | None
     """Folder or hub name of the 16-bit model that it was trained on; None: it does not say."""
     revision: str | None
-    """Of that model, where the adapter or its card names one."""
+    """Revision of that model, if the adapter or its card names one."""
     quantised: bool
     """It was trained on a base in 4 bits, by the base's name."""
     settings: dict[str, Any]
@@ -112,7 +112,7 @@ def _revision(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def not_exportable(adapter: Adapter) -> str | None:
-    """Why `harness export` cannot write merged and GGUF files from this adapter; None: it can."""
+    """The reason why `harness export` cannot write merged and GGUF files from this adapter; None: it can."""
     from harness.formats import merged
 
     try:
@@ -126,7 +126,7 @@ def not_exportable(adapter: Adapter) -> str | None:
 
 
 def check(adapter: Adapter, base: Path) -> list[Finding]:
-    """Looks at every tensor of an adapter beside the base's: it must fit, change the weights, and merge as it should.
+    """Checks every tensor of an adapter against the base: it must fit, change the weights, and merge as it should.
 
     "As it should": PEFT's own merge of each weight equals W + scale B A (LoRA, arXiv 2106.09685, section 4.1; scale alpha / r, or alpha / sqrt(r) for
     rsLoRA, arXiv 2312.03732), for DoRA m (W + scale B A) / ||W + scale B A|| by rows (arXiv 2402.09353, section 4), within TOLERANCE.
@@ -223,7 +223,7 @@ def _change(adapter: Adapter, module: str, parts: dict[str, torch.Tensor], tenso
     if "whole" in parts:
         whole = parts["whole"]
         same_rows = whole.shape == tensor.shape or (whole.ndim == 2 and whole.shape[1:] == tensor.shape[1:])
-        if not same_rows:  # a vocabulary may have grown; nothing else may
+        if not same_rows:  # only the vocabulary may have grown
             raise _another_base(adapter, module, tuple(whole.shape), tensor)
         if whole.shape != tensor.shape:
             return "moved"

@@ -80,14 +80,14 @@ def hub_name(model: Model, holds: str = "config.json, weights and tokenizer") ->
 
 
 def _download(model: Model, name: str) -> Path:
-    """The folder of a hub model in the hub's cache, after downloading what is not there yet."""
+    """The folder of a hub model in the hub's cache, after downloading missing files."""
     quiet_libraries()
     from huggingface_hub import HfApi, constants, snapshot_download
 
     patterns = ["*.json", "*.safetensors", "tokenizer.model", *(["*.py"] if model.trust_remote_code else [])]
     refused = None
     try:
-        # Asked first, because the download's own first question waits for an answer for ever.
+        # Check first, because the download's first request has no timeout.
         HfApi().model_info(name, revision=model.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # offline machines, proxies and mirrors fail in many ways
         refused = error
@@ -100,7 +100,7 @@ def _download(model: Model, name: str) -> Path:
         )
 
     try:
-        # A small download first: it shows whether the large ones after it can be used.
+        # Download a small file first: it shows whether the large ones can be used.
         folder = fetch("config.json")
         if not (folder / "config.json").exists():
             raise ModelError(
@@ -112,7 +112,7 @@ def _download(model: Model, name: str) -> Path:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # the disk's trouble, not the hub's
+            raise  # a disk error, not a hub error
         raise _hub_error(model, refused or error) from None
 
 
@@ -133,7 +133,7 @@ def download_adapter(name: str, revision: str | None) -> Path:
         files = {sibling.rfilename for sibling in found.siblings or []}
         if "adapter_model.bin" in files and "adapter_model.safetensors" not in files:
             raise ModelError(
-                "holds adapter_model.bin alone, a pickle file, which can run any code when it is opened",
+                "holds only adapter_model.bin, a pickle file, which can run any code when it is opened",
                 "ask its author for adapter_model.safetensors",
                 file=name,
             )
@@ -160,7 +160,7 @@ def download_adapter(name: str, revision: str | None) -> Path:
 
 
 def _hub_error(model: Model, error: Exception) -> ModelError:
-    """What the hub's refusal means to the user, and the hint."""
+    """The hub's error in words for the user, and the hint."""
     from httpx import ConnectError, TimeoutException, TransportError
     from huggingface_hub import errors
 
@@ -174,7 +174,7 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
             reason = "is not on the hub, or private", "check the name, or log in with `hf auth login`"
         case errors.OfflineModeIsEnabled():
             reason = (
-                "cannot be reached (HF_HUB_OFFLINE is set) and is not whole in the cache",
+                "cannot be reached (HF_HUB_OFFLINE is set) and is not complete in the cache",
                 f"unset it, or {elsewhere}",
             )
         case errors.HfHubHTTPError():
@@ -210,7 +210,7 @@ def check(folder: Path) -> dict[str, Any]:
     _check_links(folder)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            "holds an adapter beside the model, which transformers would put on it",
+            "holds an adapter beside the model, which transformers would apply",
             "merge it, or remove it",
             file=folder,
         )
@@ -305,7 +305,7 @@ def weights_size(folder: Path) -> int:
 
 def device_of(device: str) -> str:
     """`cpu` or `cuda` for a config's `device`; DeviceError if CUDA is asked for and not there."""
-    # Where the kernel shows no GPU torch need not be loaded to find none.
+    # If the kernel shows no GPU, there is no need to load torch.
     if device == "cpu" or (device == "auto" and "torch" not in sys.modules and not _may_have_gpu()):
         return "cpu"
     import torch
@@ -321,7 +321,7 @@ def device_of(device: str) -> str:
 
 
 def expected_device(device: str) -> str:
-    """What `device_of` will probably say, without loading torch."""
+    """The probable result of `device_of`, without loading torch."""
     if device != "auto":
         return device
     return "cuda" if _may_have_gpu() else "cpu"
@@ -343,7 +343,7 @@ def quiet_libraries() -> None:
     ):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin at a barrier on a shared machine keep the one they wait for off its core: measured 6.6 against 2.1 s a step.
+    # On a shared machine, threads spinning at a barrier take the core of the thread they wait for: measured 6.6 against 2.1 s per step.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")

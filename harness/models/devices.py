@@ -1,4 +1,4 @@
-"""What a device decides: the dtype that is computed in, and the attention kernel. Chosen here once, for training, answering and the doctor."""
+"""Compute dtype and attention kernel by device, for training, prediction and the doctor."""
 
 from __future__ import annotations
 

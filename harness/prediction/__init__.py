@@ -1,1 +1,1 @@
-"""Who is asked which questions: jobs, the processes that run them, the journal, and the fidelity probe."""
+"""Prediction: one job per variant, the processes that run the jobs, the journal, and the fidelity probe."""

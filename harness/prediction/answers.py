@@ -1,4 +1,4 @@
-"""Token ids -> the text that is scored. Reasoning models think aloud first: that part is kept apart."""
+"""Token ids -> the text that is scored. The reasoning before an answer is stored separately."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 OPEN, CLOSE = "<think>", "</think>"
-"""Around the reasoning of the models that mark it (DeepSeek-R1, Qwen3, SmolLM3, Phi-4-reasoning and others)."""
+"""Tags around the reasoning of models that mark it (DeepSeek-R1, Qwen3, SmolLM3, Phi-4-reasoning and others)."""
 LAST_OF_PROMPT = 16
-"""Tokens at the end of a prompt in which a template may have opened the reasoning already."""
+"""Tokens at the end of a prompt to search for an opening tag written by the template."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, apart from the reasoning in front of it."""
+    """An answer, separated from the reasoning before it."""
 
     text: str
-    """What is scored; empty if the reasoning was never closed."""
+    """The scored text; empty if the reasoning was never closed."""
     thinking: str = ""
     thinking_tokens: int = 0
     unclosed: bool = False

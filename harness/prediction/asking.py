@@ -1,4 +1,4 @@
-"""How a model is asked: which tokenizer and prompt make its prompts, and what ends its answers.
+"""Prompts of a model: which tokenizer and template make them, and which tokens end its answers.
 
 The run's own models are asked by one tokenizer and one prompt, so that their prompts are equal token by token (contract `same ids`). A model from
 elsewhere is asked by its own; where that comes to the same tokenizer and prompt, it is asked as the run asks.
@@ -23,17 +23,17 @@ from harness.questions.asking import system_of
 from harness.records import PromptForm, Question
 
 OWN = "own"
-"""Value of `predict.extra.NAME.tokenizer`: the server's or the file's own, which is given text."""
+"""Value of `predict.extra.NAME.tokenizer`: send text; the server or file has its own tokenizer."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 Shots = list[list[tuple[str, str]]]
-"""For each question the few-shot examples in front of it: (question, answer)."""
+"""For each question its few-shot examples: (question, answer)."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """The prompts of all questions, and everything about them that decides the answers."""
+    """The prompts of all questions, and everything about them that affects the answers."""
 
     tokenizer: Path | None
     """None: the model takes text or messages."""
@@ -72,14 +72,14 @@ class Asker:
         return replace(self._by_tokenizer(self.folder, self.config.prompt, self.config.model), by="run")
 
     def with_examples(self, k: int) -> Asking:
-        """As the run asks, with `k` training questions and their answers in front of each question."""
+        """The run's prompts, each with `k` training questions and their answers before the question."""
         if self.folder is None:
             raise ModelError("the run has no model whose tokenizer could ask", "name one as model.path")
         prompt = self.config.prompt.model_copy(update={"few_shot": k})
         return self._by_tokenizer(self.folder, prompt, self.config.model)
 
     def of_model(self, extra: ExtraVariant, folder: Path | None) -> Asking:
-        """By the tokenizer that is named for a model, else by that of a model folder, else by the run's."""
+        """Prompts by the tokenizer named for a model, else by that of a model folder, else by the run's."""
         prompt = extra.prompt or self.config.prompt
         if extra.tokenizer and extra.tokenizer != OWN:
             named = Path(extra.tokenizer)
@@ -102,7 +102,7 @@ class Asker:
         return self._untokenised(list(self._texts(prompt)))
 
     def by_object(self, extra: ExtraVariant) -> Asking:
-        """How recorded answers are looked up and Python functions are called: by id and question, and the rendered prompt."""
+        """Prompts for recorded answers and Python functions: id, question and rendered prompt."""
         texts = self._texts(extra.prompt or self.config.prompt)
         prompts: list[Prompt] = [
             [{"id": q.id, "question": q.question, "text": text}] for q, text in zip(self.questions, texts, strict=True)
@@ -144,14 +144,14 @@ class Asker:
 
 
 def first_form(prompter: Prompter, questions: Sequence[Question], shots: Shots) -> PromptForm | None:
-    """What a manifest says of the prompts, with the first one rendered; None without questions."""
+    """The manifest's description of the prompts, with the first one rendered; None without questions."""
     return prompter.form(questions[0].question, shots[0], system_of(questions[0])) if questions else None
 
 
 def _messages(
     question: Question, shots: list[tuple[str, str]], prompt: PromptSettings, *, own: bool
 ) -> list[dict[str, str]]:
-    """A chat of one question. Only a text template that was given for this very model (`own`) is put into the message: the server has its own."""
+    """A chat of one question. The message includes a text template only if it was set for this model (`own`), since the server has its own."""
 
     def shown(text: str) -> str:
         return "".join(part for part, _ in TextTemplate(prompt.template).parts(text, (), None)).strip() if own else text

@@ -1,4 +1,4 @@
-"""Models that the run did not make (`predict.extra`): where their weights are, and how they are asked."""
+"""Models that the run did not train (`predict.extra`): their weights and their prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.prompt import has_chat_template
 
 @dataclass(frozen=True)
 class Weights:
-    """What one variant answers with."""
+    """The backend of one variant."""
 
     backend: str
     source: Source
@@ -28,7 +28,7 @@ class Weights:
 
 
 def needs_run(extra: ExtraVariant) -> bool:
-    """Whether the run's model is needed to ask this one: for its tokenizer, or to see that both have the same."""
+    """Whether this variant needs the run's model: for its tokenizer, or to check that both tokenizers are the same."""
     return (
         extra.backend != "python"
         and extra.tokenizer != OWN
@@ -65,7 +65,7 @@ def weights(config: Config, variant: str, extra: ExtraVariant, run_model: Path |
 
 
 def asking(extra: ExtraVariant, found: Weights, asker: Asker) -> Asking:
-    """How a variant is asked; ArtifactError for recorded answers that do not fit the questions."""
+    """A variant's prompts; ArtifactError for recorded answers that do not fit the questions."""
     match extra.backend:
         case "python":
             return asker.by_object(extra)

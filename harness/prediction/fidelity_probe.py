@@ -24,28 +24,28 @@ from harness.records.prediction import Noise
 from harness.registry import BACKENDS
 
 REFERENCE_TOKENS = 16
-"""Of a reference answer, at most, on which the distributions are measured: llama.cpp takes a request for each."""
+"""Maximum tokens of a reference answer on which distributions are measured: llama.cpp needs one request for each."""
 
 
 @dataclass(frozen=True)
 class FidelityProbe:
-    """What is measured beside the answers."""
+    """What is measured in addition to the answers."""
 
     positions: list[int]
-    """Of the questions."""
+    """Positions of the measured questions."""
     references: list[str]
     """Their reference answers."""
     prompt: Prompt
 
     def key(self, job: Job) -> str:
-        """Equal keys, equal questions and reference tokens: of one model, the same measurement."""
+        """Equal keys mean equal questions and reference tokens, and so for one model the same measurement."""
         asked = [job.questions[i] for i in self.positions]
         return storage.sha256_json(
             [asked, self.references, self.prompt.model_dump(), job.tokenizer_sha256, REFERENCE_TOKENS]
         )
 
     def is_measured(self, job: Job, manifest: PredictionManifest) -> bool:
-        """Whether an earlier answer has all that is asked to be measured, undamaged."""
+        """Whether earlier predictions already hold this measurement, undamaged."""
         file = job.lines.with_suffix(fidelity.SUFFIX)
         return (
             manifest.measured == self.key(job)
@@ -100,11 +100,11 @@ def _noise(job: Job, team: Runner, tokenizer: Any, before: list[Prediction]) -> 
     usual = job.execution
     prompts = [p.prompt_ids for p in before]
     if BACKENDS[job.backend].varied == "slots":
-        # Of a variant that was only measured, the setting may be another than the one that answered.
+        # If a variant was only measured, its setting may differ from the one that answered.
         used = team.facts.execution.get("slots", usual.slots)
         other = replace(usual, slots=4 if used == 1 else 1)
         how = f"slots: {other.slots} against {used}"
-        # Two copies of a large model need not fit.
+        # Two copies of a large model may not fit in memory.
         again = team.reload(other)
         try:
             completions = dict(again.answer_batches([prompts]))[0]

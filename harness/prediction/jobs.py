@@ -46,17 +46,17 @@ class Job:
     lines: Path
     manifest: Path
     processes: int = 1
-    """That share the questions."""
+    """Processes that share the questions."""
     loaded: Any = field(default=None, compare=False, repr=False)
     """The tokenizer, loaded once for all jobs; it stays in the process that made the job."""
 
     prompt: PromptForm | None = None
-    """How the questions were put."""
+    """The form of the prompts."""
     asked: Literal["run", "own"] = "run"
     """As in PredictionManifest."""
     price: Price | None = None
     foreign_adapter: bool = False
-    """It was trained elsewhere, and is checked before it is asked."""
+    """It was trained elsewhere, and is checked before it answers."""
 
     @property
     def lengths(self) -> list[int]:
@@ -83,7 +83,7 @@ class Job:
         return storage.sha256_json([prompt_hash(p) for p in self.prompts])
 
     def key(self, version: str) -> str:
-        """What decides the answers: equal keys, equal predictions."""
+        """Everything that affects the answers: equal keys mean equal predictions."""
         asked = [
             self.weights_sha256,
             self.tokenizer_sha256,
@@ -106,7 +106,7 @@ def find_weights(
     variants: list[str],
     objects: Mapping[str, Any] | None = None,
 ) -> dict[str, Weights]:
-    """Where each variant's weights are, hashed and checked against what wrote them; the base is hashed once.
+    """Each variant's weights, hashed and checked against the manifest of the stage that wrote them; the base is hashed once.
 
     Args:
         folder: of the base model; None: no variant needs it.
@@ -127,7 +127,7 @@ def find_weights(
 
 
 def base_folder(config: Config, variants: list[str]) -> Path | None:
-    """The folder of the run's model, checked; None if none of the variants is made from it or asked by its tokenizer."""
+    """The folder of the run's model, checked; None if no variant is made from it or uses its tokenizer."""
     by_extra = [config.predict.extra.get(variant) for variant in variants]
     return base_model.resolve(config.model) if any(e is None or extras.needs_run(e) for e in by_extra) else None
 
@@ -193,7 +193,7 @@ def jobs(
 
 
 def _execution(config: Config, device: str, questions: int) -> Execution:
-    """How the work is cut up; on the CPU its automatic sizes are known before a model is loaded."""
+    """How the work is split; on the CPU automatic sizes are known before a model is loaded."""
     settings = config.predict
     execution = Execution(
         device,
@@ -240,7 +240,7 @@ def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, var
 
 
 def _processes(config: Config, device: str, backend: str) -> int:
-    """How many share a variant's questions: llama.cpp takes all cores in one, and an endpoint spreads them itself.
+    """The number of processes for a variant's questions: llama.cpp uses all cores in one, and an endpoint parallelises itself.
 
     Raises:
         DeviceError: more than there are GPUs.
@@ -261,7 +261,7 @@ def _processes(config: Config, device: str, backend: str) -> int:
 
 
 def installed(backend: str) -> dict[str, str]:
-    """Versions of the packages that decide a backend's numbers."""
+    """Versions of the packages that affect a backend's numbers."""
     found = {}
     for name in BACKENDS[backend].packages:
         try:

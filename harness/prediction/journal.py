@@ -1,4 +1,4 @@
-"""Answers on disk as they come, so that an interrupted run loses the batches in flight at most."""
+"""Writes answers to disk as they arrive, so that an interrupted run loses at most the batches in flight."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Every batch was flushed, and a failure to flush was reported; closing would try it once more.
+        # Every batch was flushed, and flush errors were reported; closing would flush again.
         with suppress(OSError):
             self.file.close()
 
     def put(self, answers: list[tuple[int, Prediction]]) -> None:
-        """Keeps a batch: on disk when this returns."""
+        """Writes a batch; it is on disk when this returns."""
         with storage.storage_errors(self.path):
             self.file.write(b"".join(_line([i, p.model_dump(mode="json")]) for i, p in answers))
             self.file.flush()

@@ -31,14 +31,14 @@ Prompts = Sequence[Prompt]
 Tokens = Sequence[Sequence[int]]
 SECONDS_TO_END = 60
 LONGEST_FOLDER = 70
-"""Bytes of a folder's name in which multiprocessing can make a folder with a socket."""
+"""Maximum bytes of a folder's name, so that multiprocessing can create a socket in it."""
 
 
 class Runner(Protocol):
     """A job's backend, loaded and ready to answer, in this process or in others."""
 
     load_seconds: float
-    """Wall time of loading the model; of several processes, the longest."""
+    """Wall time of loading the model; the longest over several processes."""
 
     @property
     def facts(self) -> Facts:
@@ -46,7 +46,7 @@ class Runner(Protocol):
         ...
 
     def answer_batches(self, batches: Sequence[Prompts]) -> Iterator[tuple[int, list[Completion]]]:
-        """Answers batches; yields each one's position and answers in the order in which they are ready."""
+        """Answers batches; yields each one's position and answers in order of completion."""
         ...
 
     def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
@@ -54,7 +54,7 @@ class Runner(Protocol):
         ...
 
     def peak_memory_bytes(self) -> int:
-        """Of the process that holds the model, or of its GPU, until now."""
+        """Peak memory so far of the process that holds the model, or of its GPU."""
         ...
 
     def reload(self, execution: Execution) -> Runner:
@@ -108,7 +108,7 @@ class InProcessRunner:
         return self.backend.stream(prompt)
 
     def peak_memory_bytes(self) -> int:
-        """Of the process, or of its GPU, until now."""
+        """Peak memory so far of the process, or of its GPU."""
         if self.job.execution.device == "cuda" and BACKENDS[self.job.backend].uses_gpu:
             import torch
 
@@ -175,11 +175,11 @@ class WorkerPool:
                 yield i, completions
 
     def logprobs(self, prompts: Tokens, continuations: Tokens) -> Sequence[Any]:
-        """Asked of the first process."""
+        """Runs in the first process."""
         return self.workers[0].call("logprobs", prompts, continuations)
 
     def stream(self, prompt: Prompt) -> Iterator[Piece]:
-        """Asked of the first one; see `harness.backends.pieces`. Closing it early ends the work there."""
+        """Runs in the first process; see `harness.backends.pieces`. Closing it early ends the work there."""
         worker, ended = self.workers[0], False
         worker.send("stream", prompt)
         try:
@@ -207,7 +207,7 @@ class WorkerPool:
             worker.end()
 
     def kill(self) -> None:
-        """Ends the processes, whatever they are doing."""
+        """Kills the processes, even busy ones."""
         for worker in self.workers:
             worker.process.terminate()
         for worker in self.workers:
@@ -217,7 +217,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """This process's end of one that holds a backend."""
+    """The parent's handle to a process that holds a backend."""
 
     def __init__(self, job: Job, place: str | None, fork: bool):
         self.variant = job.variant
@@ -291,14 +291,14 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
             elif what == "stream":
                 _send_pieces(pipe, here.stream(*arguments))
             elif what == "stop":
-                pass  # of a stream that had ended by itself
+                pass  # stop message for a stream that had already ended
             else:
                 found = getattr(here, what)
                 pipe.send(found(*arguments) if callable(found) else found)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # the parent has gone
     except HarnessError as error:
-        # The parent ends this process as soon as it has read the error: nothing may be raised, and printed, from here on.
+        # The parent ends this process once it has read the error, so do not raise or print anything after this.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         pipe.send(error)
     finally:
@@ -308,7 +308,7 @@ def _serve(job: Job, pipe: Any, place: str | None) -> None:
 
 
 def _send_pieces(pipe: Any, pieces: Iterator[Piece]) -> None:
-    """Sends the pieces until they end or something comes in, which can only be `stop`; then None."""
+    """Sends the pieces until they end or a message (always `stop`) arrives; then sends None."""
     with closing(cast("Any", pieces)):
         for piece in pieces:
             pipe.send(piece)
@@ -333,7 +333,7 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def start_fork_server() -> None:
-    """Starts it if it does not run. Its socket needs a short name (108 bytes on Linux), which a long TMPDIR does not leave."""
+    """Starts it if it is not running. Its socket needs a short name (108 bytes on Linux), which a long TMPDIR prevents."""
     before = tempfile.tempdir
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
         tempfile.tempdir = next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)), before)

@@ -2,7 +2,7 @@
 
 A file is recognised by its content: its container (gzip, parquet, xlsx, text), where its rows are (a list, JSON Lines, a wrapper, a table)
 and what their columns mean (question and answer, alpaca, prompt and completion, messages, ShareGPT, SQuAD). One line says what was
-recognised and what was left out; whatever cannot be used is refused with the file, the row and the fix. Nothing is dropped in silence.
+recognised and what was left out; whatever cannot be used is refused with the file, the row and the fix. Nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class QaFile:
         parts += [f"{count:,} {why} left out" for why, count in self.left_out.items()]
         parts += [f"{unanswerable:,} unanswerable"] if unanswerable else []
         missing = [row.answer for row in self.rows if row.answer.casefold() in MISSING]
-        parts += [f"{len(missing):,} with the answer {missing[0]!r}, taken as it is"] if missing else []
+        parts += [f"{len(missing):,} with the answer {missing[0]!r}, kept unchanged"] if missing else []
         prompts = [found[0].strip() for row in self.rows if (found := PROMPT.match(row.question))]
         if prompts:
             parts.append(f"{len(prompts):,} that begin like a prompt ({prompts[0]!r}), asked as they are")

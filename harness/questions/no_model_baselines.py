@@ -18,7 +18,7 @@ from harness.registry import default_metrics
 
 COMMON = 0.005
 LEAST = 5
-"""Training questions that a word of a template is in: this share of them, and so many at least."""
+"""Training questions that must contain a word of a template: this share of them, and at least this many."""
 MAX_QUESTIONS = 2_000
 """Held-out rows to measure on, at most: ROUGE and a search for the nearest take their time."""
 

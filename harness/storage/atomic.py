@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is either wholly there or not there.
+"""Atomic writes: a file or folder is either complete or absent.
 
 It is written under a temporary name in its own folder, flushed to disk, and renamed.
 """
@@ -22,7 +22,7 @@ REPLACED = "replaced"
 
 @contextmanager
 def storage_errors(path: Path | str) -> Iterator[None]:
-    """Turns what goes wrong on the disk while `path` is written into StorageError.
+    """Turns disk errors while writing `path` into StorageError.
 
     A file that was being read for it is named itself. Libraries with native writers raise their own errors: they are known by the
     operating system's number in the text (safetensors), or by their words (torch).
@@ -55,7 +55,7 @@ def _storage_error(path: Path, number: int, named: str | bytes | None) -> Storag
     }
     hint, reason = hints.get(number, "check the path and its permissions"), os.strerror(number).lower()
     other = Path(os.fsdecode(named)) if named and number not in ONLY_ON_WRITING else path
-    # What is written is below the path, below a scratch folder beside it, or is a parent folder of it.
+    # A written file is below the path, below a scratch folder beside it, or a parent folder of it.
     writing = other == path or path.parent in other.parents or other in path.parents
     return StorageError(f"cannot {'write' if writing else 'read'}: {reason}", hint, file=other)
 
@@ -64,8 +64,8 @@ def _storage_error(path: Path, number: int, named: str | bytes | None) -> Storag
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (create a file or a folder there); renames it into place on success.
 
-    A folder at `path` is replaced. On any error the temporary is removed and `path` is as it was; after a kill, once the run folder's
-    lock is taken again.
+    A folder at `path` is replaced. On any error the temporary is removed and `path` is unchanged; after a kill this happens when the run
+    folder's lock is next taken.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def clear_scratch(scratch: Path) -> None:
-    """Removes a scratch folder of `atomic_path`; the folder that was to be replaced goes back if no other came in its place."""
+    """Removes a scratch folder of `atomic_path`; moves the folder that was being replaced back if its place is empty."""
     aside = scratch / REPLACED
     # A run may be untrusted: links are not followed.
     for old in [] if scratch.is_symlink() or aside.is_symlink() else aside.glob("*"):

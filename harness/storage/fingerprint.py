@@ -51,13 +51,13 @@ NEUTRAL = {
     "harness.training.trackio_log",
     "harness.training.wandb_log",
 }
-"""Modules that carry values and decide none: settings enter a fingerprint by value and files by content, whichever code read or wrote them;
-messages, the record of a run and trackers change no output. They are neither hashed nor followed."""
+"""Modules that cannot change a stage's output: settings enter a fingerprint by value and files by content, whatever code read or wrote them;
+messages, the run's record and trackers affect no output. These modules are neither hashed nor followed."""
 CACHE_VERSION = 1
-"""Raised when `_parsed` finds something else in the same source."""
+"""Increase it whenever `_parsed` would return something different for the same source."""
 NAMED = re.compile(r"harness(\.[a-z_0-9]+)+")
-"""A module in a text, as registries name it (`harness.metrics.match:ExactMatch`). It counts where its package is imported, which is what looks
-names up: a list of all metrics and backends ties neither to a stage that only reads their labels."""
+"""A module named in a string, as in registries (`harness.metrics.match:ExactMatch`). It counts only if its package is imported too, since the
+package does the look-up: a stage that only reads the labels of all metrics and backends depends on none of them."""
 
 
 def up_to_date(path: Path, kind: type[M], fingerprint: str, whole: Callable[[M], bool]) -> M | None:
@@ -140,7 +140,7 @@ def _read(file: Path) -> _Source:
 
 @cache
 def _parse(text: bytes) -> _Source:
-    """What a source says: parsed once, then taken from the user's cache, for parsing all of them takes a second."""
+    """The parsed source, from the user's cache if possible: parsing all of them takes a second."""
     note = cache_folder("code") / sha256_json([CACHE_VERSION, sys.version_info[:2], hashlib.sha256(text).hexdigest()])
     try:
         code, imports, named = json.loads(note.read_text(encoding="utf-8"))

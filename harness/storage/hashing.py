@@ -17,7 +17,7 @@ from harness.storage.run_folder import missing
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Canonical JSON: sorted keys, no NaN, Unicode as it is. Equal values give equal text."""
+    """Canonical JSON: sorted keys, no NaN, Unicode unescaped. Equal values give equal text."""
     if isinstance(value, Record):
         value = value.model_dump(mode="json", by_alias=True)
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent)
@@ -53,15 +53,15 @@ def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> 
 # -------------------------------------------------------------------------------------------------------- large files
 
 LARGE_BYTES = 32 * 1024 * 1024
-"""From here on (a tenth of a second and more) the hash of a file is remembered."""
+"""Hashes of files from this size on (a tenth of a second and more) are cached."""
 SETTLED_SECONDS = 2.0
-"""A file that was changed less than this before it was hashed may change again within one tick of its time: not remembered."""
+"""A file modified more recently than this may change again within one timestamp tick, so its hash is not cached."""
 
 
 def sha256_large(path: Path) -> str:
     """Hex sha256 of a file that may be large: hashed once, then taken from the user's cache while size, time and inode are the same.
 
-    Known limit: a file whose contents change while size, time and inode stay is not seen to change.
+    Known limit: a change of contents that keeps size, time and inode is not detected.
 
     Raises:
         ArtifactError: the file is missing.
@@ -96,7 +96,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def remember(note: Path, text: str) -> None:
-    """Writes a note; a cache that cannot be written costs time and nothing else."""
+    """Writes a cache file; errors are ignored, because a missing cache only costs time."""
     temporary = note.with_name(f"{note.name}.{os.getpid()}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)

@@ -58,14 +58,14 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def _open(path: Path) -> BinaryIO:
-    # A pipe would be waited for, perhaps for ever.
+    # Opening a pipe would block, possibly forever.
     if path.exists() and not path.is_file():
         raise ArtifactError("is not a file", WRITE_AGAIN, file=path)
     return path.open("rb")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file of an earlier stage; ArtifactError if it is missing, damaged, or not what its checksum says."""
+    """Reads a JSON file of an earlier stage; ArtifactError if it is missing, damaged, or its checksum does not match."""
     try:
         with _open(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
@@ -77,12 +77,12 @@ def read_json(path: Path) -> Any:
     except (ValueError, OSError) as error:
         raise ArtifactError(f"cannot be read: {error}", WRITE_AGAIN, file=path) from None
     if isinstance(value, dict) and value.get("checksum") and value["checksum"] != _checksum(value):
-        raise ArtifactError("is damaged or was changed: its checksum is another", WRITE_AGAIN, file=path)
+        raise ArtifactError("is damaged or was changed: its checksum does not match", WRITE_AGAIN, file=path)
     return value
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Reads a manifest; ArtifactError as `read_json`, or if it is of another shape."""
+    """Reads a manifest; ArtifactError as `read_json`, or if it does not fit the schema."""
     value = read_json(path)
     try:
         record = kind.model_validate(value)
@@ -114,7 +114,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
 
 
 def check_written(path: Path, sha256: str, command: str) -> None:
-    """Raises ArtifactError unless the file has the hash that its manifest keeps; an empty one was never kept.
+    """Raises ArtifactError unless the file has the hash in its manifest. An empty hash is not checked (manually written manifest).
 
     Args:
         command: the verb, with its options, that writes the file again.
@@ -134,7 +134,7 @@ def read_split(run: RunFolder) -> tuple[SplitManifest, list[Question]]:
 
 
 def read_taught(run: RunFolder, split: SplitManifest) -> list[Question]:
-    """The questions of the second held-out side; none where the split has no such side."""
+    """The questions of the second held-out side; empty if the split has none."""
     if not split.n_taught:
         return []
     check_written(run.taught_jsonl, split.taught_sha256, "split")
@@ -160,13 +160,13 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
         own = compared.own or compared.metrics
         if (manifest.metrics, manifest.finish, manifest.split_id) != (own, compared.finish, comparison.split_id):
             raise ArtifactError(
-                f"is not of the present scores of {variant}", "run harness compare again", file=run.comparison_json
+                f"does not match the present scores of {variant}", "run harness compare again", file=run.comparison_json
             )
     return manifest
 
 
 def results_sha256(comparison: Comparison) -> str:
-    """Hash of what a comparison found, whoever computed it, when and by which command."""
+    """Hash of a comparison's results, without provenance (user, time, command)."""
     return sha256_json(comparison.model_dump(mode="json", exclude={"provenance", "fingerprint", "checksum"}))
 
 

@@ -46,7 +46,7 @@ WRITERS = {
 
 
 def missing(path: Path) -> ArtifactError:
-    """The error for a file of an earlier stage that is not there: it names the verb that writes it, with its run."""
+    """The error for a missing file of an earlier stage; names the verb that writes it, with its run."""
     verb = WRITERS.get(path.name) or {"predictions": "predict", "scores": "score"}.get(path.parent.name)
     if verb is None:
         return ArtifactError("is missing", "check the path", file=path)
@@ -86,7 +86,7 @@ class RunFolder:
         self.export_json = self.path / "export.json"
         self.predictions, self.scores = self.path / "predictions", self.path / "scores"
         self.predict_json, self.score_json = self.predictions / "manifest.json", self.scores / "manifest.json"
-        # A variant's name does not begin so.
+        # A variant's name never begins with "_".
         self.no_model = (self.scores / "_no_model.jsonl", self.scores / "_no_model.json")
         self.taught_json = self.scores / "_taught.json"
         self.comparison_json = self.reports / "comparison.json"
@@ -116,7 +116,7 @@ class RunFolder:
         return self.scores / f"{check_name(variant, 'variant')}.jsonl", self.scores / f"{variant}.json"
 
     def manifest(self, stage: str) -> Path | None:
-        """What a stage writes last; None for a verb that writes nothing that other stages read."""
+        """The file that a stage writes last; None for a verb whose output no other stage reads."""
         return {
             "split": self.split_json,
             "train": self.train_json,
@@ -147,7 +147,7 @@ class RunFolder:
         held = _Lock(file)
         try:
             held.take()
-            # What a killed process was writing: nobody else writes here while the lock is held.
+            # Clean up after killed processes: no other process writes here while the lock is held.
             for folder in [
                 self.path,
                 self.reports,
@@ -179,7 +179,7 @@ class _Lock:
                     fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     if not retried:
-                        # A lock of this process whose release was interrupted is freed with its last reference, which a cycle may hold.
+                        # If an earlier release in this process was interrupted, a reference cycle may keep that lock alive until gc.
                         retried = True
                         self.file.close()
                         gc.collect()
@@ -188,7 +188,7 @@ class _Lock:
                         f"run folder {self.path.parent} is in use by {_holder(self.file)}",
                         "wait for it to end, or choose another --run",
                     ) from None
-                # Its last holder may have removed the file after it was opened here: that one locks nothing.
+                # The last holder may have removed the file after this process opened it: such a lock protects nothing.
                 if self.path.exists() and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                     self.is_held = True
                     self.file.truncate(0)
@@ -210,7 +210,7 @@ class _Lock:
         finally:
             if self.file is not None:
                 with suppress(OSError, ValueError):
-                    # Closing would do, but for a child that has the file from a fork.
+                    # Closing is not enough if a forked child inherited the file.
                     fcntl.flock(self.file, fcntl.LOCK_UN)
                 self.file.close()
 

@@ -1,6 +1,6 @@
 """Strict, interoperable JSON (RFC 8259, I-JSON): what only Python's reader accepts is refused.
 
-That is NaN and infinities, numbers of thousands of digits, a duplicate key, half of a surrogate pair, and nesting without end.
+These are NaN and infinities, numbers of thousands of digits, duplicate keys, lone surrogates, and deep nesting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 MAX_DEPTH = 64
 MAX_DIGITS = 400
-"""Of one number: the largest float has 309 before its point."""
+"""Digits of one number: the largest float has 309 before its decimal point."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -57,9 +57,9 @@ def loads(text: str, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def check(value: Any, *, max_depth: int = MAX_DEPTH, surrogates: bool = True) -> None:
-    """Raises ValueError for a value that no JSON file should hold.
+    """Raises ValueError for a value that a JSON file should not hold.
 
-    It is nested deeper than `max_depth`, or has a whole number of thousands of digits, or half of a surrogate pair (not looked for if
+    It is nested deeper than `max_depth`, or has an integer of thousands of digits, or a lone surrogate (not checked if
     `surrogates` is false).
     """
     todo: list[tuple[Any, int]] = [(value, 0)]

@@ -1,6 +1,6 @@
-"""YAML as a config is written: the safe subset, each key once, and no more of it than a person would write.
+"""YAML for configs: the safe subset, with duplicate keys refused and the size limited.
 
-PyYAML keeps the last of two equal keys in silence, and a file of some hundred bytes can name a value of gigabytes by aliases of aliases.
+PyYAML silently keeps the last of two equal keys, and nested aliases can expand a file of a few hundred bytes to gigabytes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from harness.storage import strict_json
 
 MAX_CHARACTERS = 100_000
 MAX_VALUES = 10_000
-"""With each alias counted as the values it expands to."""
+"""Counted after alias expansion."""
 
 
 class NotUsable(ValueError):
-    """What is wrong with a text, and on which line (None: not known)."""
+    """The problem with a text, and its line (None: unknown)."""
 
     def __init__(self, problem: str, line: int | None = None):
         self.problem, self.line = problem, line
@@ -40,7 +40,7 @@ def loads(text: str) -> Any:
     except RecursionError:
         raise NotUsable("is not YAML") from None
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
-        # What the constructors of tags fail with on a value that is not of its tag: dates that do not exist, `!!bool x`.
+        # Tag constructors raise these for a value that does not fit its tag: invalid dates, `!!bool x`.
         raise NotUsable("is not YAML") from None
     try:
         strict_json.check(value)

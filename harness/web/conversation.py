@@ -1,4 +1,4 @@
-"""What the terminal's conversation keeps between questions: the turns of each variant."""
+"""The state of a terminal conversation: the turns of each variant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Conversation:
         self.turns: dict[str, list[Turn]] = {name: [] for name in names}
 
     def ask(self, question: str, is_cancelled: Callable[[], bool]) -> Iterator[dict[str, Growing]]:
-        """The answers of all variants as they grow, side by side; a finished one becomes a turn, one that was cut off does not."""
+        """Streams the answers of all variants; a finished answer becomes a turn, an interrupted one does not."""
         states = {name: Growing() for name in self.names}
         for name, state in side_by_side(self.session, self.names, question, is_cancelled, self.turns):
             states[name] = state
@@ -63,7 +63,7 @@ def side_by_side(
     try:
         while left:
             try:
-                name, state = found.get(timeout=0.5)  # an interrupt is heard between two
+                name, state = found.get(timeout=0.5)  # an interrupt is handled between two
             except Empty:
                 continue
             if isinstance(state, BaseException):

@@ -1,4 +1,4 @@
-"""What people leave behind on the page: votes and candidate questions, one JSON object a line, appended."""
+"""Votes and candidate questions from the page, appended as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_NOTE = 1000
 
 
 def question_id(question: str, known: Question | None) -> str:
-    """The id of a held-out question; of any other one a name made from its text."""
+    """The id of a held-out question; for any other question a name derived from its text."""
     return known.id if known else f"asked-{hashlib.sha256(question.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
@@ -62,7 +62,7 @@ def vote_elsewhere(
 
 
 def candidate(question: str, known: Question | None, reference: str, answers: Mapping[str, str]) -> dict[str, Any]:
-    """A line of `candidates.jsonl`, which `data.qa` can take: `question` and `answer`, the variants' answers beside them."""
+    """A line of `candidates.jsonl`, which `data.qa` can read: `question`, `answer` and the variants' answers."""
     return {
         "question": _clean(question),
         "answer": _clean(reference),
@@ -80,7 +80,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
         with path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file.fileno()).st_size
-            # A line that a full disk cut off before must not swallow this one.
+            # Start a new line if a full disk truncated the previous one.
             cut = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
             try:
                 if file.write((b"\n" if cut else b"") + line) < len(line):
@@ -95,7 +95,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _clean(text: str) -> str:
-    """The text without half characters, which no file can hold."""
+    """The text without lone surrogates, which cannot be encoded."""
     return text.encode("utf-8", "replace").decode("utf-8").strip()
 
 

@@ -36,7 +36,7 @@ OWN_ORIGIN = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; frame-ancestors 'self' "
     "https://huggingface.co"
 )
-"""Content-Security-Policy: the page loads from and speaks to nobody but the server that it came from; Spaces show it in a frame."""
+"""Content-Security-Policy: the page may only contact its own server; Spaces show it in a frame."""
 BLIND = ("Answer A", "Answer B")
 NOBODY = "nobody"
 Row = list[Any]
@@ -62,7 +62,7 @@ class Page:
         self.examples = [q.question for q in session.heldout[::step]][:EXAMPLES]
 
     def ask(self, question: str, names: list[str], blind: bool, request: gr.Request) -> Iterator[Row]:
-        """Streams the answers into the page."""
+        """Streams the answers to the page."""
         question = str(question or "")
         names = list(dict.fromkeys(str(name) for name in names or []))
         if refusal := self.visitors.refusal(question, names, self.session.names, _address(request)):
@@ -131,7 +131,7 @@ class Page:
         return rendering.notice(f"Kept as a candidate in {self.keep.candidates.name}."), replace(asked, kept=True)
 
     def _not_kept(self, asked: Asked, reference: str) -> str:
-        """Why a question is not kept as a candidate; empty if it is."""
+        """The reason why a question cannot be kept as a candidate; empty if it can."""
         if asked.blind:
             return "Vote first: the names are hidden."
         if not asked.done:
@@ -147,7 +147,7 @@ class Page:
     # ------------------------------------------------------------------------------------------------------------ the rows
 
     def _row(self, message: str) -> Row:
-        """A message; everything else stays as it is."""
+        """A message; everything else stays unchanged."""
         return [rendering.notice(message), *[gr.skip()] * (3 * MOST_VARIANTS + 3)]
 
     def _shown(self, asked: Asked, message: str, *, known: bool = False) -> Row:
@@ -237,7 +237,7 @@ def build(page: Page) -> gr.Blocks:
 
 
 def _first_choice(names: list[str]) -> list[str]:
-    """The base and what fine-tuning made of it, or the first two."""
+    """The base and its fine-tuned variant, or the first two variants."""
     pair = [name for name in names if name in (variants.BASE, variants.tuned(names))]
     return pair if len(pair) == 2 else names[:2]
 
@@ -278,9 +278,9 @@ class Serving:
 
     host: str = "127.0.0.1"
     port: int = 7860
-    """0: one that is free."""
+    """0: any free port."""
     share: bool = False
-    """Through a tunnel of Gradio's, on a public address."""
+    """Serve on a public address through Gradio's tunnel."""
     auth: tuple[str, str] | None = None
     """(name, password) that visitors must give."""
 

@@ -1,4 +1,4 @@
-"""Loaded models: loaded on first use, one answer at a time each, the least recently used freed where memory runs out."""
+"""Pool of models: loaded on first use, one answer at a time each; the least recently used are freed when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOK_AGAIN_S = 0.2
 
 
 class Cancelled(Exception):
-    """Nobody waits for the answer any more."""
+    """The request for the answer was cancelled."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Pool:
         entry.busy, entry.used = True, self._clock
 
     def _make_room(self, need: int) -> list[Any] | None:
-        """Takes idle models out, the least recently used first, until `need` bytes are free; None if those in use leave too little."""
+        """Removes idle models, least recently used first, until `need` bytes are free; None if the busy ones leave too little."""
         if sum(e.need for e in self._entries.values() if e.busy) + need > self.limit:
             return None
         taken = []

@@ -11,7 +11,7 @@ from harness.registry import metric_label, metric_order
 from harness.web.session import Growing
 
 MOST_WORDS = 2000
-"""Of a text whose words are compared: the time grows with their square."""
+"""Maximum words of a text that is compared: the time is quadratic."""
 CSS = """
 .facts { font-size: .85em; overflow-wrap: anywhere; white-space: pre-wrap }
 .facts ins { background: #c8f0d0; color: #063; text-decoration: none }
@@ -32,7 +32,7 @@ def notice(value: str) -> str:
 
 
 def facts(state: Growing) -> str:
-    """Speed and confidence of an answer, as far as it has come."""
+    """Speed and confidence of a (possibly partial) answer."""
     return f'<div class="facts">{text(state.summary())}</div>'
 
 
@@ -49,7 +49,7 @@ def judged(state: Growing, reference: str, scores: Mapping[str, float | None]) -
 
 
 def differences(answer: str, reference: str) -> str:
-    """The answer with what it has beyond the reference as <ins>, and what it lacks as <del>."""
+    """The answer with words not in the reference as <ins>, and missing words as <del>."""
     left, right = reference.split(), answer.split()
     if max(len(left), len(right)) > MOST_WORDS:
         return "too long to be compared word by word"

@@ -40,18 +40,18 @@ from harness.web.pool import Cancelled, Pool, died
 SEQUENCES = 8
 """Of llama.cpp: the fewest with which every type's numbers are those of a large batch (`harness.backends.llamacpp`)."""
 SHARE_OF_MEMORY = 0.6
-"""Of what is free at the start, for all loaded models together."""
+"""Share of the memory free at the start, for all loaded models together."""
 PROCESS_BYTES = 400 << 20
-"""Of a process that answers, beyond the weights: libraries, the cache of keys and values."""
+"""Memory of an answering process beyond the weights: libraries and the key-value cache."""
 SHOWN_EVERY_S = 0.04
-"""Between two states of a growing answer that are worth showing."""
+"""Minimum time between two displayed states of a growing answer."""
 Turn = tuple[str, str]
-"""A question and the answer to it, earlier in the conversation."""
+"""An earlier question in the conversation, and its answer."""
 
 
 @dataclass(frozen=True)
 class Growing:
-    """An answer as far as it has come."""
+    """A partial or complete answer."""
 
     text: str = ""
     """Without the reasoning in front of it; the whole answer once `end` is set."""
@@ -59,7 +59,7 @@ class Growing:
     tokens: int = 0
     """Generated so far; pieces, from a server that gives no token ids."""
     seconds: float = 0.0
-    """Since the first token was asked for, loading left out."""
+    """Seconds since the request, without loading."""
     first: float | None = None
     """Seconds to the first token."""
     logprob: float | None = None
@@ -174,7 +174,7 @@ class Session:
         return job.source.chat or (job.prompt is not None and job.prompt.format == "chat")
 
     def known(self, question: str) -> Question | None:
-        """The held-out question with this text, space aside."""
+        """The held-out question with this text, ignoring whitespace."""
         return self._known.get(_folded(question))
 
     def scores(self, question: Question, answer: str) -> dict[str, float | None]:
@@ -183,7 +183,7 @@ class Session:
         return {name: find(name).score_one(answer, [question.answer, *question.references]) for name in names}
 
     def job(self, name: str) -> Job:
-        """How a variant is loaded and asked; HarnessError if it cannot be."""
+        """A variant's job and prompts; HarnessError if it cannot be loaded."""
         with self._lock:
             if name not in self._jobs:
                 job = self._make_job(name)
@@ -197,7 +197,7 @@ class Session:
         self.pool.close()
 
     def _bytes(self, name: str) -> int:
-        """About what a variant takes once loaded: on a CPU transformers computes in 32 bits what is stored in 16."""
+        """Approximate memory of a loaded variant: on a CPU transformers expands 16-bit weights to 32 bits."""
         job = self.job(name)
         if BACKENDS[job.backend].in_process:
             return 0

@@ -43,9 +43,9 @@ REQUIRED = (
     "transformers",
     "xllamacpp",
 )
-"""What the app imports, pinned to the versions that are installed here."""
+"""The app's dependencies, pinned to the installed versions."""
 SETTINGS, GGUF, TOKENIZER = "space.json", "model.gguf", "tokenizer"
-APP = '''"""Answers questions with one GGUF file, by the prompt that it was trained with. Written by `harness space`."""
+APP = '''"""Answers questions with one GGUF file, with the prompt that it was trained with. Written by `harness space`."""
 
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def write(
     title: str | None = None,
     examples: int = 0,
 ) -> Made:
-    """Writes the folder, whole or not at all.
+    """Writes the folder atomically.
 
     Args:
         variant: a GGUF of the run; None: the smallest that the gate has nothing against.

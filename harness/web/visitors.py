@@ -1,4 +1,4 @@
-"""Who asks: how often, what at the moment, and what was answered; and what the page refuses."""
+"""The page's visitors: rate limits, current questions and their answers, and refusals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from harness.web.session import Growing
 
 @dataclass(frozen=True)
 class Limits:
-    """What one page takes."""
+    """The limits of one page."""
 
     characters: int = 4000
-    """Of a question."""
+    """Maximum length of a question."""
     per_minute: int = 60
-    """Questions from one address."""
+    """Maximum questions per minute from one address."""
     parallel: int = 2
-    """Questions that are answered at the same time; others wait in line."""
+    """Questions that are answered at the same time; others are queued."""
     waiting: int = 100
-    """Questions in line; further ones are refused."""
+    """Maximum queued questions; further ones are refused."""
 
 
 MOST_VARIANTS = 7
@@ -36,11 +36,11 @@ class Asked:
     names: list[str] = field(default_factory=list)
     answers: dict[str, Growing] = field(default_factory=dict)
     blind: bool = False
-    """The names are hidden still."""
+    """The names are still hidden."""
     done: bool = False
     """All have answered."""
     kept: bool = False
-    """As a candidate."""
+    """It was kept as a candidate."""
 
 
 class Visitors:
@@ -53,7 +53,7 @@ class Visitors:
         self._lock = threading.Lock()
 
     def refusal(self, question: str, names: list[str], known: list[str], address: str) -> str:
-        """Why a question is not asked, in one line; empty if it is."""
+        """The reason why a question is refused, in one line; empty if it is accepted."""
         if not question.strip():
             return "Write a question first."
         if len(question) > self.limits.characters:
@@ -77,14 +77,14 @@ class Visitors:
         return ""
 
     def begin(self, visitor: str) -> threading.Event:
-        """What stops the visitor's new question once it is set; an earlier one of theirs is stopped."""
+        """The cancel event of the visitor's new question; cancels their earlier one."""
         self.stop(visitor)
         with self._lock:
             found = self._stops[visitor] = threading.Event()
         return found
 
     def stop(self, visitor: str) -> None:
-        """Stops what the visitor is being answered, if anything."""
+        """Cancels the visitor's current answers, if any."""
         with self._lock:
             found = self._stops.pop(visitor, None)
         if found:
@@ -92,5 +92,5 @@ class Visitors:
 
 
 def draw_two(names: list[str]) -> list[str]:
-    """Two of the variants, in an order that nobody can guess."""
+    """Two of the variants, in an unpredictable order."""
     return random.SystemRandom().sample(names, 2)

@@ -25,15 +25,15 @@ from harness.backends.decoding import kernels
 from harness.backends.decoding.static_cache import Memory
 
 LENGTH_STEP = 64
-"""Cache lengths are multiples of this: few graphs, and rows aligned as attention kernels like them."""
+"""Cache lengths are multiples of this, for few graphs and rows aligned for attention kernels."""
 CHECK_STEPS = 8
-"""Steps between two looks at who has finished: each look waits for the device."""
+"""Steps between checks for finished rows: each check waits for the device."""
 PREFILL_TOKENS = 8192
-"""Padded prompt tokens computed at once: enough to fill a GPU, little enough to bound the memory of the activations."""
+"""Padded prompt tokens computed at once: enough to saturate a GPU, few enough to bound activation memory."""
 
 
 def unsupported(model: Any) -> str:
-    """Why a model (a transformers causal language model, without PEFT's wrapper) cannot be decoded here; empty if it can."""
+    """The reason why this decoder cannot run a model (a transformers causal language model, without PEFT's wrapper); empty if it can."""
     config = model.config.get_text_config(decoder=True)
     if not getattr(model, "_can_compile_fullgraph", False):
         return "its class does not run on a static cache"
@@ -55,7 +55,7 @@ def bytes_per_token(config: Any, itemsize: int) -> int:
 def tokens_in_memory(config: Any, itemsize: int, free_bytes: int, max_new_tokens: int) -> int:
     """How many padded tokens (prompts and answers) a batch may have so that `Decoder` stays within `free_bytes`; at least one row's."""
     text = config.get_text_config(decoder=True)
-    # Of a slice of prompts: the hidden states of a layer a dozen times over, f32 ones counted twice, and the MLP's three.
+    # For a slice of prompts: twelve copies of a layer's hidden states, f32 counted twice, and three of the MLP's.
     work = (
         PREFILL_TOKENS
         * itemsize
@@ -83,11 +83,11 @@ class Decoder:
         self.stops = torch.tensor(sorted(stop_ids), device=self.device, dtype=torch.long)
         config = model.config.get_text_config(decoder=True)
         self.longest: int = getattr(config, "sliding_window", None) or 2**31
-        """Tokens from which a sliding window would differ from full attention, which is what is computed here."""
+        """Number of tokens from which a sliding window would differ from the full attention used here."""
         self._side: Any = None
-        """Kept over releases: cuBLAS keeps a workspace for every stream that it was ever used on."""
+        """Reused after a release: cuBLAS keeps a workspace for every stream that it ever ran on."""
         self.graph_problem = ""
-        """Why steps are no longer captured, if they are not."""
+        """The reason why steps are no longer captured, if any."""
         self._last_only = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         )
@@ -100,7 +100,7 @@ class Decoder:
         return width + self.max_new_tokens <= self.longest
 
     def check(self) -> None:
-        """Answers something short, without graphs; raises what the model raises if it cannot do with this cache and these masks."""
+        """Generates a short test answer without graphs; raises the model's error if it cannot use this cache and these masks."""
         whole = self.max_new_tokens, self.graphs
         self.max_new_tokens, self.graphs = 2, False
         try:
@@ -146,7 +146,7 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """One answer as it is made: each token, its end token included, with the natural logarithm of its probability. Without graphs."""
+        """Streams one answer: each token, including the end token, with the natural logarithm of its probability. Without graphs."""
         state = self._state(1, -(-(len(prompt) + self.max_new_tokens) // LENGTH_STEP) * LENGTH_STEP)
         logits = self._prefill(state, [prompt])
         for left in reversed(range(self.max_new_tokens)):
@@ -158,7 +158,7 @@ class Decoder:
             state.accept(greedy(logits), self.stops, self.pad_id)
 
     def _rows(self, n: int) -> int:
-        """Rows of a batch of `n`: few different numbers, so that graphs are captured once."""
+        """Padded number of rows for a batch of `n`: a few sizes, so that graphs are captured once."""
         if not self.graphs:
             return n
         return 1 << (n - 1).bit_length() if n <= 8 else -(-n // 8) * 8
@@ -172,7 +172,7 @@ class Decoder:
     def _state(self, rows: int, length: int) -> _State:
         if (rows, length) not in self._states:
             if rows * length > self._memory.positions or any(other != length for _, other in self._states):
-                # Batches come with their longest prompts first: what another length needed is not needed again.
+                # Batches arrive longest prompts first, so the memory of another length is not needed again.
                 self._states.clear()
                 self._memory.reserve(rows * length)
             self._states[rows, length] = _State(rows, length, self.max_new_tokens, self.pad_id, self.device, self.dtype)
@@ -191,7 +191,7 @@ class Decoder:
             )
             pads = torch.tensor([[wide - n] for n in lengths[first:last]], device=self.device)
             columns = torch.arange(wide, device=self.device)
-            # A pad sees itself: a row of attention that sees nothing is not a number.
+            # Padding attends to itself: the softmax of a fully masked row would be NaN.
             seen = ((columns <= columns[:, None]) & (columns >= pads[:, None])) | (columns == columns[:, None])
             self._memory.begin_write(state, slice(first, last), slice(width - wide, width))
             output = self.model(
@@ -209,7 +209,7 @@ class Decoder:
         return logits
 
     def _forward(self, state: _State) -> None:
-        """One token for every row; nothing here waits for the device."""
+        """Generates one token for every row without synchronising with the device."""
         state.accept(greedy(self._logits(state)), self.stops, self.pad_id)
 
     def _logits(self, state: _State) -> torch.Tensor:
@@ -247,7 +247,7 @@ class Decoder:
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     self._forward(state)
             except RuntimeError as error:
-                # Something that a graph cannot hold, or no memory for one more: the same steps, started one kernel at a time.
+                # An operation that cannot be captured, or no memory for another graph: run the same steps eagerly.
                 torch.cuda.synchronize()
                 self.graph_problem = " ".join(str(error).split())[:200]
                 self._forward(state)
@@ -257,7 +257,7 @@ class Decoder:
 
     def _moved(self, old: _State, alive: list[int], rows: int) -> _State:
         """The state of a smaller batch with these rows, in the same memory."""
-        # A filler is a row that finished: it stays finished.
+        # Fill the smaller batch with finished rows, which stay finished.
         chosen = alive + [row for row in range(old.rows) if row not in set(alive)][: rows - len(alive)]
         index = torch.tensor(chosen, device=self.device)
         new = self._state(rows, old.length)
@@ -308,7 +308,7 @@ class _State:
         self.written.copy_(other.written)
 
     def accept(self, chosen: torch.Tensor, stops: torch.Tensor, pad_id: int) -> None:
-        """Writes the tokens chosen for all rows (shape (rows,)) down; finished rows get pads."""
+        """Records the tokens chosen for all rows (shape (rows,)); finished rows get padding."""
         chosen = chosen.masked_fill(self.finished, pad_id)[:, None]
         self.output.index_copy_(1, self.written, chosen)
         self.finished |= (chosen == stops).any(1)

@@ -34,7 +34,7 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers asks for it; for one query a row, the heads of a group are put as so many queries of their shared head.
+    """Attention as transformers asks for it; for a single query per row, the heads of a group become queries of their shared key-value head.
 
     The masked kernels know no groups: transformers would copy keys and values per query head, four times the memory traffic for Llama-3 8B.
     """

@@ -1,4 +1,4 @@
-"""Keys and values of a batch in memory that stays where it is, as a CUDA graph asks for."""
+"""Keys and values of a batch at fixed memory addresses, as a CUDA graph requires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BatchLayout(Protocol):
 
 
 class Memory:
-    """Every layer's keys and values: flat memory that a batch of any rows and columns sees as its own (rows, heads, columns, width).
+    """Every layer's keys and values: flat memory that a batch of any size views as (rows, heads, columns, width).
 
     A batch's first rows lie in the same place whatever the number of its rows, so moving rows together copies within it.
     """
@@ -75,7 +75,7 @@ class Layer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Takes the memory, of the shape and dtype of what is written first."""
-        # Zeros, not what the memory held: a column that the mask hides is multiplied by 0, which a NaN survives.
+        # Zero the memory: a masked column is multiplied by 0, and 0 times NaN is NaN.
         self.keys, self.values = (
             s.new_zeros((self.memory.positions, s.shape[1], s.shape[3])) for s in (key_states, value_states)
         )
@@ -91,11 +91,11 @@ class Layer(CacheLayerMixin):
         return self.memory.write(self.keys, key_states), self.memory.write(self.values, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Not asked: masks are given with every call."""
+        """Unused: masks are passed in every call."""
         return self.memory.state.length, 0
 
     def get_seq_length(self) -> int:
-        """Not asked: positions are given with every call."""
+        """Unused: positions are passed in every call."""
         return 0
 
     def get_max_length(self) -> int:
