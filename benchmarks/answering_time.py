@@ -43,7 +43,9 @@ def main() -> None:
             backend = LlamaCppBackend(Source(file), Generation(options.tokens, (), 0), execution)
             backend.ends = set()
             # Nothing in common, so that a prompt is computed whole, as the forecast has it.
-            prompts = [backend.tokenize(f"{n} " + ASKED.format(n=n))[1:] for n in range(10, 10 + options.questions)]
+            prompts = [
+                backend.model.tokenize(f"{n} " + ASKED.format(n=n))[1:] for n in range(10, 10 + options.questions)
+            ]
             backend.answer(prompts[:1])
             began = time.perf_counter()
             backend.answer(prompts)

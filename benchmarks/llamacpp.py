@@ -51,7 +51,7 @@ def main() -> None:
     execution = Execution(libllama=options.libllama, gpu_layers=options.gpu_layers)
     backend = LlamaCppBackend(Source(options.model), Generation(options.tokens, (), 0), execution)
     backend.ends = set()
-    prompts = [backend.tokenize(ASKED.format(n=n)) for n in range(options.questions)]
+    prompts = [backend.model.tokenize(ASKED.format(n=n)) for n in range(options.questions)]
     print(
         f"{options.model.name}, {backend.facts.version}, {cores()} cores, {len(prompts)} prompts x {options.tokens} tokens"
     )

@@ -4,7 +4,7 @@ make eval && python benchmarks/sabotage.py             everything: six trainings
 python benchmarks/sabotage.py double_bos template      some, which must be at the end of a run `tiny` that is done
 python benchmarks/sabotage.py --store                  also keeps the answers in tests/golden/sabotage/, for tests/e2e/test_sabotage.py
 
-Every verb runs as a user's would, in a separate process with the fault injected; the runs stay in runs/sabotage-*.
+Every verb runs as a user's would, in a separate process with the fault put in; the runs stay in runs/sabotage-*.
 """
 
 from __future__ import annotations

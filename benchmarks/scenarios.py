@@ -1,10 +1,9 @@
 """The scenario questions of the held-out side, answered by the tiny model, by SmolLM2 and by model-free baselines.
 
-    make train                                            # or: harness split --config tiny --run tiny && harness train --config tiny --run tiny
-    make smollm2
-    python benchmarks/scenarios.py --run tiny --model models/smollm2-135m [--few-shot 4] [--tokens 48] [--device cpu] [--out FOLDER]
+    make train eval smollm2
+    python benchmarks/scenarios.py --run tiny --model models/smollm2-135m [--few-shot 2] [--tokens 32] [--device cpu] [--out FOLDER]
 
-The tiny model is asked as its config asks, before and after fine-tuning. SmolLM2 is asked by its chat template, alone and with the training
+Of the tiny model, before and after fine-tuning, the answers of the run are read. SmolLM2 is asked by its chat template, alone and with the training
 questions nearest to each scenario in front of it, and is not fine-tuned. Written are OUT/scenarios.md, a table, and OUT/scenarios.json.
 """
 
@@ -46,10 +45,10 @@ class Column:
 def main() -> None:
     """Asks, scores, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="tiny", help="a run that has split and trained")
+    parser.add_argument("--run", default="tiny", help="a run that has answered")
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2, or of another chat model")
-    parser.add_argument("--few-shot", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=48, help="of an answer at most")
+    parser.add_argument("--few-shot", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer at most")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("scenarios-table"))
     options = parser.parse_args()
@@ -57,7 +56,7 @@ def main() -> None:
     scenarios = [q for q in storage.read_split(run)[1] if q.kind == "scenario"]
     train = storage.read_records(run.train_jsonl, Question)
     options.out.mkdir(parents=True, exist_ok=True)
-    said = without_a_model(train, scenarios) | tiny(run, scenarios, train, options) | chat(scenarios, train, options)
+    said = without_a_model(train, scenarios) | tiny(run, scenarios) | chat(scenarios, train, options)
     rows = {name: [cell(column, scenarios) for column in measure(texts, scenarios)] for name, texts in said.items()}
     heads = [column.label for column in measure([""] * len(scenarios), scenarios)]
     table = render(heads, rows)
@@ -75,16 +74,10 @@ def without_a_model(train: Sequence[Question], asked: Sequence[Question]) -> dic
     return {"always Yes": ["Yes"] * len(asked), "always No": ["No"] * len(asked), "nearest training answer": copied}
 
 
-def tiny(run: RunFolder, asked: Sequence[Question], train: Sequence[Question], options: Any) -> dict[str, list[str]]:
-    """The run's model before and after fine-tuning."""
-    test, trained_on = files(asked, train, options.out)
-    harness(
-        options,
-        *("evaluate", "--run", "scenarios-tiny", "--config", "tiny", "--test", test, "--trained-on", trained_on),
-        *("--model", f"tuned=adapter:{run.adapter.resolve()}", "--set", f"device={options.device}"),
-    )
-    names = {"base": "tiny (5M), before fine-tuning", "tuned": "tiny (5M), fine-tuned"}
-    return {label: read(options.out, "scenarios-tiny", name, asked) for name, label in names.items()}
+def tiny(run: RunFolder, asked: Sequence[Question]) -> dict[str, list[str]]:
+    """What the run's model answered before and after fine-tuning."""
+    names = {"base": "tiny (5M), before fine-tuning", "adapter": "tiny (5M), fine-tuned"}
+    return {label: read(run, variant, asked) for variant, label in names.items()}
 
 
 def chat(asked: Sequence[Question], train: Sequence[Question], options: Any) -> dict[str, list[str]]:
@@ -109,7 +102,8 @@ def chat(asked: Sequence[Question], train: Sequence[Question], options: Any) -> 
         harness(options, verb, "--run", "scenarios-chat", "--config", str(config.resolve()))
     name = options.model.name
     labels = {"base": f"{name}, asked alone", "base_fewshot": f"{name}, {options.few_shot} examples"}
-    return {label: read(options.out, "scenarios-chat", variant, asked) for variant, label in labels.items()}
+    answered = RunFolder("scenarios-chat", options.out)
+    return {label: read(answered, variant, asked) for variant, label in labels.items()}
 
 
 def files(asked: Sequence[Question], train: Sequence[Question], out: Path) -> tuple[str, str]:
@@ -126,16 +120,12 @@ def files(asked: Sequence[Question], train: Sequence[Question], out: Path) -> tu
 def harness(options: Any, *arguments: str) -> None:
     """Runs a verb in the output folder, where its run folders then stand."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
-    data = options.out / "data"
-    if not data.exists():
-        data.symlink_to(PROJECT / "data")
     subprocess.run([sys.executable, "-m", "harness", *arguments], check=True, cwd=options.out, env=environment)
 
 
-def read(out: Path, run: str, variant: str, asked: Sequence[Question]) -> list[str]:
+def read(run: RunFolder, variant: str, asked: Sequence[Question]) -> list[str]:
     """A variant's answers in the order of the questions."""
-    lines = RunFolder(run, out).prediction(variant)[0]
-    found = {p.id: p.text for p in storage.iter_records(lines, Prediction)}
+    found = {p.id: p.text for p in storage.iter_records(run.prediction(variant)[0], Prediction)}
     return [found[question.id] for question in asked]
 
 

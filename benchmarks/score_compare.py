@@ -1,11 +1,12 @@
 """Seconds and peak memory of scoring and comparing, on synthetic answers.
 
-python benchmarks/score_compare.py                 7 variants x 400 questions, and 2 x 100,000; 10,000 resamples
+python benchmarks/score_compare.py                 7 variants x 400 questions, and 7 x 100,000; 10,000 resamples
 python benchmarks/score_compare.py 3 5000          3 variants x 5,000 questions
 """
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 from harness import storage
 from harness.config import Config
@@ -20,7 +22,7 @@ from harness.records import Cost, Prediction, PredictionManifest, PredictionSet,
 from harness.stages import compare, score
 from harness.storage import RunFolder
 
-SIZES = ((7, 400), (2, 100_000))
+SIZES = ((7, 400), (7, 100_000))
 VARIANTS = ("base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m")
 WORDS = [
     f"{a}{b}"
@@ -77,19 +79,14 @@ def make(run: RunFolder, n_variants: int, n: int) -> None:
     prompt = list(range(100))
     for variant in VARIANTS[:n_variants]:
         lines, manifest = run.prediction(variant)
-        predictions = [
-            Prediction(
-                id=q.id,
-                prompt_hash="h",
-                prompt_ids=prompt,
-                answer_ids=[1],
-                finish_reason="stop",
-                seconds=0.0,
-                text=" ".join(w if rng.random() < 0.8 else rng.choice(WORDS) for w in q.answer.split()),
-            )
-            for q in questions
-        ]
-        storage.write_jsonl(lines, predictions)
+        # Written as plain JSON: making 700,000 records would take longer than scoring them.
+        answer = Prediction(
+            id="", prompt_hash="h", prompt_ids=prompt, answer_ids=[1], finish_reason="stop", seconds=0.0, text=""
+        ).model_dump(mode="json")
+        with lines_file(lines) as file:
+            for q in questions:
+                text = " ".join(w if rng.random() < 0.8 else rng.choice(WORDS) for w in q.answer.split())
+                file.write(json.dumps(answer | {"id": q.id, "text": text}) + "\n")
         made = PredictionManifest(
             variant=variant,
             key=variant,
@@ -110,18 +107,24 @@ def make(run: RunFolder, n_variants: int, n: int) -> None:
     storage.write_json(run.predict_json, PredictionSet(fingerprint="", variants=list(VARIANTS[:n_variants])))
 
 
+def lines_file(path: Path) -> TextIO:
+    """The file, opened for writing, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8")
+
+
 def measure(root: Path) -> None:
-    """Scores and compares the run at `root` and prints what it took; in a process of its own, whose peak memory is its own."""
+    """Scores and compares the run at `root` and prints what it took; in a separate process, whose peak memory is its own."""
     run, config = RunFolder("bench", root), Config()
     times = [time.perf_counter()]
     for stage in (score, compare):
         stage.run(run, config)
         times.append(time.perf_counter())
+        print(f"{stage.__name__.rpartition('.')[2]} {times[-1] - times[-2]:.1f} s; ", end="", flush=True)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    stages = (
-        f"score {times[1] - times[0]:.1f} s, compare {times[2] - times[1]:.1f} s, together {times[2] - times[0]:.1f} s"
+    print(
+        f"together {times[2] - times[0]:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of CPU), peak {used.ru_maxrss / 2**20:.2f} GiB"
     )
-    print(f"{stages} ({used.ru_utime + used.ru_stime:.1f} s of CPU), peak {used.ru_maxrss / 2**20:.2f} GiB")
 
 
 def main(sizes: tuple[tuple[int, int], ...]) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2] [--threads 1]
 
-Starts llama.cpp's own server (xllamacpp) in a process of its own on the loopback interface. The bare client sends bodies that were built beforehand over
+Starts llama.cpp's own server (xllamacpp) in a separate process on the loopback interface. The bare client sends bodies that were built beforehand over
 as many open connections as the harness has requests in flight, and throws the answers away: nothing can drive this server faster. The harness builds,
 sends, checks, and has each answer on disk before it counts. Both sides are timed from the first request to the last answer; what the harness needs to
 start is printed apart.

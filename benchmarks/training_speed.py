@@ -2,7 +2,7 @@
 
     python benchmarks/training_speed.py --model MODEL --qa QA.json [--steps 40] [--sides ours notebook plain 7gib] [--profile]
 
-Each side trains in a process of its own on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Told are the
+Each side trains in a separate process on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Reported are the
 median of the steady steps; the memory that PyTorch allocated at its peak, what it had taken by then, and what of the whole card is gone in the
 end, CUDA and its graphs included; and how far the losses of the first steps lie from the notebook's.
 """
@@ -205,7 +205,7 @@ def tell_profile(profiler: Any, steps: int) -> None:
 
 
 def main() -> None:
-    """Runs each side in a process of its own and prints the table."""
+    """Runs each side in a separate process and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--qa", type=Path, required=True)

@@ -153,7 +153,7 @@ def one(name: str, device: str, cores: list[int], steps: int | None) -> None:
 
 
 def start(name: str, options: argparse.Namespace, slot: int) -> subprocess.Popen[str]:
-    """A recipe in a process of its own, on the cores of its slot."""
+    """A recipe in a separate process, on the cores of its slot."""
     cores = range(slot * options.threads, (slot + 1) * options.threads)
     available = sorted(os.sched_getaffinity(0))
     chosen = [available[core % len(available)] for core in cores] if options.device == "cpu" else []

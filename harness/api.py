@@ -120,7 +120,7 @@ def evaluate(
 
     Args:
         models: name -> WHERE as `harness evaluate` takes it, a function from prompts to answers, or (model, tokenizer), loaded. Functions and loaded
-            models are asked anew each time: nothing tells whether they changed.
+            models are asked again each time: a change in them cannot be detected.
         test: questions with reference answers.
         trained_on: what the models were trained on.
         few_shot: asks the base once more, with so many of those questions in front of each question.

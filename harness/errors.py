@@ -42,7 +42,7 @@ def redacted(text: str) -> str:
 def is_interrupt(error: BaseException | None) -> bool:
     """Whether an error is an interrupt, or came up while one was on its way out.
 
-    Clean-up that was itself interrupted raises errors of its own: shutil.rmtree of Python 3.11 closes a descriptor twice.
+    Clean-up that was itself interrupted raises its own errors: shutil.rmtree of Python 3.11 closes a descriptor twice.
     """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

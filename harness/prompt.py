@@ -53,7 +53,7 @@ class TextTemplate:
 
     def __init__(self, template: str):
         self.opening = ""
-        """A special token that the template itself begins with: it stands in front of a system line too."""
+        """A special token that the template itself begins with: it comes before a system line too."""
         self.head, self.tail = template.split("{question}")
 
     def parts(self, question: str, shots: Sequence[Shot], system: str | None) -> list[Part]:

@@ -152,7 +152,7 @@ class BackendFacts:
     varied: Literal["max_batch", "slots"] = "max_batch"
     """The field of `Execution` that cuts up its work, and so the one that is varied to measure noise."""
     in_process: bool = False
-    """Needs no process of its own: a server has its own, and the objects of the calling program cannot leave it."""
+    """Needs no separate process: a server has its own, and the objects of the calling program cannot leave it."""
     uses_gpu: bool = False
     """Runs on the config's device through PyTorch, in one process for each GPU."""
 

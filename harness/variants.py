@@ -128,11 +128,6 @@ def exported() -> list[str]:
     return [name for name, variant in VARIANTS.items() if variant.writer]
 
 
-def gguf_types() -> list[str]:
-    """Every GGUF type that export can write, without its prefix: `q8_0`."""
-    return [name.removeprefix(GGUF) for name in VARIANTS if is_gguf(name)]
-
-
 def defaults() -> list[str]:
     """The variants that answer by default."""
     return [name for name, variant in VARIANTS.items() if variant.default]

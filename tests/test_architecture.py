@@ -26,7 +26,7 @@ LAYERS = [
 """From the bottom up. A module or package imports from its own layer and those below it, never from above."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LOOSE = 9
-LINES, FUNCTION_LINES = 400, 60
+LINES, FUNCTION_LINES, TEST_LINES = 400, 60, 600
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -96,3 +96,8 @@ def test_modules_and_functions_are_short(file: Path) -> None:
             length = (node.end_lineno or 0) - node.lineno + 1
             long += [f"{node.name} has {length} lines"] if length > FUNCTION_LINES else []
     assert not long
+
+
+def test_test_modules_are_of_one_subject() -> None:
+    lengths = {file.name: file.read_text(encoding="utf-8").count("\n") for file in Path(__file__).parent.rglob("*.py")}
+    assert not {name: lines for name, lines in lengths.items() if lines > TEST_LINES}

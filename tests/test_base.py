@@ -140,7 +140,9 @@ def test_a_hub_model_offline_is_one_line_at_once(tmp_path: Path) -> None:
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("harness.errors.ModelError: owner/no-such-model: cannot be reached (")
-    assert last.endswith("download it where there is a network and give its folder as model.path")
+    assert last.endswith(
+        "download it where there is a network and give its folder as model.path (of an adapter: --base)"
+    )
     assert time.monotonic() - began < 20
 
 

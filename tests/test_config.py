@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness import registry, variants
+from harness import registry
 from harness.config import CONFIGS, OPTIMIZERS, PROJECT, PROJECTIONS, Config, find, load
 from harness.errors import ConfigError, ModelError
 from harness.models import base_model
+from tests.helpers.gguf_files import gguf_types
 
 SHIPPED = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
@@ -281,7 +282,7 @@ def test_a_file_is_found_by_path_and_not_by_stem(tmp_path: Path, monkeypatch: py
 
 
 def test_every_gguf_type_may_be_asked_for() -> None:
-    formats = [f"gguf_{t}" for t in variants.gguf_types()]
+    formats = [f"gguf_{t}" for t in gguf_types()]
     assert load("tiny", [f"export.formats={formats}", f"predict.variants={formats}"]).export.formats == formats
 
 
@@ -386,3 +387,9 @@ class TestPaths:
 
 def test_a_former_name_is_still_found() -> None:
     assert find("seed-llama3-8b") == find("notebook-llama3-8b")
+
+
+def test_other_questions_than_the_embedded_ones_have_no_embedded_restatements() -> None:
+    assert load("tiny").data.taught
+    assert load("tiny", ["data.qa=mine.json"]).data.taught is None is load("tiny", qa="mine.json").data.taught
+    assert load("tiny", ["data.taught=again.json"], qa="mine.json").data.taught

@@ -22,6 +22,7 @@ from harness.doctor.probes import Probe
 from harness.formats import families, quantize
 from harness.models import devices
 from harness.training.plan import GIB, Shape
+from tests.helpers.gguf_files import gguf_types
 
 PROJECT = Path(__file__).parent.parent
 LLAMA_8B = {
@@ -359,7 +360,7 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     assert found(10**9).hint == "free some space, or name fewer export.formats"
 
 
-@pytest.mark.parametrize("type", variants.gguf_types())
+@pytest.mark.parametrize("type", gguf_types())
 @pytest.mark.parametrize(
     "config", [LLAMA_8B, json.loads((PROJECT / "data/tiny-llama3/config.json").read_text())], ids=["8B", "tiny"]
 )

@@ -167,6 +167,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "yarn": ("qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "yarn"),
     "short factors": ("phi4-mini", {"rope_parameters": LONGROPE | {"short_factor": [1.0]}}, "short_factor"),
     "activation": ("gemma2", {"hidden_activation": "gelu"}, "gelu"),
+    "no cap": ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping is None"),
+    "no final cap": ("gemma2", {"final_logit_softcapping": None}, "final_logit_softcapping is None"),
+    "no window": ("gemma3", {"sliding_window": None}, "sliding_window is None"),
+    "sees what follows": ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    "scaled sliding layers": ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, "full_attention": {"rope_type": "default", "rope_theta": 1e6}}}, "sliding layers is scaled"),
+    "one layer slides": ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+    "odd rotation": ("phi3", {"partial_rotary_factor": 0.3}, "rotates 9 elements"),
+    "no base": ("mistral", {"rope_parameters": {"rope_type": "default", "rope_theta": None}}, "rope_theta is None"),
 }  # fmt: skip
 
 

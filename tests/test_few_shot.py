@@ -102,7 +102,7 @@ FORM = PromptForm(
         ("right", "wrong", "yes", "Fine-tuning is worth it against few-shot: Adapter reaches 100% exact match"),
         ("right", "right", "no", "Fine-tuning is not worth it against few-shot"),
         ("wrong", "right", "no", "Fine-tuning is not worth it against few-shot"),
-        ("half", "other half", "cannot tell", "Whether fine-tuning is worth it against few-shot cannot be told yet"),
+        ("half", "other half", "cannot tell", "Whether fine-tuning beats few-shot is not decided yet"),
     ],
 )
 def test_the_answer_is_that_of_the_tested_pair(

@@ -5,51 +5,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks.gate_power import MEASURED_SPREAD, share_failed, share_of_drifts_stopped
 from harness import cli, storage
-from harness.analysis.resampling import Totals
-from harness.config import Config
 from harness.errors import ArtifactError, IncomparableError
 from harness.gating import baseline, differences
-from harness.gating.noninferiority import SeedBound, family_p, judge
-from harness.records import Comparison, GateCheck, GateExample, GateResult, SplitManifest
-from harness.report import gate_outputs
+from harness.gating.noninferiority import SeedBound, judge
+from harness.records import Comparison, SplitManifest
 from harness.stages import compare, gate, report, score
+from tests.helpers.gated_run import MANY, config, gated, right, right_but, scored, untuned
 from tests.helpers.scored_run import CONFIG, COST, GENERATION, make, questions
 
-MANY = questions(n_groups=95, size=3)
 FAILED = {"finish_reason": "error", "error": "out of memory"}
-NO_COSTS = {"size_ratio": {}, "fidelity": {}, "divergence": {}}
-
-
-def config(**changes):
-    return Config.model_validate({**CONFIG.model_dump(), "gate": {**NO_COSTS, **changes}})
-
-
-def right(question):
-    return question.answer
 
 
 def wrong(question):
     return f"something else {question.id}"
-
-
-def untuned(question):
-    return "nothing"
-
-
-def right_but(every: int, answer: Any = "nothing") -> Any:
-    """Wrong on one of every so many questions, spread over the groups."""
-    return lambda q: answer if q.row % every == 0 else q.answer
 
 
 CHURN = (
@@ -57,24 +33,6 @@ CHURN = (
     lambda q: "nothing" if q.row % 8 in (4, 5) else q.answer,
 )
 """Before and after: a quarter of each is wrong, on other questions."""
-
-
-def scored(root, name, answers, **changes):
-    run = make(root, {"base": untuned, **answers}, name=name, asked=changes.pop("asked", MANY), **changes)
-    score.run(run, CONFIG)
-    compare.run(run, CONFIG)
-    return run
-
-
-def gated(root, before, after, settings=None, *, strict=False, **changes):
-    """The result of a run whose adapter answers `after`, against a baseline whose adapter answered `before`."""
-    settings = settings or config()
-    old = scored(root, "old", before if isinstance(before, dict) else {"adapter": before})
-    path = root / "baseline.json"
-    path.unlink(missing_ok=True)  # Saving over one remembers its best means.
-    baseline.save(path, baseline.snapshot(old, settings), settings, confirm=lambda _: True)
-    new = scored(root, "new", after if isinstance(after, dict) else {"adapter": after}, **changes)
-    return gate.run(new, settings, baseline_file=path, strict=strict)
 
 
 def checks(result, kind):
@@ -423,91 +381,6 @@ def test_alarms_have_limits(tmp_path, answer, code, verdict):
     assert found[f"alarm/adapter/{code}"].verdict == verdict
 
 
-# -------------------------------------------------------------------------------------------------------------- outputs
-
-
-HOSTILE = "</failure>]]> ``` | # @nobody <img src=x> \x00\x1b[31m \ufffe \u202e\n::error::no %0A"
-
-
-def result_of(message="", text=HOSTILE, **changes):
-    check = GateCheck(
-        kind="baseline",
-        name="baseline/adapter/token_f1",
-        variant="adapter",
-        verdict="regression",
-        message=message,
-        limit=0.02,
-    )
-    example = GateExample(
-        id="q", variant="adapter", metric="token_f1", before=1, after=0, question=text, expected=text, answer=text
-    )
-    fields = {
-        "run": "r",
-        "verdict": "regression",
-        "reason": message or "x",
-        "exit_code": 1,
-        "strict": False,
-        "baseline": "b.json",
-        "baseline_run": "old",
-        "baseline_commit": None,
-        "checks": [check],
-        "examples": [example],
-        "seconds": 0.0,
-    }
-    return GateResult.model_validate({**fields, **changes})
-
-
-@given(st.text(max_size=60))
-@settings(max_examples=60)
-def test_junit_is_well_formed_whatever_was_answered(text):
-    root = ElementTree.fromstring(gate_outputs.junit(result_of(text, text)).encode())
-    assert [case.get("name") for case in root.iter("testcase")] == ["adapter/token_f1"]
-    assert len(root.findall(".//failure")) == 1
-
-
-def test_junit_has_a_case_for_each_check(tmp_path):
-    result = gated(tmp_path, right, right_but(5))
-    suite = ElementTree.fromstring((tmp_path / "reports/new/junit.xml").read_bytes())[0]
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == (str(len(result.checks)), "3", "0"), (
-        "no kind lost more than the others"
-    )
-    cases = {f"{case.get('classname')}.{case.get('name')}": case for case in suite.iter("testcase")}
-    assert len(cases) == len(result.checks)
-    failure = cases["gate.baseline.adapter/exact_match_normalized"].find("failure")
-    assert failure is not None and "100% -> 80%, -20 points" in (failure.get("message") or "")
-
-
-@pytest.mark.parametrize("strict, tag", [(False, "skipped"), (True, "failure")])
-def test_inconclusive_is_skipped_unless_strict(strict, tag):
-    check = result_of().checks[0].model_copy(update={"verdict": "inconclusive"})
-    root = ElementTree.fromstring(gate_outputs.junit(result_of(checks=[check], verdict="inconclusive", strict=strict)))
-    assert len(root.findall(f".//{tag}")) == 1
-
-
-def test_answers_are_text_in_markdown():
-    text = gate_outputs.markdown(result_of("a | b <b>", HOSTILE))
-    assert "a \\| b &lt;b&gt;" in text
-    assert not any(line.startswith(("::", "#  @", "<img")) for line in text.splitlines())
-    answered = next(line for line in text.splitlines() if "answered" in line)
-    assert answered.count("````") == 2 and "\x1b" not in text and "\u202e" not in text
-
-
-def test_markdown_fits_a_comment():
-    many = [
-        result_of().checks[0].model_copy(update={"name": f"x/{i}", "verdict": "pass", "message": "m" * 90})
-        for i in range(600)
-    ]
-    text = gate_outputs.markdown(result_of(checks=[*result_of().checks, *many]))
-    assert len(text) < 65_536 and "Regression" in text and "| pass |" not in text
-
-
-def test_workflow_commands_are_escaped():
-    lines = list(gate_outputs.workflow_commands(result_of("100%\r\n::warning::x")))
-    assert lines == ["::error title=quality gate%3A regression%3A baseline/adapter/token_f1::100%25%0D%0A::warning::x"]
-    many = [result_of().checks[0].model_copy(update={"name": f"x/{i}"}) for i in range(30)]
-    assert len(list(gate_outputs.workflow_commands(result_of(checks=many)))) == 10
-
-
 # ------------------------------------------------------------------------------------------------------------- the verbs
 
 
@@ -612,40 +485,3 @@ def test_the_gate_alone_ends_within_three_seconds(tmp_path):
     after = os.times()
     assert done.returncode == 0, done.stdout + done.stderr
     assert after.children_user + after.children_system - before.children_user - before.children_system < 3
-
-
-# ----------------------------------------------------------------------------------------------------------- simulation
-
-
-def test_family_p_is_that_of_one_column_alone_and_no_smaller_with_more():
-    rng = np.random.default_rng(0)
-    one = rng.normal(0.1, 1, (60, 1))
-    alone = family_p(Totals.of(one, np.arange(60)), flips=4000, seed=1)[0]
-    same = family_p(Totals.of(np.hstack([one] * 7), np.arange(60)), flips=4000, seed=1)
-    assert same == pytest.approx(alone), "seven formats that answer alike are one"
-    unlike = family_p(Totals.of(np.hstack([one, rng.normal(0, 1, (60, 6))]), np.arange(60)), flips=4000, seed=1)[0]
-    assert unlike > alone
-    assert family_p(Totals.of(np.zeros((9, 2)), np.arange(9)), flips=100, seed=0).tolist() == [1, 1]
-
-
-def test_harmless_changes_fail_at_most_one_time_in_twenty():
-    assert share_failed(150, 0.0) <= 0.05
-
-
-def test_a_loss_of_ten_points_is_caught_nine_times_in_ten():
-    assert share_failed(60, 0.10) >= 0.90
-
-
-@pytest.mark.slow
-def test_both_hold_with_the_variance_between_seeds_that_was_measured():
-    assert share_failed(60, 0.0, seed_spread=MEASURED_SPREAD, trainings=5) <= 0.05
-    assert share_failed(40, 0.10, seed_spread=MEASURED_SPREAD, trainings=5) >= 0.90
-
-
-def test_a_kind_of_twenty_questions_that_is_lost_fails():
-    assert share_failed(40, 0.0, lost_kind=4) >= 0.90
-
-
-def test_most_drifts_are_stopped_by_the_best_means():
-    with_memory, without = (share_of_drifts_stopped(40, remembered=known) for known in (True, False))
-    assert with_memory >= 0.95 > without

@@ -35,7 +35,7 @@ def ask(name):
 with ThreadPoolExecutor(len(sys.argv)) as pool:
     print(json.dumps(dict(zip(sys.argv[1:], pool.map(ask, sys.argv[1:])))))
 """
-ELSEWHERE = "download it where there is a network and give its folder as model.path"
+ELSEWHERE = "download it where there is a network and give its folder as model.path (of an adapter: --base)"
 CASES = {
     "gated/model": "is gated; accept its licence on the hub and log in with `hf auth login`",
     "not-accepted/model": "is gated; accept its licence on the hub and log in with `hf auth login`",

@@ -443,9 +443,8 @@ def test_a_closed_model_says_so(f16: Path) -> None:
     model.answer([[BOS_ID, 5]])
     model.close()
     model.close()
-    for call in (lambda: model.tokenize("x"), lambda: model.answer([[BOS_ID, 5]])):
-        with pytest.raises(ModelError, match="closed"):
-            call()
+    with pytest.raises(ModelError, match="closed"):
+        model.answer([[BOS_ID, 5]])
 
 
 @pytest.mark.parametrize("end", ["", "model.close()", "1 / 0"])

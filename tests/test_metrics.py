@@ -13,7 +13,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from harness.errors import ConfigError
 from harness.metrics import METRICS as KNOWN
 from harness.metrics import as_evaluate, find
-from harness.metrics.text import legal_tokens, normalize_legal, words
+from harness.metrics.normalize import normalize
+from harness.metrics.text import legal_tokens, words
 from harness.registry import default_metrics
 from tests.helpers.golden_metrics import LEGAL, ROUGE, ROUGE_CLASSES
 
@@ -29,7 +30,7 @@ ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 
 @pytest.mark.parametrize("left, right", LEGAL["must_differ"])
 def test_legal_text_that_must_differ(left, right):
-    assert normalize_legal(left) != normalize_legal(right)
+    assert normalize(left, "legal") != normalize(right, "legal")
     assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 0
     f1 = find("token_f1", normalizer="legal").score_one(left, [right])
     assert f1 is not None and f1 < 1
@@ -37,14 +38,14 @@ def test_legal_text_that_must_differ(left, right):
 
 @pytest.mark.parametrize("left, right", LEGAL["must_equal"])
 def test_legal_text_that_must_be_equal(left, right):
-    assert normalize_legal(left) == normalize_legal(right)
+    assert normalize(left, "legal") == normalize(right, "legal")
     assert find("exact_match_normalized", normalizer="legal").score_one(left, [right]) == 1
     assert find("token_f1", normalizer="legal").score_one(left, [right]) == 1
 
 
 @given(ANSWERS)
 def test_normalisation_ignores_case_and_outer_space(text):
-    assert normalize_legal(f"  {text.upper()} \n") == normalize_legal(text)
+    assert normalize(f"  {text.upper()} \n", "legal") == normalize(text, "legal")
 
 
 def test_normalisation_never_leaves_nothing_of_a_word():

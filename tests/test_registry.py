@@ -18,6 +18,7 @@ from harness.registry import BackendFacts, MetricFacts
 from harness.report import headline, sections
 from harness.stages import compare, score
 from tests.helpers import scored_run
+from tests.helpers.gguf_files import gguf_types
 from tests.helpers.scored_run import CONFIG
 
 
@@ -83,7 +84,7 @@ def test_a_gguf_type_is_one_entry_beside_its_quantiser(monkeypatch: pytest.Monke
     assert variants.pairs(["base", "adapter", new.name])[-1] == (new.name, "adapter")
     assert fidelity.steps(["merged_16bit", "gguf_q8_0", new.name])[-1] == (new.name, "gguf_q8_0")
     assert formats.find(new.name) is formats.find("gguf_q8_0")
-    assert variants.label(new.name) == "GGUF Q1_X" and set(variants.gguf_types()) == set(quantize.FILE_TYPES)
+    assert variants.label(new.name) == "GGUF Q1_X" and set(gguf_types()) == set(quantize.FILE_TYPES)
 
 
 def test_a_backend_is_one_class_and_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:

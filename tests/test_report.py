@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 import shutil
-import zlib
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Breakdown, Comparison, GateResult, HistoryPoint, HowToRun, Pair, PromptForm, SplitManifest
+from harness.records import Breakdown, Comparison, GateResult, HowToRun, SplitManifest
 from harness.report import (
     answers,
     first_screen,
@@ -33,11 +27,10 @@ from harness.report import (
     two_runs,
 )
 from harness.report import page as rendering
-from harness.report.charts import forest, inline_svg, label_placement, pareto, training
 from harness.stages import report
 from harness.variants import label as variant_label
 from harness.variants import order
-from tests.helpers.report_fixture import HOSTILE, METRICS, write_run
+from tests.helpers.report_fixture import HOSTILE, METRICS, Outline, comparison_of, edit, pair, write_run
 
 
 @pytest.fixture(scope="module")
@@ -45,56 +38,6 @@ def made(tmp_path_factory):
     run = write_run(tmp_path_factory.mktemp("report"), questions=60)
     report.run(run, Config())
     return run
-
-
-def comparison_of(run) -> Comparison:
-    return storage.read_record(run.comparison_json, Comparison)
-
-
-def pair(**changes) -> Pair:
-    values = {
-        "left": "a",
-        "right": "b",
-        "metric": "m",
-        "delta": 0.1,
-        "ci95": (0.05, 0.2),
-        "p": 0.01,
-        "p_adjusted": 0.02,
-        "verdict": "better",
-    }
-    return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
-
-
-def edit(folder, /, **changes) -> None:
-    value = json.loads(folder.comparison_json.read_text())
-    value.update(changes)
-    folder.comparison_json.write_text(json.dumps(value | {"checksum": ""}))
-
-
-class Outline(HTMLParser):
-    """Tags that opened, ids, and the text outside scripts and styles."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: list[str] = []
-        self.inside: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag in ("script", "style"):
-            self.inside.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.inside and tag == self.inside[-1]:
-            self.inside.pop()
-
-    def handle_data(self, data):
-        if not self.inside:
-            self.text.append(data)
 
 
 # -------------------------------------------------------------------------------------------------------------- stage
@@ -269,106 +212,6 @@ def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
     assert "No commands: this run" in report.run(run, Config()).read_text()
 
 
-# ----------------------------------------------------------------------------------------------------------- untrusted
-
-
-def test_policy_names_the_hash_of_each_script(made):
-    page = made.report_html.read_text()
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
-    assert policy and "unsafe" not in policy[1] and policy[1].startswith("default-src 'none'; script-src 'sha256-")
-    script = re.search(r"<script>(.*?)</script>", page, re.S)
-    packed = re.search(r'id="plotly">(.*?)</script>', page, re.S)
-    style = re.search(r"<style>(.*?)</style>", page, re.S)
-    assert script and packed and style
-    for text in (script[1], zlib.decompress(base64.b64decode(packed[1])).decode(), style[1]):
-        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy[1]
-    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-
-
-def test_hostile_text_stays_text(tmp_path):
-    run = write_run(tmp_path, questions=27, hostile=True)
-    value = json.loads(run.comparison_json.read_text())
-    value["alarms"] = [{"code": text[:40], "variant": None, "message": text} for text in HOSTILE]
-    value["provenance"]["config"] = {HOSTILE[0]: HOSTILE[1], "nested": {"key": HOSTILE[4]}}
-    value["fidelity"] = [{"left": HOSTILE[0], HOSTILE[2]: 0.5}]
-    edit(run, **value)
-    page = report.run(run, Config()).read_text()
-    outline = Outline(page)
-    assert outline.tags.count("script") == 5 and outline.tags.count("img") == 0
-    assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "style"]
-    assert not [value for _, value in outline.attributes if value and value.lower().startswith("javascript:")]
-    assert "\u202e" not in page and "\u2028" not in page and "\x00" not in page
-    assert "⟨U+202E⟩" in page and rendering.visible("\ud800") == "⟨U+D800⟩"
-    json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
-
-
-@given(st.text(st.characters(exclude_categories=[]), max_size=60))
-def test_code_spans_hold_any_text(text):
-    span = rendering.code(text)
-    if not text.split():
-        assert span == "(empty)"
-        return
-    fence = re.match("`+", span)
-    assert fence and span.endswith(fence[0]) and "\n" not in span
-    inner = span[len(fence[0]) : -len(fence[0])]
-    assert fence[0] not in re.findall("`+", inner)
-    assert not rendering.INVISIBLE.search(span)
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_plain_markdown_holds_no_markup(text):
-    shown = rendering.plain(text)
-    assert (
-        not re.search(r"(?<!\\)(\\\\)*[`*_\[\]|#~]", shown.replace("&#", ""))
-        and not set("<>@") & set(shown)
-        and "://" not in shown
-    )
-
-
-@given(
-    st.recursive(
-        st.text(max_size=20) | st.none(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    )
-)
-def test_islands_cannot_be_closed_and_lose_nothing(value):
-    island = str(rendering._island(value))
-    assert island.isascii() and not set("<>&") & set(island)
-    assert json.loads(island) == value
-
-
-def test_markdown_stays_under_the_limit(tmp_path):
-    run = write_run(tmp_path, questions=40, hostile=True)
-    edit(run, alarms=[{"code": "runaway", "variant": None, "message": "x" * 900}] * 100)
-    report.run(run, Config())
-    text = run.report_md.read_text()
-    assert len(text) < 65_000 and text.endswith("Cut: the whole report is in report.html.\n")
-
-
-def test_markdown_of_long_answers_is_short_and_whole(tmp_path):
-    run = write_run(tmp_path, questions=400)
-    for variant in ("base", "adapter", "merged_16bit", "gguf_q4_k_m"):
-        lines = [json.loads(line) for line in run.prediction(variant)[0].read_text().splitlines()]
-        storage.write_jsonl(
-            run.prediction(variant)[0], [line | {"text": f"`{line['text']}` " + "word | " * 3000} for line in lines]
-        )
-    report.run(run, Config())
-    text = run.report_md.read_text()
-    assert len(text) < 65_000 and text.count("<details>") == text.count("</details>") >= 1
-    assert text.startswith("## Ship: yes, as ") and "The whole report is report.html." in text and "21,0" in text, (
-        "the length of what was cut"
-    )
-
-
-def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
-    text = made.report_md.read_text()
-    assert text.count("<details>") == text.count("</details>") >= 1
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 6 + 2 + 7 + 2 and {row.count("|") for row in rows} == {7}
-    assert sum("**ship this**" in row for row in rows) == 1
-    assert "alarm" in text
-
-
 # ------------------------------------------------------------------------------------------------------- first screen
 
 
@@ -438,7 +281,7 @@ def test_strengths_and_weaknesses_are_sure_ones(made):
     value = comparison.variants[variant].metrics[comparison.primary].model_copy(update={"value": overall})
     result = comparison.variants[variant].model_copy(update={"metrics": {comparison.primary: value}})
     told = first_screen.strengths(comparison.model_copy(update={"breakdowns": kinds, "variants": {variant: result}}))
-    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to tell: rare (0 of 3).")
+    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to decide: rare (0 of 3).")
 
 
 def test_three_real_answers(made):
@@ -450,28 +293,6 @@ def test_three_real_answers(made):
         assert entry["question"] == asked[entry["id"]].question and entry["count"] >= 1
     assert [mark for _, _, mark in found[0]["answers"]] == ["wrong", "right"]
     assert [mark for _, _, mark in found[2]["answers"]] == ["right", "wrong"]
-
-
-# ------------------------------------------------------------------------------------------------------- inline figures
-
-
-def test_every_figure_is_drawn_in_the_page(made):
-    page = made.report_html.read_text()
-    assert page.count('class="static wide"') == page.count('class="static narrow"') == page.count('data-figure="')
-    assert "nan" not in "".join(re.findall("<svg class=.static.*?</svg>", page, re.S))
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(1, 12))
-def test_ticks_are_round_and_inside(low, width, most):
-    found = inline_svg.ticks(low, low + width, most)
-    assert len(found) <= most + 1 and all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in found)
-    assert found == sorted(found)
-
-
-def test_names_in_an_inline_figure_are_text():
-    drawing = forest.forest([pair(left="<b>&amp;x", right="b")], "b", "m", (-5, 25))
-    drawn = inline_svg.svg(drawing)
-    assert "<b>" not in drawn and "&lt;b&gt;&amp;" in drawn
 
 
 def test_provenance_speaks_in_words():
@@ -701,85 +522,6 @@ def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
     assert shown["rows"] == [["Exact match", "4.1%", "19%", "5.7%", "6.1%"], ["ROUGE-L", "36%", "51%", "8%", "9%"]]
 
 
-# ------------------------------------------------------------------------------------------------------------ figures
-
-
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.floats(0, 0.99))
-def test_smoothing_stays_within_the_values_and_begins_at_the_first(values, weight):
-    smoothed = label_placement.smooth(values, weight)
-    assert smoothed[0] == pytest.approx(values[0])
-    assert all(min(values) - 1e-6 <= value <= max(values) + 1e-6 for value in smoothed)
-
-
-@given(st.lists(st.floats(-100, 100), min_size=2, max_size=400))
-def test_thinning_keeps_the_extremes_and_the_order(values):
-    xs, ys = label_placement.thin(list(range(len(values))), values, limit=20)
-    assert len(xs) <= max(20, len(values) if len(values) <= 20 else 20) and xs == sorted(xs)
-    assert (min(ys), max(ys)) == (min(values), max(values))
-
-
-def test_curves_show_only_what_was_measured():
-    history = [HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step) for step in range(1, 30)]
-    assert [drawing.key for drawing in training.curves({"run": history})] == ["curve-loss"]
-    assert training.curves({}) == []
-
-
-def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
-    history = [
-        HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step, grad_norm=1.0) for step in range(1, 30)
-    ]
-    alone = training.curves({"run": history})[0].plotly
-    assert [trace["name"] for trace in alone["data"]] == ["train, raw", "train, smoothed"]
-    assert alone["data"][0]["customdata"][:2] == [0.1, 0.2] and "epoch" in alone["data"][0]["hovertemplate"]
-    assert [note["text"] for note in alone["layout"]["annotations"]] == ["epoch 1", "epoch 2"]
-    loss, norm = training.curves({"a": history, "<b>": history[:9]})
-    assert [trace["name"] for trace in loss.plotly["data"] if trace.get("showlegend", True)] == [
-        "a, train",
-        "&lt;b&gt;, train",
-    ]
-    assert [trace["name"] for trace in norm.plotly["data"] if trace.get("showlegend", True)] == ["a", "&lt;b&gt;"]
-    dashes = {trace["line"].get("dash") for trace in norm.plotly["data"] if trace.get("showlegend", True)}
-    assert len(dashes) == 2, "colour is not all that tells them apart"
-
-
-def test_front_of_the_pareto_plot_is_beaten_by_none(made):
-    drawing = pareto.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
-    assert drawing is not None
-    points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
-    front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))
-    assert front and all(not any(x <= a and y >= b and (x, y) != (a, b) for x, y in points) for a, b in front)
-
-
-def test_forest_draws_the_margin_and_the_noise_floor():
-    drawing = forest.forest([pair(), pair(left="c", noise_floor=0.01)], "b", "m", (-5, 25))
-    shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
-    assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
-    assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"
-    told = [note["text"] for note in drawing.plotly["layout"]["annotations"]]
-    assert told == ["+10 better", "+10 better"]
-    assert [note["text"] for note in drawing.plotly["narrow"]["layout"]["annotations"]] == ["+10", "+10"]
-    assert json.dumps(drawing.plotly)
-
-
 def test_page_names_no_place_of_the_machine(made):
     page = made.report_html.read_text()
     assert str(Path.cwd()) not in page and "/tmp/" not in page
-
-
-def test_the_first_prompt_is_shown_as_text(made):
-    form = PromptForm(
-        format="chat",
-        template=None,
-        chat_template_sha256="0",
-        system=None,
-        enable_thinking=None,
-        few_shot=0,
-        opening="",
-        first="<|im_start|>user\n<script>alert(1)</script>",
-        first_tokens=12,
-    )
-    inputs = replace(report.read(made), prompts={"base": form, "adapter": form})
-    html = rendering.html(inputs, [], [], {}, {}, "fingerprint")
-    assert html.count("How the first question was put") == 1
-    assert "chat template, 12 tokens</summary>" in html
-    assert "&lt;|im_start|&gt;user\n&lt;script&gt;alert(1)&lt;/script&gt;" in html

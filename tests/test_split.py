@@ -195,6 +195,13 @@ def test_a_group_of_one_row_is_never_large(tmp_path):
     assert not any("form one group" in warning for warning in manifest.warnings)
 
 
+def test_in_a_small_file_a_group_of_two_is_not_large_and_a_count_is_advised(tmp_path):
+    rows = [row | {"group": str(at // 2)} for at, row in enumerate(make(30))]
+    _, manifest = run(tmp_path, rows, "data.heldout=0.5")
+    assert not any("form one group" in warning for warning in manifest.warnings)
+    assert abs(manifest.n_dev / 30 - 0.1) <= 0.02 or any("data.dev=3, a count" in w for w in manifest.warnings)
+
+
 def test_a_stock_answer_of_many_words_ties_nothing(tmp_path):
     rng = random.Random(3)
     penalties = [f"Imprisonment for {years} years and fine." for years in (2, 3, 7)]

@@ -171,9 +171,7 @@ def test_leaks_are_counted_raised_and_left_out_on_demand(tmp_path: Path) -> None
 
 def test_every_test_question_in_training_is_refused(tmp_path: Path) -> None:
     rows = make(60)
-    with pytest.raises(
-        DataError, match=r"test\.json: all its 20 questions stand in the training file .*; .*drop_leaks"
-    ):
+    with pytest.raises(DataError, match=r"test\.json: all its 20 questions are in the training file .*; .*drop_leaks"):
         run(tmp_path, qa=rows, test=rows[:20])
     assert not (tmp_path / "runs").exists()
     _, manifest = run(tmp_path, "data.drop_leaks=true", qa=rows, test=rows[:20])

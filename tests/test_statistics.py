@@ -463,3 +463,19 @@ def test_the_table_of_the_docs_is_what_the_benchmark_prints(capsys):
     # The differences themselves are the last bits of a machine's arithmetic.
     told, found = ([line.split(" | ")[:3] for line in lines] for lines in (page[start : start + len(printed)], printed))
     assert told == found
+
+
+def test_pooled_groups_keep_totals_and_their_standard_error() -> None:
+    """More than `MOST_GROUPS` groups are pooled before they are drawn: the sums stay, and the spread within 5%."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(9_001), rng.integers(1, 4, 9_001))
+    topic = rng.random(9_001)[groups]
+    totals = resampling.Totals.of((rng.random(len(groups)) < topic).astype(float), groups)
+    pooled = totals.pooled()
+    assert len(pooled.sums) == resampling.MOST_GROUPS
+    assert np.allclose(pooled.sums.sum(axis=0), totals.sums.sum(axis=0))
+    assert pooled.counts.sum() == totals.counts.sum()
+    drawn = resampling.bootstrap_means(totals, resamples=2_000, seed=1)
+    assert drawn.std() == pytest.approx(resampling.cluster_se(totals)[0], rel=0.05)
+    few = resampling.Totals(totals.sums[:4_000], totals.counts[:4_000])
+    assert few.pooled() is few

@@ -46,7 +46,7 @@ assert not {"torch", "wandb", "trackio", "mlflow", "tensorboard"} - {sys.argv[1]
 
 
 def logged(root: Path, name: str) -> tuple[RunFolder, list[str]]:
-    """A run whose training and evaluation this tracker logged, in a process of its own that has a secret; and the lines it printed."""
+    """A run whose training and evaluation this tracker logged, in a separate process that has a secret; and the lines it printed."""
     run = write_run(root, questions=12, variants=["base", "adapter"])
     left_out = ("WANDB_", "TRACKIO_", "MLFLOW_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}

@@ -424,7 +424,7 @@ def test_the_sample_does_not_depend_on_the_order() -> None:
 
 @pytest.fixture(scope="module")
 def unsloth(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Real runs in a process of their own, with W&B offline and keys in the environment; returns the one that was not interrupted."""
+    """Real runs in a separate process, with W&B offline and keys in the environment; returns the one that was not interrupted."""
     root = tmp_path_factory.mktemp("unsloth")
     run, _ = (small_run.split(root, name=name) for name in ("whole", "interrupted"))
     settings = config(tiny_model, engine="unsloth", max_steps=4).model_copy(update={"wandb": Config().wandb})

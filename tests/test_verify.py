@@ -23,10 +23,10 @@ from harness.prediction import fidelity_probe
 from harness.prediction.jobs import jobs
 from harness.records import Question
 from harness.records.verification import Verification
-from harness.stages import predict, verify
+from harness.stages import export, predict, verify
 from harness.storage import RunFolder
 from harness.verification import diagnosis, ollama_server
-from harness.verification.evidence import Expected, Observed, Reply, Told
+from harness.verification.evidence import Expected, Observed, Reply, ServerFacts
 from tests.helpers import llama_server, ollama_stand_in, small_run
 from tests.helpers.models import BOS, CORPUS
 
@@ -155,6 +155,38 @@ def test_another_chat_template_is_named(tiny_model: Path, tmp_path: Path) -> Non
     del server, wrong
 
 
+def test_a_chat_template_without_bos_is_served_without_one(tiny_model: Path, tmp_path: Path) -> None:
+    """The tokenizer adds BOS to a text, transformers adds none to a chat: a file that does not say so is answered otherwise."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    for name, without_bos in (("model-f16.gguf", True), ("with-bos.gguf", False)):
+        gguf.write(model, tmp_path / name, "f16", without_bos=without_bos)
+    run, config = answered(tmp_path, model, tmp_path / "model-f16.gguf", prompt={"format": "chat"})
+    server, url = llama_server.start(tmp_path / "model-f16.gguf", use_jinja=True)
+    wrong, other = llama_server.start(tmp_path / "with-bos.gguf", use_jinja=True)
+    assert codes(verify.run(run, config, url)) == []
+    found = verify.run(run, config, other)
+    assert codes(found) == ["bos"] and "that have none in training" in found.culprits[0].message
+    del server, wrong
+
+
+@pytest.mark.parametrize(
+    ("template", "format", "expected"),
+    [
+        ("{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}", "chat", False),
+        ("{% for m in messages %}{{ m.content }} {% endfor %}", "chat", True),
+        ("{% for m in messages %}{{ m.content }} {% endfor %}", "text", False),
+    ],
+)
+def test_export_asks_the_chat_template_whether_it_writes_bos(
+    tiny_model: Path, tmp_path: Path, template: str, format: str, expected: bool
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(template)
+    config = small_run.config(model, prompt={"format": format}, export={"formats": ["gguf_f16"]})
+    assert export.chats_without_bos(model, config) is expected
+
+
 def test_other_weights_are_named(made: tuple[RunFolder, Config], tiny_model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -235,7 +267,7 @@ def test_the_verb_says_what_is_wrong_and_ends_with_1(
 
 def test_what_cannot_be_asked_is_one_line(made: tuple[RunFolder, Config], right: str) -> None:
     run, config = made
-    with pytest.raises(ConfigError, match="is no server"):
+    with pytest.raises(ConfigError, match="is not a server"):
         verify.run(run, config, "localhost:8080")
     with pytest.raises(ModelError, match="cannot be reached"):
         verify.run(run, config, "http://127.0.0.1:9")
@@ -267,9 +299,9 @@ def test_the_count_of_prompt_tokens_shows_a_bos_where_nothing_else_does() -> Non
             {"plain": Reply("x", prompt_tokens=3 + more, tokens=2)}
         )
 
-    told = Told("OpenAI-compatible", "m")
+    facts = ServerFacts("OpenAI-compatible", "m")
     for more, expected in ((0, []), (1, ["bos"]), (-1, ["bos"]), (7, ["template"])):
-        found = diagnosis.diagnose(told, [pair(more)] * 3, bos=0, max_new_tokens=8)
+        found = diagnosis.diagnose(facts, [pair(more)] * 3, bos=0, max_new_tokens=8)
         assert [c.code for c in found] == expected
 
 

@@ -187,7 +187,7 @@ def comparison_of(run: RunFolder) -> Comparison:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
-    """A run whose evaluation W&B really logged, offline, in a process of its own that has a secret; and the line that said so."""
+    """A run whose evaluation W&B really logged, offline, in a separate process that has a secret; and the line that said so."""
     root = tmp_path_factory.mktemp("wandb")
     run = write_run(root, questions=30, variants=["base", "adapter"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {

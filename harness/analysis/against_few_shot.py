@@ -22,7 +22,7 @@ ANSWERS: dict[Verdict, Literal["yes", "no", "cannot tell"]] = {
 OPENINGS = {
     "yes": "Fine-tuning is worth it against few-shot",
     "no": "Fine-tuning is not worth it against few-shot",
-    "cannot tell": "Whether fine-tuning is worth it against few-shot cannot be told yet",
+    "cannot tell": "Whether fine-tuning beats few-shot is not decided yet",
 }
 
 

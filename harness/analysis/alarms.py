@@ -1,4 +1,4 @@
-"""What makes the numbers of a comparison doubtful; told next to the verdict."""
+"""What makes the numbers of a comparison doubtful; shown next to the verdict."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def of_split(split: SplitManifest) -> Iterator[Alarm]:
 def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:
     """The commonest answer, as lower-case words, and its share (0..1) of the questions, each of which has one or several. Blank ones are not counted.
 
-    A variant says almost always the same where its share exceeds that of the commonest reference, whatever it is, by more than a limit. Of two
+    Constant-answer alarm: share(most common answer) - share(most common reference) exceeds a limit. Of two
     answers to choose from, as yes and no, one is the reference of half the questions at least: no variant can exceed it by more than a half.
     """
     counts: Counter[str] = Counter()
@@ -106,7 +106,7 @@ def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:
 
 
 def _answers(run: RunFolder, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Question id -> text, and question id -> hash of the prompt's ids, taken anew: a stored hash cannot vouch for other tokens."""
+    """Question id -> text, and question id -> hash of the prompt's ids, computed again: a stored hash proves nothing about other tokens."""
     texts, prompts = {}, {}
     for prediction in storage.iter_records(run.prediction(name)[0], Prediction):
         texts[prediction.id] = prediction.text

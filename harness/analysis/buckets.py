@@ -1,4 +1,4 @@
-"""Kinds of questions, so that a comparison can tell where a variant wins and where it loses."""
+"""Kinds of questions, so that a comparison can show where a variant wins and where it loses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TERM_WORDS = 5
 def buckets(questions: list[Question]) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
     """(by, bucket, rows) for `kind`, `part`, `answer_length`, `answer_type` and `similarity`; rows are positions in `questions`.
 
-    A bucketing that puts every question in one bucket tells nothing and is left out.
+    A bucketing that puts every question in one bucket adds no information and is left out.
     """
     for by, name_of in NAMES.items():
         found: dict[str, list[int]] = defaultdict(list)

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating]
 SUFFIX = ".logprobs.npz"
 """Of the file beside a variant's predictions: `ids` (n), `lengths` (n), `tokens` (their sum) and `logprobs` (their sum, vocabulary), float32."""
 LEAST = -80.0
-"""Log-probabilities below this are taken for it: a float32 softmax, which llama.cpp's is, gives 0 there, and its logarithm is no number."""
+"""Log-probabilities below this are taken for it: a float32 softmax, which llama.cpp's is, gives 0 there, whose logarithm is not finite."""
 
 
 @dataclass(frozen=True)

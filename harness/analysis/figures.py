@@ -44,7 +44,7 @@ def find(
     """Every figure that the questions and metrics allow, for every variant.
 
     Args:
-        easy_kinds: kinds that a rule answers without a model, the easiest first: the primary metric is told without the first of them,
+        easy_kinds: kinds that a rule answers without a model, the easiest first: the primary metric is also reported without the first of them,
             without the first two, and so on.
     """
     found: list[Figure] = []
@@ -134,7 +134,7 @@ def abstains(text: str, refusals: set[tuple[str, ...]]) -> bool:
 
 
 def _abstention(questions: Sequence[Question], side: Answers) -> Iterator[Figure]:
-    """The share of refusals where they are right and where they are wrong; told together, since either is easy alone."""
+    """The share of refusals where they are right and where they are wrong; reported together, since either is easy alone."""
     none = [question for question in questions if not answerable(question)]
     texts = {text for question in none for text in (question.answer, *question.references)}
     refusals = {tokens for text in texts if (tokens := tuple(legal_tokens(text)))}

@@ -35,7 +35,7 @@ def differences(
     The pairs must have passed `refuse_incomparable`.
 
     Args:
-        known: the pairs are of two runs, each trained with seeds of its own, and this is known of how far seeds differ.
+        known: the pairs are of two runs, each trained with its own seeds, and this is known of how far seeds differ.
     """
     if not pairs:
         return []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.analysis.resampling import Floats
 from harness.analysis.seeds import SeedVariance
 from harness.records import MetricValue, ScoreManifest
+from harness.records.prediction import Noise
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Scored:
     """Shape (questions, metrics); NaN: unscored."""
     texts_sha256: str = ""
     """Hash of the answers' texts, question by question: equal where two variants gave the same text everywhere."""
-    noise: dict[str, Any] = field(default_factory=dict)
+    noise: Noise = field(default_factory=Noise)
     """As in PredictionManifest."""
     tokenizer_sha256: str = ""
     own: bool = False

@@ -7,7 +7,7 @@ by the same cluster-robust formula from each training's departure from the avera
 
     se^4 / (V_q^2 / (G - 1) + (V_s / R)^2 / (R - 1))
 
-over the G groups. Between two recipes with seeds of their own both sides' V_s / R are added. Sources: Bouthillier et al., MLSys 2021 (arXiv:2103.03098) on
+over the G groups. Between two recipes with their own seeds both sides' V_s / R are added. Sources: Bouthillier et al., MLSys 2021 (arXiv:2103.03098) on
 seeds as a source of variance; Satterthwaite, Biometrics Bulletin 2 (1946) 110-114. Simulated size: benchmarks/seeds.py.
 """
 

@@ -13,6 +13,7 @@ from scipy import stats
 
 from harness.analysis import families
 from harness.analysis.resampling import (
+    MOST_GROUPS,
     Floats,
     Totals,
     bootstrap_means,
@@ -37,7 +38,7 @@ DIFFERENCE_ICC = 0.3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and how well it is known. Values are None where nothing was scored, the rest where one group cannot tell."""
+    """A mean and how well it is known. Values are None where nothing was scored, the rest where one group is not enough for a variance."""
 
     value: float | None
     se: float | None
@@ -142,6 +143,7 @@ def _intervals(totals: Totals, bounds: Interval, *, resamples: int, seed: int) -
             stretch = robust[k] / errors[k] if errors[k] > 0 else 1.0
             low, high = value + stretch * (np.quantile(distribution[:, k], [tail, 1 - tail]) - value)
             method = f"cluster bootstrap, {resamples} resamples of {n_groups} groups"
+            method += f" pooled into {MOST_GROUPS}" if n_groups > MOST_GROUPS else ""
         ci95 = (float(max(low, bounds[0])), float(min(high, bounds[1])))
         estimates.append(Estimate(float(value), float(errors[k]), ci95, int(counts[k]), int(n_groups), method))
     return estimates

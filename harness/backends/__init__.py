@@ -1,7 +1,7 @@
 """Inference backends: one class each, found by name without importing the others.
 
 A backend gets token ids and gives token ids: rendering and tokenising happen in `harness.prompt`, decoding in the predict stage, so that
-no backend can put a question differently from another. Servers, recorded answers and Python functions, which have a tokenizer of their own or
+no backend can put a question differently from another. Servers, recorded answers and Python functions, which have their own tokenizer or
 none, get the question as messages or text (`Prompt`), and what they answer is compared under the contract `same question`.
 """
 

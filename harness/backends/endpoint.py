@@ -1,6 +1,6 @@
 """Answers through any OpenAI-compatible server (vLLM, SGLang, llama-server, a commercial one): the way to generate over a cluster.
 
-`/v1/completions` gets token ids where the tokenizer is known, so that no server applies a template or a BOS of its own, and text where it is not.
+`/v1/completions` gets token ids where the tokenizer is known, so that no server applies its own template or BOS, and text where it is not.
 `/v1/chat/completions` gets messages, and the server's own template is part of what is judged. A server that gives token ids back (vLLM's
 `return_token_ids`) gives its prompt back too; of any other, the tokens are counted by its own `usage`.
 """

@@ -140,7 +140,6 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_memory_seq_cp": (None, [c_void_p, c_int32, c_int32, c_int32, c_int32]),
     "llama_decode": (c_int32, [c_void_p, Batch]),
     "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
-    "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
     "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]),
 }

@@ -114,7 +114,7 @@ class Greedy:
             self.prefix = prefix
 
     def _compute(self, rows: list[Row]) -> np.ndarray:
-        """The logits of the last call, for the rows that request them; that call covers each prompt completely."""
+        """The logits of the last call's rows that requested them: they include all of one prompt's."""
         found = np.empty((0, 0))
         for start in range(0, len(rows), BATCH):
             found = self.context.decode(rows[start : start + BATCH])
@@ -150,7 +150,7 @@ class Greedy:
         longest = max(r.position for r in self.running)
         for place in range(len(rows), filled):
             at = self.idle.get(place)
-            # Unused sequences take no more of the cache than used ones.
+            # Tokens of padding sequences take no more of the cache than those of real ones.
             if at is None or at > longest:
                 self.context.clear(place)
                 at = 0

@@ -71,7 +71,7 @@ class Model:
 
 
 class Context:
-    """Room for `sequences` sequences of `tokens` tokens each (a multiple of 256). Each has a separate cache.
+    """Room for `sequences` sequences of `tokens` tokens each (a multiple of 256). Each has its own cache.
 
     Raises:
         ModelError: memory does not hold it.
@@ -125,10 +125,6 @@ class Context:
         """Copies a sequence's keys and values over another's."""
         self.clear(target)
         self.library.llama_memory_seq_cp(self.memory, source, target, -1, -1)
-
-    def set_threads(self, threads: int) -> None:
-        """Applies to all later computations."""
-        self.library.llama_set_n_threads(self.pointer, threads, threads)
 
     def close(self) -> None:
         """Frees the cache."""

@@ -127,11 +127,6 @@ class LlamaCppBackend:
         self.context.clear(0)
         return found
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text` as llama.cpp splits it: BOS as the file says, and text that looks like a special token is one."""
-        self._check_open()
-        return self.model.tokenize(text)
-
     def close(self) -> None:
         """Frees the model."""
         if self.context is not None:
@@ -161,7 +156,7 @@ class LlamaCppBackend:
         return UNIT_K if any("_K" in kind or kind.startswith("IQ") for kind in self.found["types"]) else UNIT
 
     def _reserve(self, tokens: int) -> Greedy:
-        """A context whose sequences hold this many tokens of prompt and answer; recreated if the present one is too small."""
+        """A context whose sequences hold so many tokens of prompt and answer, made again if they do not."""
         self._check_open()
         if self.greedy is not None and tokens < self._tokens:
             return self.greedy

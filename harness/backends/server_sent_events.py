@@ -19,7 +19,7 @@ def pieces(lines: Iterable[str]) -> Iterator[Piece]:
     Comments, empty lines and other fields than `data` are passed over, as the standard has it (WHATWG HTML, server-sent events).
 
     Raises:
-        ValueError: a line is no JSON, or longer than any token's; KeyError, TypeError, AttributeError: an event has another shape.
+        ValueError: a line is not JSON, or longer than any token's; KeyError, TypeError, AttributeError: an event has another shape.
     """
     reason = None
     for number, line in enumerate(lines):

@@ -13,7 +13,7 @@ START = "Start here"
 PIPELINE = "Pipeline, in this order"
 RESULTS = "Results"
 MAKE_TARGETS = {"eval": "run", "all": "run", "test": "doctor", "setup": "doctor"}
-"""Makefile targets that are not verbs, and the closest verb."""
+"""Targets of the Makefile that are not verbs, and the closest verb."""
 
 
 class Verbs(TyperGroup):

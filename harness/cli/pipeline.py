@@ -68,7 +68,7 @@ def run(
         for name in pipeline.until(until):
             if name == "compare":
                 _further_seeds(folder, resolved, chosen, force, gpus)
-            # The decision ends the output, so it is printed only once.
+            # The decision ends the whole output: it is printed once.
             _stage_of_run(name, folder, resolved, chosen, force, gpus, decision=until == "compare")
         if until == "split":
             _show_first_prompt(folder, resolved)
@@ -109,7 +109,7 @@ def _stage_of_run(
 
 
 def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
-    """Trains and scores the recipe with the config's further seeds, each in a separate run, and lists the runs for compare."""
+    """Trains and scores the recipe with the further seeds of the config, each in a separate run, and lists them for compare."""
     from harness.stages import pipeline
     from harness.storage import RunFolder
     from harness.variants import UNTUNED
@@ -128,7 +128,7 @@ def _further_seeds(folder: RunFolder, resolved: Config, chosen: Selection, force
 
 
 def _train_alone(folder: RunFolder, resolved: Config, chosen: Selection, force: bool, gpus: int) -> None:
-    """Runs the verb `train` in a separate process, which training needs (see `harness.stages.train`) and which frees its memory."""
+    """The verb `train` in a separate process: training needs it (see `harness.stages.train`), and its memory is free afterwards."""
     from harness.stages import train as stage
 
     if not force and stage.current(folder, resolved):
@@ -187,8 +187,8 @@ def split(
 def _show_first_prompt(folder: RunFolder, resolved: Config) -> None:
     from harness.prediction import first_prompt
 
-    if told := first_prompt.show(folder, resolved):
-        say(f"split: {told}")
+    if text := first_prompt.show(folder, resolved):
+        say(f"split: {text}")
 
 
 @app.command(rich_help_panel=PIPELINE, epilog="Example: harness train --config llama3-8b --set train.epochs=2")
@@ -287,12 +287,12 @@ def _compare_two(first: str, second: str, config: Config, *, every: bool, as_jso
     if as_json:
         say_raw(two_runs.as_json(pairs, b.name, a.name))
         return
-    told = pairs if every else two_runs.main_pairs(pairs)
+    chosen = pairs if every else two_runs.main_pairs(pairs)
     if markdown:
-        say_raw(two_runs.as_markdown(told, b.name, a.name, plain))
+        say_raw(two_runs.as_markdown(chosen, b.name, a.name, plain))
         return
     say(two_runs.summary(pairs, b.name, a.name))
-    shown(lambda: terminal.show_pairs(told))
+    shown(lambda: terminal.show_pairs(chosen))
 
 
 def _show_comparison(
@@ -316,7 +316,7 @@ def report(
     force: Force = False,
     open_: Annotated[bool, flag("--open", help="Open the page in a browser.")] = False,
     title: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Title above the report; kept until changed.")
+        str | None, typer.Option(metavar="TEXT", help="Printed above the report; kept until changed.")
     ] = None,
     note: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A few sentences below the title; kept until changed.")

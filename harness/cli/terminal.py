@@ -50,7 +50,7 @@ def say_raw(text: str) -> None:
 
 
 def shown(show: Callable[[], T]) -> T | None:
-    """Calls a function that prints; a closed pipe (`harness report | head -1`) is ignored, and the work continues."""
+    """Calls what prints; a reader that is gone (`harness report | head -1`) is not an error, and the work is finished without it."""
     try:
         return show()
     except BrokenPipeError:

@@ -129,7 +129,7 @@ def load(name: str, overrides: list[str] | None = None, *, qa: str | None = None
     """
     path = loading.find(name)
     values = loading.read(path)
-    loading.forget_own_scoring(values, path, overrides or [], qa, Data().qa)
+    loading.forget_embedded(values, path, overrides or [], qa, Data().qa)
     loading.locate(values, Config, path)
     for setting in overrides or []:
         loading.override(values, setting)

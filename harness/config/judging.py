@@ -68,7 +68,7 @@ class Compare(Section):
     resamples: Resamples = 10_000
     seed: Seed = 0
     easy_kinds: list[str] = []
-    """Kinds of question that a rule answers without a model, the easiest first: the primary metric is told without them as well."""
+    """Kinds of question that a rule answers without a model, the easiest first: the primary metric is also reported without them."""
     runaway_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of answers that end at the length limit from which an alarm is raised."""
     constant_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5

@@ -116,26 +116,31 @@ def override(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r} cannot be applied", HOW_TO_SET) from None
 
 
-def forget_own_scoring(
+def forget_embedded(
     values: dict[str, Any], path: Path, settings: Sequence[str], qa: str | None, embedded: str | None
 ) -> None:
-    """Drops normalizer and metrics of the embedded config (legal ones) where other questions than the embedded ones are asked.
+    """Drops what the embedded config says of its own questions where others are asked: normalizer and metrics (legal ones), and `data.taught`.
 
     Args:
         path: the config's file.
-        settings: the overrides; one of `score` wins, being applied later.
+        settings: the overrides; one of `score` or `data.taught` wins, being applied later.
         qa: `--qa`.
         embedded: the embedded questions, relative to the project.
     """
-    asked = qa or next(
-        (s.partition("=")[2] for s in reversed(settings) if s.startswith(("data.qa=", "data.test="))), None
-    )
-    if path != CONFIGS / f"{EMBEDDED}.yaml" or asked is None or embedded is None:
+    if path != CONFIGS / f"{EMBEDDED}.yaml" or embedded is None:
         return
-    score = values.get("score")
-    if os.path.abspath(asked) != os.path.abspath(PROJECT / embedded) and isinstance(score, dict):
+
+    def others(*keys: str) -> bool:
+        named = (s.partition("=")[2] for s in reversed(settings) if s.startswith(keys))
+        asked = qa or next(named, None)
+        return asked is not None and os.path.abspath(asked) != os.path.abspath(PROJECT / embedded)
+
+    score, data = values.get("score"), values.get("data")
+    if others("data.qa=", "data.test=") and isinstance(score, dict):
         score.pop("normalizer", None)
         score.pop("metrics", None)
+    if others("data.qa=") and isinstance(data, dict):
+        data.pop("taught", None)
 
 
 class NotASection(Exception):

@@ -60,7 +60,7 @@ class Data(Section):
     """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
     taught: Annotated[str | None, IsPath()] = None
     """A file of questions that ask what questions of `data.qa` ask, in other words, each with the original in the column `restates`. Those whose
-    original is trained on are a second held-out side, told in a row of its own: did the model learn what it was taught?"""
+    original is trained on are a second held-out side, reported in a separate row: did the model learn what it was taught?"""
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
@@ -117,7 +117,7 @@ class Prompt(Section):
     enable_thinking: bool | None = None
     """Chat: the switch that templates of reasoning models have; none: the template's own default."""
     few_shot: Annotated[int, Field(ge=0, le=64)] = 0
-    """So many of the nearest training questions, with their answers, stand in front of each question."""
+    """So many of the nearest training questions, with their answers, are put before each question."""
 
     @field_validator("template", mode="before")
     @classmethod

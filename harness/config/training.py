@@ -19,7 +19,7 @@ OPTIMIZERS = (
     "lion_8bit lomo paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit rmsprop "
     "rmsprop_bnb rmsprop_bnb_32bit rmsprop_bnb_8bit schedule_free_adamw schedule_free_radam schedule_free_sgd sgd stable_adamw"
 ).split()
-"""transformers' `OptimizerNames` (5.17); some need a package of their own."""
+"""transformers' `OptimizerNames` (5.17); some need an additional package."""
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

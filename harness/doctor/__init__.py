@@ -31,5 +31,5 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
 
 def as_json(findings: list[Finding]) -> str:
     """The findings as a JSON list of objects with `status`, `what`, `value` and `hint`."""
-    told = [{key: value for key, value in asdict(finding).items() if key != "is_package"} for finding in findings]
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    records = [{key: value for key, value in asdict(finding).items() if key != "is_package"} for finding in findings]
+    return json.dumps(records, indent=2, ensure_ascii=False)

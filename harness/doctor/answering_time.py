@@ -207,7 +207,7 @@ def _seconds(context: Any, rows: list[Any]) -> float:
     return time.perf_counter() - began
 
 
-def tell(asked: str) -> dict[str, Any]:
+def measure_all(asked: str) -> dict[str, Any]:
     """What the child process does: times every type of a JSON object with `config`, `kinds`, `prompt`, `libllama` and `gpu_layers`."""
     from harness.errors import HarnessError
 

@@ -42,18 +42,18 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
         folder, model = _model(config)
         shape, lengths = _sizes(config, folder, rows)
         installed = packages.findings(config)
-        told = {name: future.result() for name, future in probes.items()}
-    found = told["torch"].facts.get("devices", [])
+        probed = {name: future.result() for name, future in probes.items()}
+    found = probed["torch"].facts.get("devices", [])
     device = "cuda" if found and config.device != "cpu" else "cpu"
     findings = [
-        *_device(config, told["torch"], driver_version()),
+        *_device(config, probed["torch"], driver_version()),
         *_picks(config, device, found),
-        _nf4(config, told["torch"]),
+        _nf4(config, probed["torch"]),
     ]
-    if "unsloth" in told:
-        findings.append(_unsloth(told["unsloth"]))
-    if "llamacpp" in told:
-        findings.append(_llamacpp(told["llamacpp"], device))
+    if "unsloth" in probed:
+        findings.append(_unsloth(probed["unsloth"]))
+    if "llamacpp" in probed:
+        findings.append(_llamacpp(probed["llamacpp"], device))
     findings += [_tracking(config), questions, *model, _prompt(config, folder)]
     if shape is not None:
         free = min((d["free_bytes"] for d in found), default=0) if device == "cuda" else None
@@ -66,7 +66,7 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
             findings.append(told_time)
     elif folder is not None:
         findings.append(
-            Finding("warn", "memory and disk", "not estimated: the model's config.json does not tell its size")
+            Finding("warn", "memory and disk", "not estimated: the model's config.json does not state its size")
         )
     elif not any(f.status == "fail" for f in model):
         hint = f"fetch it with `hf download {config.model.path} config.json`"
@@ -96,11 +96,11 @@ def driver_version() -> str | None:
     return lines[0] if lines else None
 
 
-def _device(config: Config, told: Probe, driver: str | None) -> list[Finding]:
+def _device(config: Config, probed: Probe, driver: str | None) -> list[Finding]:
     """The CUDA devices, or why there is none."""
-    facts = told.facts
+    facts = probed.facts
     if "torch" not in facts:
-        problem = f"torch cannot be loaded: {told.problem}"
+        problem = f"torch cannot be loaded: {probed.problem}"
         return [Finding("fail", "device", problem, SETUP if driver else "run make setup")]
     build = facts["torch"] if facts["cuda_build"] else f"{facts['torch']}, a CPU build"
     if not facts.get("devices"):
@@ -146,9 +146,9 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if config.device == "cuda":
         hint = "use a machine with an NVIDIA GPU, or --set device=cpu for a small model"
         return Finding("fail", "device", f"this config needs a CUDA device and there is none (torch {build})", hint)
-    value = f"CPU ({_processor()}), for there is no NVIDIA driver; torch {build}"
+    value = f"CPU ({_processor()}), no NVIDIA driver; torch {build}"
     if facts["cuda_build"]:
-        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine has no use for"
+        waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine cannot use"
         return Finding(
             "ok", "device", waste, "make setup TORCH_INDEX=URL takes a CPU build from that index (README, Set-up)"
         )
@@ -205,37 +205,39 @@ def _picks(config: Config, device: str, found: Sequence[dict[str, Any]]) -> list
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _nf4(config: Config, told: Probe) -> Finding:
+def _nf4(config: Config, probed: Probe) -> Finding:
     """bitsandbytes, tried."""
     needed = config.train.load_in_4bit or "merged_4bit" in config.export.formats or "8bit" in config.train.optimizer
     hint = "run make setup again; bitsandbytes must be built for this CUDA and this processor"
-    if told.facts.get("nf4") == "":
-        return Finding("ok", "bitsandbytes", f"an NF4 layer works on {told.facts['nf4_device']}, forward and backward")
+    if probed.facts.get("nf4") == "":
+        return Finding(
+            "ok", "bitsandbytes", f"an NF4 layer works on {probed.facts['nf4_device']}, forward and backward"
+        )
     problem = (
-        f"NF4 {told.facts['nf4']} on {told.facts['nf4_device']}"
-        if told.facts.get("nf4")
-        else f"NF4 cannot be tried: {told.problem}"
+        f"NF4 {probed.facts['nf4']} on {probed.facts['nf4_device']}"
+        if probed.facts.get("nf4")
+        else f"NF4 cannot be tried: {probed.problem}"
     )
     return Finding("fail" if needed else "warn", "bitsandbytes", problem, hint)
 
 
-def _unsloth(told: Probe) -> Finding:
+def _unsloth(probed: Probe) -> Finding:
     """Unsloth, imported."""
-    if told.problem:
+    if probed.problem:
         return Finding(
-            "fail", "Unsloth", f"cannot be imported: {told.problem}", "run make setup, or --set train.engine=peft"
+            "fail", "Unsloth", f"cannot be imported: {probed.problem}", "run make setup, or --set train.engine=peft"
         )
-    return Finding("ok", "Unsloth", f"{told.facts['version']} can be imported")
+    return Finding("ok", "Unsloth", f"{probed.facts['version']} can be imported")
 
 
-def _llamacpp(told: Probe, device: str) -> Finding:
+def _llamacpp(probed: Probe, device: str) -> Finding:
     """llama.cpp, tried on the embedded model."""
-    facts = told.facts
-    if told.problem or "version" not in facts:
+    facts = probed.facts
+    if probed.problem or "version" not in facts:
         return Finding(
             "fail",
             "llama.cpp",
-            f"does not work: {told.problem}",
+            f"does not work: {probed.problem}",
             "run make setup again, or leave GGUF out of export.formats",
         )
     worked = "answered from a GGUF file written here" if facts["answered"] else "can be imported"
@@ -256,8 +258,8 @@ def _tracking(config: Config) -> Finding:
         return Finding(
             "warn", kind.label, "not installed: nothing is logged", f"pip install 'qa-harness[{config.tracking}]'"
         )
-    told = {"disabled": "off", "offline": "files in the run's folder"}.get(kind.mode(), "online")
-    return Finding("ok", kind.label, f"{told}; the report has the curves all the same")
+    mode = {"disabled": "off", "offline": "files in the run's folder"}.get(kind.mode(), "online")
+    return Finding("ok", kind.label, f"{mode}; the report has the curves all the same")
 
 
 def _wandb(config: Config) -> Finding:
@@ -289,7 +291,7 @@ def _wandb(config: Config) -> Finding:
 
 def _questions(config: Config) -> tuple[list[Row], Finding]:
     """The rows that are trained on, or the test file's where nothing is: they decide memory."""
-    data, rows, told = config.data, [], []
+    data, rows, summaries = config.data, [], []
     for source in (data.training_file, data.test, data.trained_on):
         if source is not None:
             try:
@@ -297,8 +299,8 @@ def _questions(config: Config) -> tuple[list[Row], Finding]:
             except DataError as error:
                 return [], Finding("fail", "questions", f"{error.file}: {error.problem}", error.hint)
             rows = rows or file.rows
-            told.append(f"{source}: {file.summary}")
-    return rows, Finding("ok", "questions", "; ".join(told))
+            summaries.append(f"{source}: {file.summary}")
+    return rows, Finding("ok", "questions", "; ".join(summaries))
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:
@@ -374,7 +376,7 @@ def _is_partial(config: Config, folder: Path) -> bool:
 
 
 def _sizes(config: Config, folder: Path | None, rows: list[Row]) -> tuple[Shape | None, list[int]]:
-    """The model's shape and the lengths of the longest rows; (None, ..) if config.json does not tell."""
+    """The model's shape and the lengths of the longest rows; (None, ..) if config.json does not state them."""
     if folder is None:
         # The longest row of the questions, in tokens of four characters.
         characters = max((len(text_of(row)) + len(row.answer) for row in rows), default=0)
@@ -386,5 +388,5 @@ def _sizes(config: Config, folder: Path | None, rows: list[Row]) -> tuple[Shape 
         return None, []
     try:
         return shape, estimate.row_lengths(rows, config, folder / "tokenizer.json")
-    except Exception:  # the tokenizers library is missing or refuses the file, with an exception of its own
+    except Exception:  # the tokenizers library is missing or refuses the file, with its own exception
         return shape, [config.train.max_length] * min(len(rows), 1)

@@ -33,7 +33,7 @@ def lines(findings: list[Finding], *, every: bool = False) -> list[str]:
     """What fails, then what warns, then what is well; packages that fit are one line, unless `every` one is wanted."""
     fitting = [f for f in findings if f.is_package and f.status == "ok"]
     folded = [] if every or len(fitting) < 2 else fitting
-    told = sorted((f for f in findings if f not in folded), key=lambda f: WORST_FIRST.index(f.status))
+    ordered = sorted((f for f in findings if f not in folded), key=lambda f: WORST_FIRST.index(f.status))
     if folded:
-        told.append(Finding("ok", "packages", f"{len(folded)} fit (-v names them)"))
-    return [str(finding) for finding in told]
+        ordered.append(Finding("ok", "packages", f"{len(folded)} fit (-v names them)"))
+    return [str(finding) for finding in ordered]

@@ -45,11 +45,11 @@ def finding(config: Config, folder: Path, rows: Sequence[Row], device: str, held
         "libllama": config.predict.libllama,
         "gpu_layers": offload,
     }
-    told = probe("answering", device, json.dumps(asked))
-    if "times" not in told.facts:
-        why = told.facts.get("unknown") or told.problem or "llama.cpp told nothing"
+    probed = probe("answering", device, json.dumps(asked))
+    if "times" not in probed.facts:
+        why = probed.facts.get("unknown") or probed.problem or "llama.cpp reported nothing"
         return Finding("warn", WHAT, f"not measured: {why}", "time a few questions with predict.variants=[gguf_q8_0]")
-    times = {kind: Times(**values) for kind, values in told.facts["times"].items()}
+    times = {kind: Times(**values) for kind, values in probed.facts["times"].items()}
     return said(times, work, on_gpu=bool(offload), has_gpu=device == "cuda")
 
 
@@ -93,7 +93,7 @@ def _work(config: Config, folder: Path, rows: Sequence[Row], questions: int) -> 
         [len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
         for texts in ([text_of(row) for row in sample], [row.answer for row in sample])
     )
-    # What follows the question in a text template; what stands before it is computed once for all.
+    # What follows the question in a text template; what precedes it is computed once for all.
     tail = config.prompt.template.partition("{question}")[2]
     behind = len(tokenizer.encode(tail, add_special_tokens=False).ids)
     answer = min(round(mean(answers)) + 1, config.predict.max_new_tokens)

@@ -52,7 +52,7 @@ def shape(model: Model) -> Shape | None:
 
 
 def gate(model: Model) -> tuple[str, str] | None:
-    """(what stands in the way, what to do) of a model whose licence has to be accepted first; None for any other."""
+    """(problem, fix) for a model whose licence has to be accepted first; None for any other."""
     name = model.path.removeprefix("hub:")
     if not name.startswith(GATED):
         return None

@@ -60,7 +60,7 @@ def probe(name: str, device: str, *more: str) -> Probe:
 # ---------------------------------------------------------------------------------------------------- in the children
 
 
-def _tell(**facts: Any) -> None:
+def _report(**facts: Any) -> None:
     print(json.dumps({"harness": facts}), flush=True)
 
 
@@ -71,7 +71,7 @@ def _torch(device: str) -> None:
         import torch
 
         available = torch.cuda.is_available()
-    _tell(
+    _report(
         torch=torch.__version__,
         cuda_build=torch.version.cuda,
         warning=" ".join(str(w.message) for w in caught if "CUDA" in str(w.message)),
@@ -87,9 +87,9 @@ def _torch(device: str) -> None:
                 "total_bytes": total,
             }
         )
-    _tell(devices=devices, bf16=available and torch.cuda.is_bf16_supported(including_emulation=False))
+    _report(devices=devices, bf16=available and torch.cuda.is_bf16_supported(including_emulation=False))
     device = "cuda" if available and device != "cpu" else "cpu"
-    _tell(nf4_device=device, nf4=_nf4(device))
+    _report(nf4_device=device, nf4=_nf4(device))
 
 
 def _nf4(device: str) -> str:
@@ -126,7 +126,7 @@ def _nf4(device: str) -> str:
 def _unsloth(device: str) -> None:
     import unsloth  # pyright: ignore[reportMissingImports]
 
-    _tell(version=unsloth.__version__)
+    _report(version=unsloth.__version__)
 
 
 def _llamacpp(device: str) -> None:
@@ -136,7 +136,7 @@ def _llamacpp(device: str) -> None:
 
     xllamacpp = quantize.extension()
     kinds = [str(d["type"]).rpartition("_")[2] for d in xllamacpp.get_device_info()]
-    _tell(version=xllamacpp.__version__, gpu="GPU" in kinds, answered=0)
+    _report(version=xllamacpp.__version__, gpu="GPU" in kinds, answered=0)
     if not EMBEDDED.is_dir():
         return
     from harness.backends.llamacpp import LlamaCppBackend
@@ -147,7 +147,7 @@ def _llamacpp(device: str) -> None:
         gguf.write(EMBEDDED, file, "q4_k_m")
         backend = LlamaCppBackend(Source(file), Generation(4, (), 0), Execution(device=device, slots=1))
         answer = backend.answer([[2045, 65, 66]])[0]
-        _tell(answered=len(answer.answer_ids))
+        _report(answered=len(answer.answer_ids))
         backend.close()
     if answer.error:
         raise SystemExit(answer.error)
@@ -157,7 +157,7 @@ def _answering(device: str) -> None:
     """Times llama.cpp on a model's shape."""
     from harness.doctor import answering_time
 
-    _tell(**answering_time.tell(sys.argv[3]))
+    _report(**answering_time.measure_all(sys.argv[3]))
 
 
 PROBES: dict[str, Callable[[str], None]] = {

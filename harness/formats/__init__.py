@@ -28,6 +28,8 @@ class Sources:
     llama_cpp: Path | None = None
     importance: Callable[[], Mapping[str, Any] | None] = lambda: None
     """Measures the importance matrix, or reads it where it was measured (`harness.formats.importance`)."""
+    without_bos: bool = False
+    """Prompts are chats that begin without BOS, whatever the tokenizer adds to a text."""
 
 
 @dataclass(frozen=True)

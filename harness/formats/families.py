@@ -167,7 +167,12 @@ def rope(config: Config, layers: str = "full_attention") -> dict[str, Any]:
 def check(config: Config, family: Family, folder: Path) -> None:
     """Raises UnsupportedModel if llama.cpp would compute something different from transformers."""
     problem = (
-        _activation(config, family) or _biases(config, family) or _window(config, family) or _scale(config, family)
+        _activation(config, family)
+        or _biases(config, family)
+        or _window(config, family)
+        or _scale(config, family)
+        or _soft_caps(config, family)
+        or _rotation(config, family)
     )
     if problem:
         raise UnsupportedModel(problem, file=folder)
@@ -203,8 +208,15 @@ def _biases(config: Config, family: Family) -> str | None:
 def _window(config: Config, family: Family) -> str | None:
     if config.get("use_sliding_window"):
         return "it uses a sliding window (use_sliding_window), which llama.cpp does not"
+    if config.get("use_bidirectional_attention"):
+        return "each token sees those behind it (use_bidirectional_attention), which llama.cpp does not know"
     if family.window != "alternating":
-        return None
+        sliding = "sliding_attention" in (config.get("layer_types") or ()) and family.name in ("qwen2", "qwen3")
+        return (
+            "some of its layers have a sliding window (layer_types), which llama.cpp does not know" if sliding else None
+        )
+    if not _positive(config.get("sliding_window", 4096)):
+        return f"its sliding_window is {config['sliding_window']}, not a number of tokens"
     layers, every = config["num_hidden_layers"], config.get("sliding_window_pattern") or family.full_every
     usual = ["full_attention" if (i + 1) % family.full_every == 0 else "sliding_attention" for i in range(layers)]
     if every != family.full_every or config.get("layer_types", usual) != usual:
@@ -213,6 +225,34 @@ def _window(config: Config, family: Family) -> str | None:
         return f"its sliding layers rotate by {rope(config, 'sliding_attention')['rope_theta']:g}, not 10000"
     if family.name == "gemma3" and config.get("attn_logit_softcapping"):
         return "its attention is soft-capped, which llama.cpp does not know of gemma3"
+    return None
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _soft_caps(config: Config, family: Family) -> str | None:
+    """llama.cpp caps both of Gemma 2's logits always; transformers does not where config.json says null."""
+    if family.name != "gemma2":
+        return None
+    for key, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
+        if not _positive(config.get(key, default)):
+            return f"its {key} is {config[key]}, and llama.cpp always caps"
+    return None
+
+
+def _rotation(config: Config, family: Family) -> str | None:
+    found = rope(config)
+    if not _positive(found["rope_theta"]):
+        return f"its rope_theta is {found['rope_theta']!r}, not a number"
+    if not _positive(found["partial_rotary_factor"]):
+        return f"its partial_rotary_factor is {found['partial_rotary_factor']!r}, not a number"
+    if (rotated := int(head_dim(config) * found["partial_rotary_factor"])) % 2:
+        return f"it rotates {rotated} elements of each head, and llama.cpp rotates pairs"
+    local = rope(config, "sliding_attention")
+    if family.name == "gemma3" and local["rope_type"] != "default":
+        return f"the rotary embedding of its sliding layers is scaled by {local['rope_type']!r}"
     return None
 
 

@@ -12,6 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,6 +55,7 @@ def export(sources: Sources, out: Path, name: str) -> Checked:
         threads=sources.threads,
         llama_cpp=sources.llama_cpp,
         importance=weights,
+        without_bos=sources.without_bos,
     )["tensors"]
     checks = [f"{found} tensors read back, sizes within the file, sampled values finite"]
     if weights:
@@ -69,6 +71,7 @@ def write(
     threads: int = 0,
     llama_cpp: Path | None = None,
     importance: Mapping[str, np.ndarray] | None = None,
+    without_bos: bool = False,
 ) -> dict[str, Any]:
     """Writes `out` atomically and checks it; equal inputs give equal bytes.
 
@@ -78,6 +81,7 @@ def write(
         threads: for quantising; 0: one per core.
         llama_cpp: a llama.cpp checkout, used only for models that are not converted here.
         importance: see `harness.formats.importance`; for the types of `quantize.WEIGHED`.
+        without_bos: the file tells llama.cpp to put no BOS in front of a prompt, even if the tokenizer adds one to a text.
 
     Returns:
         The facts of `check`.
@@ -100,6 +104,8 @@ def write(
         with atomic_path(out) as temporary:
             llama_cpp_checkout.convert(llama_cpp, model_folder, temporary, type, threads=threads)
             return check(temporary)
+    if without_bos:
+        words = replace(words, add_bos=False)
     planned = llama.plan(model_folder, config, type, importance)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
@@ -116,16 +122,6 @@ def check_supported(model_folder: Path) -> None:
         llama.check_supported(safetensors_reader.read_json(model_folder / "config.json", "config"), model_folder)
     except llama.UnsupportedModel as error:
         raise ModelError(error.problem, CHECKOUT, file=error.file) from None
-
-
-def estimate_bytes(model_folder: Path, type: str) -> int:
-    """Approximate size of the file, from the headers only; for models that are not converted here, the size of their weights."""
-    config = safetensors_reader.read_json(model_folder / "config.json", "config")
-    try:
-        llama.check_supported(config, model_folder)
-        return sum(tensor.size_bytes for tensor in llama.plan(model_folder, config, type)) + METADATA
-    except llama.UnsupportedModel:
-        return sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
 
 
 def _write(

@@ -38,7 +38,7 @@ def ways(
     load_in_4bit: bool = False,
     name: str = "mine",
 ) -> list[Way]:
-    """How a variant is run; empty for one that has no weights of its own.
+    """How a variant is run; empty for one that has no weights.
 
     Args:
         path: of its file or folder, as the user may type it.

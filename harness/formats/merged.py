@@ -160,7 +160,7 @@ class _Adapter:
             merged = merged.float().add_(self.scale * (b @ a)).to(merged.dtype)
         if not torch.isfinite(merged).all():
             raise ModelError(
-                f"merging {tensor.name} gave values that are no numbers",
+                f"merging {tensor.name} gave values that are NaN or infinite",
                 "look at the training's loss",
                 file=tensor.file,
             )
@@ -308,7 +308,7 @@ def check(folder: Path, expected: int) -> dict[str, Any]:
                     rows = part[: min(4, part.get_shape()[0])] if part.get_shape() else opened.get_tensor(name)
                     if rows.is_floating_point() and not torch.isfinite(rows).all():
                         raise ArtifactError(
-                            f"tensor {name!r} holds values that are no numbers", "export again", file=file
+                            f"tensor {name!r} holds values that are NaN or infinite", "export again", file=file
                         )
                     count += 1
         except SafetensorError as error:

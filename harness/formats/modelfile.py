@@ -1,6 +1,6 @@
 """Files and commands to serve an exported GGUF file: an Ollama Modelfile and a llama-server command.
 
-Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has defaults of its own:
+Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has its own defaults:
 Ollama samples at 0.8 with a repeat penalty, cuts the context, and guesses a template.
 The Modelfile's words: https://docs.ollama.com/modelfile; its templates are Go's (text/template).
 """

@@ -1,4 +1,4 @@
-"""Reading safetensors as a stream: headers first, then rows on demand, so that no tensor needs to be in memory as a whole.
+"""Reading safetensors as a stream: headers first, then rows on demand, so that no tensor ever has to be in memory whole.
 
 The format (huggingface/safetensors, README "Format"): 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 data_offsets}}, then the data. A sharded model adds `model.safetensors.index.json` with {weight_map: {name: file}}.
@@ -58,7 +58,7 @@ class Tensor:
         )
 
     def raw(self, first: int = 0, count: int | None = None) -> np.ndarray:
-        """The same rows unconverted; bfloat16, which NumPy lacks, as uint16."""
+        """The same rows as stored in the file; bfloat16, which NumPy lacks, as uint16."""
         count = self.rows - first if count is None else count
         dtype = np.dtype(DTYPES[self.dtype])
         elements = count * self.row_length

@@ -95,7 +95,7 @@ def load(folder: Path, config: dict[str, Any]) -> Vocabulary:
         None,
     ):
         raise UnsupportedTokenizer(
-            f"its token {odd!r} strips spaces or matches only whole words, which llama.cpp does not support", file=file
+            f"its token {odd!r} strips spaces or matches whole words only, which llama.cpp does not support", file=file
         )
     everything = {token["content"] for token in added}
     if not pieces and (stray := _not_bytes(model["vocab"], everything)):

@@ -106,7 +106,7 @@ def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:
         )
         if weights in trained:
             raise ArtifactError(
-                f"runs {trained[weights]} and {run.run} are one training", "train each with a train.seed of its own"
+                f"runs {trained[weights]} and {run.run} are one training", "train each with a different train.seed"
             )
         trained[weights] = run.run
 
@@ -244,7 +244,7 @@ def read(path: Path) -> Baseline:
         (id_ for id_, count in Counter(question.id for question in found.questions).items() if count > 1), None
     )
     if twice is not None:
-        raise ArtifactError(f"is damaged (question {twice[:80]!r} stands twice)", hint, file=path)
+        raise ArtifactError(f"is damaged (question {twice[:80]!r} occurs twice)", hint, file=path)
     return found
 
 

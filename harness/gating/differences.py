@@ -1,11 +1,11 @@
 """The gate's paired checks: which columns are held against which, in what families, and what is said of each.
 
-Four questions, each a family of tests of its own where it could raise a false alarm:
+Four questions, each a separate family of tests where it could raise a false alarm:
 
     baseline, best, fidelity   is a metric lower than in the baseline (by the margin), lower than it ever was (by twice the margin), or a format lower
                                than 16-bit (by its limit)? One family at 2%.
     kind                       is it lower on the questions of one kind, which may be too few to show in the mean? A family at 1%: the
-                               two leave room within the 5% of the gate as a whole. So few questions never exclude a loss of the margin: what is not a regression passes.
+                               two leave room within the 5% of the whole gate. So few questions never exclude a loss of the margin: what is not a regression passes.
     must_improve               is each variant surely better than `base`? Asked for only; the control that the gate can fail at all.
 """
 

@@ -9,7 +9,7 @@ from harness.records import Comparison, GateCheck, GateKind, GateVerdict, Varian
 from harness.variants import BASE, MERGED
 
 COUNTED = {"runaway": "length", "unscored": "error"}
-"""Alarms that compare raises from a limit of its own only: their finish reasons are counted here."""
+"""Alarms that compare raises from a separate limit only: their finish reasons are counted here."""
 WHAT = {
     "size": "size relative to base",
     "speed": "tokens per second relative to base",

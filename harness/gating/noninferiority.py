@@ -12,10 +12,10 @@ One regression is enough to fail, so that is where many metrics and variants wou
 largest statistic of the family, not by Holm: seven formats of one model are right and wrong together, and Holm, which must allow for their being
 independent, would ask more of each than one that is alone. And to one side: only losses fail, so the whole 5% may be spent on them.
 
-Another training of the same recipe, with another seed or its rows in another order, scores otherwise, and all questions together: that is no chance of the
+Another training of the same recipe, with another seed or its rows in another order, scores differently, on all questions together: that is not sampling of the
 questions, and no interval over them covers it. A baseline knows of it by the means of further trainings (`SeedBound`). A loss is a regression only if it lies below
 the mean of the trainings by more than sqrt(h^2 + margin^2), h the one-sided 95% prediction bound for one more training; a gain is an improvement only if it lies above
-by more than h. The bound narrows towards 1.64 standard deviations with more trainings, where an extreme of them would go on growing.
+by more than h. The bound narrows towards 1.64 standard deviations with more trainings, whereas an extreme of them would keep growing.
 
 Against the baseline any loss is against the hypothesis (tolerated = 0); a format's loss to 16-bit is expected, and only one that is surely above the limit is a
 breach (tolerated = the limit): otherwise a format that loses a little less than it may would fail now and then.
@@ -183,6 +183,7 @@ def family_p(totals: Totals, *, flips: int, seed: int) -> Floats:
     denominator, is held against the largest of the flipped family: the correction allows for how alike the columns are. p is exactly 1 for a column of zeros.
     Sources: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3 (single step); by sign flips: Winkler et al., NeuroImage 92 (2014) 381-397.
     """
+    totals = totals.pooled()
     n_groups, columns = totals.sums.shape
     scale = np.sqrt((totals.sums**2).sum(axis=0))
     scaled = np.divide(totals.sums, scale, out=np.zeros_like(totals.sums), where=scale > 0)
@@ -211,7 +212,7 @@ def kind_p(
     """Whether a kind of question lost more than as many groups drawn from all kinds would: p-values corrected for all kinds and columns, shape (kinds, K).
 
     Kinds are shuffled over the groups. A kind's mean change times the root of its number of questions, less its mean over the shuffles and by their standard
-    deviation, is held against the lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
+    deviation, is compared with the lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
     kinds alike is not seen here, but in the mean over all questions. Source: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3
     (single step), with permutations.
 

@@ -90,13 +90,13 @@ def decide(comparison: Comparison, scores: Mapping[str, Floats], groups: Sequenc
         "ship" if shipped else "cannot tell" if any(c.verdict == "unknown" for c in judged) else "do not ship"
     )
     title = {"ship": f"Ship: yes, as {variant_label(shipped or '')}", "do not ship": "Do not ship"}
-    told = next(c for c in judged if c.variant == shipped) if shipped else _decisive(judged, reference, comparison)
-    further, step = _next_step(setting, judged, told)
+    candidate = next(c for c in judged if c.variant == shipped) if shipped else _decisive(judged, reference, comparison)
+    further, step = _next_step(setting, judged, candidate)
     return Shipping(
         decision=decision,
         variant=shipped,
         title=title.get(decision, "Cannot tell yet"),
-        reason=_reason(told),
+        reason=_reason(candidate),
         next_step=step,
         further_questions=further,
         limits=_limits(setting, names),
@@ -259,7 +259,7 @@ def _kinds(setting: Setting, name: str) -> Iterator[ShipCheck]:
             if (b.by, b.bucket, b.variant, b.metric) == ("kind", kind, name, setting.comparison.primary)
         ]
         if not found or found[0].value is None or found[0].ci95 is None:
-            message = f"was asked too few questions of kind {kind} to tell ({percent(least)} wanted)"
+            message = f"was asked too few questions of kind {kind} to decide ({percent(least)} required)"
             yield ShipCheck(kind="kind", verdict="unknown", message=message)
             continue
         (low, high), value, n = found[0].ci95, found[0].value, found[0].n
@@ -283,29 +283,35 @@ def _alarms(setting: Setting, name: str) -> Iterator[ShipCheck]:
 
 
 def _decisive(judged: list[ShipCandidate], reference: str, comparison: Comparison) -> ShipCandidate:
-    """Whose fault is told where nothing can be shipped: the one that is nearest to it."""
+    """The candidate whose failure is reported where nothing can be shipped: the one closest to passing."""
     unknown = [c for c in judged if c.verdict == "unknown"] or judged
     own = [c for c in unknown if c.variant == reference]
     smallest = _smallest([c.variant for c in unknown], comparison)
     return own[0] if own else next(c for c in unknown if c.variant == smallest)
 
 
-def _reason(told: ShipCandidate) -> str:
+def _reason(candidate: ShipCandidate) -> str:
     worst = [
-        check.message for check in told.checks if check.verdict == ("fail" if told.verdict == "fail" else "unknown")
+        check.message
+        for check in candidate.checks
+        if check.verdict == ("fail" if candidate.verdict == "fail" else "unknown")
     ]
-    found = worst[:1] if told.verdict != "pass" else [c.message for c in told.checks if c.kind in ("gain", "loss")]
-    return f"{variant_label(told.variant)} {', and '.join(found)}."
+    found = (
+        worst[:1]
+        if candidate.verdict != "pass"
+        else [c.message for c in candidate.checks if c.kind in ("gain", "loss")]
+    )
+    return f"{variant_label(candidate.variant)} {', and '.join(found)}."
 
 
-def _next_step(setting: Setting, judged: list[ShipCandidate], told: ShipCandidate) -> tuple[int | None, str]:
-    if told.verdict == "pass":
-        return _after_shipping(setting, judged, told)
-    check = next(c for c in told.checks if c.verdict == told.verdict)
-    if told.verdict == "unknown" and check.further_questions is not None:
+def _next_step(setting: Setting, judged: list[ShipCandidate], candidate: ShipCandidate) -> tuple[int | None, str]:
+    if candidate.verdict == "pass":
+        return _after_shipping(setting, judged, candidate)
+    check = next(c for c in candidate.checks if c.verdict == candidate.verdict)
+    if candidate.verdict == "unknown" and check.further_questions is not None:
         what = f"{check.further_questions:,} more questions"
         return check.further_questions, f"Hold out about {what}: they would decide it four times in five."
-    if told.verdict == "unknown" and check.kind in ("gain", "loss") and setting.base:
+    if candidate.verdict == "unknown" and check.kind in ("gain", "loss") and setting.base:
         return None, "Hold out many more questions, or change the limit: what was measured lies next to it."
     steps = {
         (
@@ -320,43 +326,43 @@ def _next_step(setting: Setting, judged: list[ShipCandidate], told: ShipCandidat
         ("fail", "speed"): "Export a smaller format, or lower ship.min_tokens_per_second.",
         ("fail", "kind"): "Add training questions of that kind.",
     }
-    return None, steps.get((told.verdict, check.kind), "Measure what is missing, then run harness compare again.")
+    return None, steps.get((candidate.verdict, check.kind), "Measure what is missing, then run harness compare again.")
 
 
-def _after_shipping(setting: Setting, judged: list[ShipCandidate], told: ShipCandidate) -> tuple[int | None, str]:
+def _after_shipping(setting: Setting, judged: list[ShipCandidate], decided: ShipCandidate) -> tuple[int | None, str]:
     size = {name: result.cost.size_bytes for name, result in setting.comparison.variants.items()}
     for candidate in sorted(judged, key=lambda c: size[c.variant]):
         asked = [c.further_questions for c in candidate.checks if c.verdict == "unknown"]
-        smaller = 0 < size[candidate.variant] < size[told.variant]
+        smaller = 0 < size[candidate.variant] < size[decided.variant]
         if candidate.verdict == "unknown" and smaller and asked[0] is not None:
             name = f"{variant_label(candidate.variant)} ({megabytes(size[candidate.variant])})"
-            return asked[0], f"About {asked[0]:,} more held-out questions would tell whether {name} is as good."
+            return asked[0], f"About {asked[0]:,} more held-out questions would show whether {name} is as good."
     keep = f"Keep it this good: harness baseline save --run {setting.comparison.run}, then harness gate."
-    more = next((c.further_questions for c in told.checks if c.kind == "loss" and c.further_questions), None)
+    more = next((c.further_questions for c in decided.checks if c.kind == "loss" and c.further_questions), None)
     if more is not None:
         margin = _points(setting.config.compare.margin)
-        keep += f" Whether it loses less than {margin} would take about {more:,} more held-out questions to tell."
+        keep += f" Whether it loses less than {margin} would take about {more:,} more held-out questions to decide."
     return more, keep
 
 
 def _limits(setting: Setting, names: list[str]) -> str:
-    told = [f"at least {_points(setting.least_gain)} better than the base"]
+    parts = [f"at least {_points(setting.least_gain)} better than the base"]
     losses: dict[float, list[str]] = {}
     for name in names:
         if name != setting.reference:
             losses.setdefault(setting.allowed(name), []).append(variant_label(name))
     if losses:
         words = "; ".join(f"{_points(limit)} ({', '.join(of)})" for limit, of in sorted(losses.items()))
-        told.append(f"a format may lose {words}")
+        parts.append(f"a format may lose {words}")
     ship = setting.config.ship
     if ship.max_size_gb is not None:
-        told.append(f"at most {megabytes(ship.max_size_gb * 1e9)}")
+        parts.append(f"at most {megabytes(ship.max_size_gb * 1e9)}")
     if ship.min_tokens_per_second is not None:
-        told.append(f"at least {ship.min_tokens_per_second:,.4g} tokens/s")
-    told += [f"{kind} questions at least {percent(least)}" for kind, least in ship.kinds.items()]
+        parts.append(f"at least {ship.min_tokens_per_second:,.4g} tokens/s")
+    parts += [f"{kind} questions at least {percent(least)}" for kind, least in ship.kinds.items()]
     default = ship == type(ship)()
     note = " Nothing is set under ship: in the config, so these are the defaults." if default else ""
-    return f"Limits: {', '.join(told)}.{note}"
+    return f"Limits: {', '.join(parts)}.{note}"
 
 
 def _points(value: float) -> str:

@@ -28,9 +28,9 @@ SEPARATOR = re.compile(
 
 @lru_cache(maxsize=1024)
 def items(text: str, style: Style = "plain") -> frozenset[tuple[str, ...]]:
-    """The items of a list, each as its tokens; a text that is no list is its own only item.
+    """The items of a list, each as its tokens; a text that is not a list is a single item.
 
-    Both sides are cut at every comma and "and", so that a name that holds one ("law and order") agrees with itself wherever it stands.
+    Both sides are cut at every comma and "and", so that a name that holds one ("law and order") agrees with itself at any position.
     """
     listed = MARK.sub("", INTRODUCTION.sub("", text.strip()))
     found = (normalize.tokens(item.strip(" .\t"), style) for item in SEPARATOR.split(listed))
@@ -40,7 +40,7 @@ def items(text: str, style: Style = "plain") -> frozenset[tuple[str, ...]]:
 class ListF1(Metric):
     """F1 of the items that the answer names against those of the reference, as sets.
 
-    Unscored (None) is every question whose references are no lists: a list has two items or more, none longer than `LONGEST_ITEM` tokens.
+    Unscored (None) is every question whose references are not lists: a list has two items or more, none longer than `LONGEST_ITEM` tokens.
 
     Args:
         normalizer: what makes two items equal, `plain`, `legal` or `code`; part of the signature.
@@ -55,7 +55,7 @@ class ListF1(Metric):
         self.tokenizer = "list-items-1"
 
     def score_pair(self, prediction: str, reference: str) -> float | None:
-        """F1 in 0..1; None if the reference is no list."""
+        """F1 in 0..1; None if the reference is not a list."""
         expected = items(reference, self.style)
         if len(expected) < 2 or any(len(item) > LONGEST_ITEM for item in expected):
             return None

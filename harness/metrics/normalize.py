@@ -36,6 +36,7 @@ LABELS = """annex annexure appendix article articles category class clause claus
 para paragraph part plan schedule section sub-clause sub-clauses subclause sub-paragraph team type vitamin"""
 LABELLED = frozenset(LABELS.split())
 
+OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070-\u207f]+")
 FRACTION = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 ARABIC_VOWELS = re.compile(r"[\u064b-\u0652\u0670]")
@@ -83,11 +84,7 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).translate(HYPHENS).translate(INVISIBLE)
     text = ARABIC_VOWELS.sub("", text.replace("\u2044", "/"))
     text = unicodedata.normalize("NFKC", text.casefold()).replace("i\u0307", "i").replace("\u0131", "i")
-    return text if text.isascii() else "".join(map(_ascii_digit, text))
-
-
-def _ascii_digit(character: str) -> str:
-    return str(unicodedata.decimal(character)) if character.isdecimal() else character
+    return text if text.isascii() else OTHER_DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
 
 
 def _numbers(text: str) -> str:
@@ -193,4 +190,6 @@ def normalize_question(text: str) -> str:
     """
     folded = _numbers(fold(SPACED_LETTER.sub(r"\1", text)))
     found = _join_signs(_pattern(folded.isascii(), False, True).findall(folded.replace("'", " ")))
-    return " ".join(token for token in found if not _is_punctuation(token)) or " ".join(folded.split())
+    if not folded.isascii():
+        found = [token for token in found if not _is_punctuation(token)]
+    return " ".join(found) or " ".join(folded.split())

@@ -1,4 +1,4 @@
-"""Point recall: how many of the points that a long answer has to make stand in it."""
+"""Point recall: the share of the required points that a long answer contains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PointRecall(Metric):
     """The share of the question's points that the answer mentions, as whole words in their order.
 
     Its references are not answers but points, from the column `must_mention` of the QA file: `["Article 21A|21A", "Parliament"]`. Case,
-    punctuation and articles of speech are folded; "21" does not stand in "21A". What the answer says besides costs nothing, so that a long
+    punctuation and articles of speech are folded; "21" does not match "21A". Additional text in the answer costs nothing, so that a long
     enough list of words would score: read it beside a metric of precision.
     """
 
@@ -24,7 +24,7 @@ class PointRecall(Metric):
     normaliser = tokenizer = "points-1"
 
     def score_pair(self, prediction: str, reference: str) -> float | None:
-        """1 if a wording of the point stands in the answer, else 0; None for a point without words."""
+        """1 if a wording of the point is in the answer, else 0; None for a point without words."""
         wordings = [tokens for wording in reference.split(OR) if (tokens := legal_tokens(wording))]
         if not wordings:
             return None

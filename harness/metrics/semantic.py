@@ -39,7 +39,7 @@ class SemanticSimilarity(Metric):
     """
 
     name = "semantic_similarity"
-    description = "Cosine of sentence embeddings: likeness of meaning, blind to a wrong number."
+    description = "Cosine of sentence embeddings: semantic similarity, blind to a wrong number."
     normaliser = "strip"
     tokenizer = "model"
 
@@ -64,7 +64,7 @@ class SemanticSimilarity(Metric):
 
     @property
     def signature(self) -> str:
-        """All that decides the number: the model's files stand in it by their hash."""
+        """Everything that affects the number, the hash of the model's files included."""
         return f"{super().signature}|model:{self._sha256[:16]}"
 
     def score_pair(self, prediction: str, reference: str) -> float | None:
@@ -105,7 +105,7 @@ def _folder(model: str) -> Path:
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(
-            "is no folder", "set score.semantic_model to a sentence-transformers folder or hub name", file=model
+            "is not a folder", "set score.semantic_model to a sentence-transformers folder or hub name", file=model
         )
     base_model.quiet_libraries()
     from huggingface_hub import snapshot_download
@@ -115,7 +115,7 @@ def _folder(model: str) -> Path:
         return Path(snapshot_download(name, ignore_patterns=["onnx/*", "openvino/*", "*.h5", "*.ot", "*.msgpack"]))
     except Exception as error:  # offline machines, proxies and mirrors fail in many ways
         raise ModelError(
-            f"is no folder, and cannot be fetched from the hub ({type(error).__name__})",
+            f"is not a folder, and cannot be fetched from the hub ({type(error).__name__})",
             "download it where there is a network and set score.semantic_model to its folder",
             file=model,
         ) from None
@@ -129,7 +129,7 @@ def _load(folder: Path) -> Any:
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True).double().eval()
     except Exception as error:  # the package's, transformers', torch's and safetensors' own
         raise ModelError(
-            f"is no sentence-transformers model that can be loaded ({type(error).__name__}: {error})",
+            f"is not a sentence-transformers model that can be loaded ({type(error).__name__}: {error})",
             "set score.semantic_model to another folder or hub name",
             file=folder,
         ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from harness.metrics.normalize import UNSPACED, combining_marks, fold, normalize, tokens
+from harness.metrics.normalize import UNSPACED, combining_marks, fold, tokens
 
 WORDS = "unicode-words-2"
 """Name and version of `words`, for signatures."""
@@ -32,8 +32,3 @@ def words(text: str) -> list[str]:
 def legal_tokens(text: str) -> tuple[str, ...]:
     """The tokens of the legal normaliser."""
     return tokens(text, "legal")
-
-
-def normalize_legal(text: str) -> str:
-    """`legal_tokens` joined by spaces: equal strings are equal answers."""
-    return normalize(text, "legal")

@@ -164,7 +164,7 @@ def _hub_error(model: Model, error: Exception) -> ModelError:
     from httpx import ConnectError, TimeoutException, TransportError
     from huggingface_hub import errors
 
-    elsewhere = "download it where there is a network and give its folder as model.path"
+    elsewhere = "download it where there is a network and give its folder as model.path (of an adapter: --base)"
     match error:
         case errors.GatedRepoError():
             reason = "is gated", "accept its licence on the hub and log in with `hf auth login`"
@@ -334,7 +334,7 @@ def _may_have_gpu() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Disables telemetry and progress bars of libraries; call it before they are imported."""
+    """Turns off the libraries' telemetry and progress bars; call it before they are imported."""
     for name in (
         "HF_HUB_DISABLE_TELEMETRY",
         "UNSLOTH_DISABLE_STATISTICS",

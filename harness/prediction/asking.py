@@ -93,7 +93,7 @@ class Asker:
         return run if same else asking
 
     def by_text(self, extra: ExtraVariant) -> Asking:
-        """Prompts for a server or a file with its own tokenizer."""
+        """How a server or a file with its own tokenizer is asked."""
         prompt = extra.prompt or self.config.prompt
         if extra.api == "chat":
             own = extra.prompt is not None and "template" in extra.prompt.model_fields_set

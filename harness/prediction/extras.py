@@ -55,7 +55,7 @@ def weights(config: Config, variant: str, extra: ExtraVariant, run_model: Path |
                     f"predict.extra.{variant}: the backend 'python' takes an object of the calling program",
                     "use harness.evaluate() in Python, or another backend",
                 )
-            # What decides an object's answers cannot be hashed (an adapter may be switched off by a flag), so it answers again in each call.
+            # What decides an object's answers cannot be hashed (an adapter may be switched off by a flag): it is asked again each time.
             return Weights("python", Source(Path(), object=found), secrets.token_hex(16), 0)
         case "replay" | "llamacpp":
             path = _file(variant, extra)

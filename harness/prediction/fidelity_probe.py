@@ -20,6 +20,7 @@ from harness.prediction.jobs import Job
 from harness.prediction.runners import Runner
 from harness.prompt import Prompter
 from harness.records import Prediction, PredictionManifest, Question
+from harness.records.prediction import Noise
 from harness.registry import BACKENDS
 
 REFERENCE_TOKENS = 16
@@ -94,7 +95,7 @@ def measure(job: Job, team: Runner, probe: FidelityProbe) -> dict[str, Any]:
     }
 
 
-def _noise(job: Job, team: Runner, tokenizer: Any, before: list[Prediction]) -> dict[str, Any]:
+def _noise(job: Job, team: Runner, tokenizer: Any, before: list[Prediction]) -> Noise:
     """Answers these questions again in other batches and counts the texts that changed."""
     usual = job.execution
     prompts = [p.prompt_ids for p in before]

@@ -146,7 +146,7 @@ def jobs(
 
     Args:
         found: the variants' weights; looked for if not given.
-        taught: the questions are those of the second held-out side, whose answers have files of their own.
+        taught: the questions are those of the second held-out side, whose answers have separate files.
 
     Raises:
         ArtifactError: an artifact is missing, or is not what export wrote; ModelError: a model cannot be used.

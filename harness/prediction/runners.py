@@ -1,6 +1,6 @@
-"""Runs backends: in this process, or each in a separate process.
+"""Backends at work: in this process, or each in a separate process.
 
-A backend in its own process has a peak memory of its own, and a crash of native code takes nothing else with it. Several processes share one
+A backend in its own process has its own peak memory, and a crash of native code takes nothing else with it. Several processes share one
 variant's questions: each holds the model, on its own GPU if there are several, and takes the next batch when it is free. Batches are
 formed before they are dispatched, so N processes give the answers of one, times aside. Only this process writes: one journal and one manifest.
 """
@@ -116,7 +116,7 @@ class InProcessRunner:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def reload(self, execution: Execution) -> InProcessRunner:
-        """Reloads the same model in place of this one."""
+        """The same model loaded again in place of this one."""
         self.close()
         return InProcessRunner(replace(self.job, execution=execution))
 
@@ -197,7 +197,7 @@ class WorkerPool:
         return max(worker.call("peak_memory_bytes") for worker in self.workers)
 
     def reload(self, execution: Execution) -> WorkerPool:
-        """Reloads the same model in one process, in place of these."""
+        """The same model loaded again in one process, in place of these."""
         self.close()
         return WorkerPool(replace(self.job, execution=execution), 1)
 

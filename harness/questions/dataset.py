@@ -23,6 +23,7 @@ from harness.questions.readers.chat import LeftOut
 from harness.questions.readers.limits import MAX_BYTES, MAX_ROWS
 from harness.questions.readers.shapes import Shape
 from harness.questions.rows import BLANK, Checker, Row, kind_of, with_ids
+from harness.records.split import SourceFile
 from harness.storage import sha256_file, sha256_json
 
 __all__ = ["BLANK", "MAX_BYTES", "MAX_ROWS", "QaFile", "Row", "load", "locate", "read"]
@@ -77,13 +78,20 @@ class QaFile:
         if prompts:
             parts.append(f"{len(prompts):,} that begin like a prompt ({prompts[0]!r}), asked as they are")
         systems = sum(row.system is not None for row in self.rows)
-        parts += [f"{systems:,} with a system line of their own, which goes before prompt.system"] if systems else []
+        parts += [f"{systems:,} with their own system line, which goes before prompt.system"] if systems else []
         parts += [f"{entities:,} with HTML entities (like &amp;), left as they are"] if entities else []
         return "; ".join(parts)
 
-    def described(self) -> dict[str, Any]:
+    def described(self, role: str, sha256: str) -> SourceFile:
         """For `SplitManifest.files`."""
-        return {"path": self.source, "summary": self.summary, "rows": len(self.rows), "left_out": self.left_out}
+        return {
+            "path": self.source,
+            "summary": self.summary,
+            "rows": len(self.rows),
+            "left_out": self.left_out,
+            "role": role,
+            "sha256": sha256,
+        }
 
 
 def locate(path: Path | str) -> Path:
@@ -216,9 +224,9 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
             converted = _cells(converted, checker, number)
         rows.append(checker.check(converted, number))
     if not rows:
-        told = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+        reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
         raise DataError(
-            f"has no usable rows ({told} left out)" if left_out else "has no rows",
+            f"has no usable rows ({reasons} left out)" if left_out else "has no rows",
             NO_ROWS_HINTS.get(left_out.most_common(1)[0][0], UNREADABLE) if left_out else UNREADABLE,
             file=source,
         )

@@ -15,10 +15,10 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from harness.metrics.normalize import normalize_question
 from harness.questions import rephrased
 from harness.questions.dataset import Row
 from harness.questions.meaning import Matrix, Meanings
+from harness.questions.normalised import normalised
 from harness.questions.paraphrase import ask_the_same, stock_answers
 from harness.questions.similarity import Shingles, candidates, mix, pairs_within, unique
 
@@ -65,8 +65,8 @@ class Groups:
 
 
 def is_long(text: str, words: int) -> bool:
-    """Whether a text has at least `words` words as counted by `str.split`, which includes isolated punctuation."""
-    return max(len(text.split()), len(normalize_question(text).split())) >= words
+    """Whether a text has at least so many words, punctuation standing alone counted as in `str.split`."""
+    return max(len(text.split()), len(normalised(text).split())) >= words
 
 
 def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, long_answer_words: int) -> Groups:
@@ -76,7 +76,7 @@ def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, lon
     stock = stock_answers(meanings, long)
     answers = [int(meanings.answer_id[at]) if long[at] and not stock[at] else None for at in range(len(rows))]
     links = _equal("group", [row.group for row in rows])
-    links += _equal("duplicate_question", [normalize_question(row.question) for row in rows])
+    links += _equal("duplicate_question", [normalised(row.question) for row in rows])
     firm = len(links)
     links += _equal("long_answer", answers)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from harness.metrics.normalize import normalize_question
 from harness.questions.grouping import EXAMPLES, Link, is_long
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
+from harness.records.split import Leakage
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Leaks:
     """Held-out and training rows (positions) with the same or a near-duplicate question."""
 
     exact: set[int]
-    """Held-out rows whose question is also in training, ignoring case and punctuation."""
+    """Held-out rows whose question is also in training, case and punctuation aside."""
     near: set[int]
     """Further held-out rows with a near-duplicate in training."""
     train: set[int]
@@ -36,8 +36,8 @@ def find(rows: Sequence[Row], links: Iterable[Link], heldout: Sequence[int], kno
     """The leaks from the rows of `known` to those of `heldout`; `rows` and `links` as used for grouping."""
     asked: dict[str, list[int]] = {}
     for at in heldout:
-        asked.setdefault(normalize_question(rows[at].question), []).append(at)
-    exact = {at: asked[key] for at in known if (key := normalize_question(rows[at].question)) in asked}
+        asked.setdefault(normalised(rows[at].question), []).append(at)
+    exact = {at: asked[key] for at in known if (key := normalised(rows[at].question)) in asked}
     held, others = set(heldout), set(known)
     near = []
     for link in links:
@@ -63,7 +63,7 @@ def summary(
     *,
     dropped: int,
     long_answer_words: int,
-) -> dict[str, Any]:
+) -> Leakage:
     """`SplitManifest.leakage`.
 
     Args:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from harness.metrics.normalize import UNSPACED, combining_marks, normalize_question
+from harness.metrics.normalize import UNSPACED, combining_marks
 from harness.questions.dataset import Row
+from harness.questions.normalised import normalised
 
 Matrix = Any
 """A `scipy.sparse.csr_matrix`, whose types are incomplete."""
@@ -93,7 +94,7 @@ def _is_number(word: str) -> bool:
 
 
 def keys(text: str, normalised: Sequence[str]) -> set[str]:
-    """Tokens that always distinguish two questions: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
+    """What certainly distinguishes two questions: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
     found = {word for word in normalised if _is_number(word)}
     found |= {f"({match.casefold()})" for match in BRACKETED.findall(text)}
     if ORDINAL_HAN.search(text):
@@ -108,9 +109,7 @@ def names(text: str) -> set[str]:
     capital = [word for word in found if word[0].isupper()]
     if len(found) < 2 or (len(capital) >= TITLE_CASE * len(found) and len(capital) > 2):
         return set()
-    return {
-        word for word in words(normalize_question(" ".join(capital))) if not _is_function_word(word) and len(word) > 1
-    }
+    return {word for word in words(normalised(" ".join(capital))) if not _is_function_word(word) and len(word) > 1}
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Meanings:
         answers: dict[str, int] = {}
         answer_id: list[int] = []
         for row in rows:
-            asked, said = normalize_question(row.question), normalize_question(row.answer)
+            asked, said = normalised(row.question), normalised(row.answer)
             asked_words, said_words = words(asked), words(said)
             sequences.append(numbers_of(asked_words))
             columns["keys"].append(numbers_of(sorted(keys(row.question, asked.split()))))

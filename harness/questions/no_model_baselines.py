@@ -1,4 +1,4 @@
-"""Model-free baselines: the scores that a split gives away without a model.
+"""Model-free baselines: what a split lets one score without a model.
 
 A split that leaves paraphrases or shared answers on both sides is measured here: the better these three do, the less a score on it means.
 """
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.metrics import configured
-from harness.metrics.normalize import normalize_question
 from harness.questions.dataset import Row
+from harness.questions.normalised import normalised
 from harness.questions.similarity import Shingles
 from harness.records import Question
 from harness.registry import default_metrics
@@ -63,7 +63,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
         known: (question, answer) pairs of the training side; not empty.
         asked: questions.
     """
-    split = [normalize_question(question).split() for question, _ in known]
+    split = [normalised(question).split() for question, _ in known]
     held_by = Counter(word for words in split for word in set(words))
     needed = max(LEAST, COMMON * len(known))
 
@@ -77,7 +77,7 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
     # Skip a question that consists only of blanks.
     rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
-    return [rules.get(template(normalize_question(question).split()), commonest) for question in asked]
+    return [rules.get(template(normalised(question).split()), commonest) for question in asked]
 
 
 def answers(train: Sequence[Question], heldout: Sequence[Question], ngram: int) -> dict[str, list[str]]:
@@ -123,7 +123,7 @@ def _score(predictions: Sequence[str], asked: Sequence[Row], normalizer: str) ->
             for prediction, row in zip(predictions, asked, strict=True)
         ]
         scored = [score for score in scores if score is not None]
-        # Skip a metric that scores none of the answers: its mean would be NaN.
+        # A metric that can score none of the answers is left out: a mean over nothing is NaN.
         if scored:
             means[name] = sum(scored) / len(scored)
     return means

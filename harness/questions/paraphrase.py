@@ -28,7 +28,7 @@ from harness.questions.meaning import Matrix, Meanings
 TEMPLATE = 8
 """Minimum number of similar rows to learn the varying words from these rows instead of the file."""
 FEW_ROWS, COMMON_WORD = 20, 0.05
-"""A word of more rows than both of these (a count, a share of the file) is common: it is not a slot word if few rows are similar."""
+"""A word of more rows than both of these (a count, a share of the file) is common: it is not a slot word where few rows look alike."""
 SLOT = 0.2
 """Maximum share of the similar rows that contain a word, for it to count as varying."""
 ANSWERS_AGREE = 0.5
@@ -44,7 +44,7 @@ TYPO_LETTERS = 6
 STOCK_ROWS = 5
 """Minimum rows with one long answer, for it to be a stock answer."""
 STOCK_WORD = 0.5
-"""A word of more questions than this share of the file cannot be the subject of a stock answer."""
+"""A word of more questions than this share of the file is not a subject that a stock answer could be about."""
 COMMON_IN_TEMPLATE, COMMON = (3, 0.01), (8, 0.05)
 """An answer of more rows than both of these (a count, a share of the file) is common: it is no evidence if two rows share it."""
 CHUNK = 200_000
@@ -188,7 +188,7 @@ class _Decision:
     # ------------------------------------------------------------------------------------------------- answers
 
     def _answers(self, left: int, right: int, strict: bool) -> int:
-        """1: the answers share words that few answers have; -1: each has words that the other lacks; 0: undecided.
+        """1: the answers agree in something that few answers say; -1: each says something that the other does not; 0: undecided.
 
         Where it is `strict` they do not agree if each has such words that the other has not.
         """
@@ -272,7 +272,7 @@ def stock_answers(meanings: Meanings, long: Sequence[bool]) -> np.ndarray:
     """
     stock = np.zeros(len(long), dtype=bool)
     everywhere = np.bincount(meanings.content.indices, minlength=meanings.content.shape[1])
-    # A subject of most questions in the file does not distinguish them.
+    # What most questions of the file ask about distinguishes none of them.
     topical = everywhere <= max(STOCK_ROWS, STOCK_WORD * len(long))
     wanted = np.asarray(long) & (meanings.answer_count > STOCK_ROWS)
     order = np.flatnonzero(wanted)

@@ -1,6 +1,6 @@
 """Questions in other words: one uncommon answer, and the rare words of the question in common ("Who wrote X?", "Name the author of X.").
 
-They need not look alike, so the near-duplicate test does not meet them. A template's questions are told apart by their slots, which are not
+They need not look alike, so the near-duplicate test does not meet them. A template's questions are distinguished by their slots, which are not
 shared, while what they share is not rare.
 """
 

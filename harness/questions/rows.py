@@ -54,7 +54,7 @@ class Row:
 
 
 def _further(values: dict[str, Any]) -> dict[str, Any]:
-    """All other columns; for a row written by a split, those in its `extra`."""
+    """All other columns; in a row written by a split they are in `extra`."""
     found = {key: value for key, value in values.items() if key not in FIELDS}
     nested = found.pop("extra") if isinstance(found.get("extra"), dict) else {}
     return nested | found
@@ -187,7 +187,7 @@ def with_ids(rows: list[Row], path: Path | str) -> list[Row]:
     for row in rows:
         name = row.id
         if not name:
-            # Duplicate question and answer: their order distinguishes them.
+            # Question and answer twice over: their order distinguishes the second from the first.
             content = [row.question, row.answer] if row.context is None else [row.question, row.answer, row.context]
             stem = "q" + sha256_json(content)[:16]
             copies[stem] += 1

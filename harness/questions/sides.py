@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.config import Data
-from harness.metrics.normalize import normalize_question
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.storage import sha256_bytes
 
@@ -24,15 +24,13 @@ LEAST_EXPECTED = 0.5
 class Sides:
     """Positions of rows, ascending; a row is on one side at most."""
 
-    NAMES = ("train", "dev", "heldout", "trained_on", "taught")
+    NAMES = ("train", "dev", "heldout", "trained_on")
 
     train: list[int] = field(default_factory=list)
     dev: list[int] = field(default_factory=list)
     heldout: list[int] = field(default_factory=list)
     trained_on: list[int] = field(default_factory=list)
     """Rows of `data.trained_on`: a model elsewhere was trained on them."""
-    taught: list[int] = field(default_factory=list)
-    """Rows that ask for a fact of the training side in words that are not trained on (`harness.questions.taught`)."""
 
     @property
     def known(self) -> list[int]:
@@ -67,14 +65,14 @@ def as_compared(row: Row) -> Row:
     """
     if row.context is None:
         return row
-    passage = int(sha256_bytes(normalize_question(row.context).encode())[:12], 16)
+    passage = int(sha256_bytes(normalised(row.context).encode())[:12], 16)
     group = row.group if row.group is not None else f"context-{passage:012x}"
     return replace(row, question=f"{row.question} {passage}", group=group)
 
 
 def place(first: Row, seed: int) -> float:
-    """A group's position between 0 and 1, by its first row: uniform over seeds and groups."""
-    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalize_question(first.question)}"
+    """Where a group lies between 0 and 1, by its first row: uniform over seeds and groups."""
+    identity = f"group\0{first.group}" if first.group is not None else f"question\0{normalised(first.question)}"
     return int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
 
 

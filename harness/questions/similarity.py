@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from harness.metrics.normalize import normalize_question
+from harness.questions.normalised import normalised
 
 Matrix = Any
 """A `scipy.sparse.csr_matrix`, whose types are incomplete."""
@@ -21,8 +21,10 @@ PERMUTATIONS = 128
 SEED = 1
 RECALL_WEIGHTS = (0.02, 0.98)
 """Cost of a false and of a missed candidate: false ones are thrown out by the exact similarity, missed ones leak."""
-WINDOW = 20
+WINDOW, LEAST_WINDOW = 20, 4
 """Look-alikes before it, in each bucket, that a row is compared with: keeps a file made from one template from taking quadratic time."""
+WINDOW_ROWS = 100_000
+"""Rows up to which that many are; with more of them fewer, so that the pairs of a large file fit into memory (`window`)."""
 CHUNK = 200_000
 """Pairs whose similarity is computed at once."""
 TEXTS = 20_000
@@ -50,7 +52,7 @@ class Shingles:
         indices: list[np.ndarray] = []
         sizes: list[np.ndarray] = []
         for start in range(0, len(texts), TEXTS):
-            found, counts = _ngrams([normalize_question(text) for text in texts[start : start + TEXTS]], n)
+            found, counts = _ngrams([normalised(text) for text in texts[start : start + TEXTS]], n)
             indices.append(found)
             sizes.append(counts)
         self.sizes = np.concatenate(sizes) if sizes else np.zeros(0, dtype=np.int64)
@@ -201,7 +203,10 @@ def _ngrams(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
         hashes ^= hashes >> np.uint64(29)
     hashes = (hashes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
     hashes[hashes == COLUMNS] = 0
-    keyed = np.unique(text_of[at].astype(np.uint64) << np.uint64(32) | hashes)
+    keyed = np.sort(text_of[at].astype(np.uint64) << np.uint64(32) | hashes)
+    if len(keyed):
+        # np.unique hashes, which is several times slower than sorting here.
+        keyed = keyed[np.concatenate([[True], keyed[1:] != keyed[:-1]])]
     empty = np.flatnonzero(lengths == 0).astype(np.uint64)
     if len(empty):
         keyed = np.sort(np.concatenate([keyed, empty << np.uint64(32)]))
@@ -286,17 +291,23 @@ def mix(columns: np.ndarray) -> np.ndarray:
     return key
 
 
+def window(count: int) -> int:
+    """How far apart in a bucket two of `count` texts may stand to be compared."""
+    return max(LEAST_WINDOW, min(WINDOW, WINDOW * WINDOW_ROWS // max(1, count)))
+
+
 def pairs_within(key: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pairs of positions with equal keys at most `WINDOW` apart in their bucket, as left * count + right; and who had more than that."""
+    """Pairs of positions with equal keys at most `window` apart in their bucket, as left * count + right; and who had more than that."""
     order = np.argsort(key, kind="stable")
     key, count = key[order], len(key)
+    furthest = window(count)
     full = np.zeros(count, dtype=bool)
     pairs, at = [], np.arange(count)
-    for apart in range(1, WINDOW + 1):
+    for apart in range(1, furthest + 1):
         at = at[at + apart < count]
         at = at[key[at] == key[at + apart]]
         if not len(at):
             return pairs, full
         pairs.append(order[at] * count + order[at + apart])
-    full[order[at + WINDOW]] = True
+    full[order[at + furthest]] = True
     return pairs, full

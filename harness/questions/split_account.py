@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 from harness.config import Config, Data
-from harness.metrics.normalize import normalize_question
 from harness.questions import no_model_baselines
 from harness.questions.grouping import EXAMPLES, Groups, Link
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
-from harness.questions.similarity import WINDOW, Shingles, nearest_method
+from harness.questions.similarity import Shingles, nearest_method, window
 from harness.records import Question
+from harness.records.split import Conflict, LargeGroup, MergedPair, SimilarityMethod
 
 LARGE_GROUP = 0.1
 """Share of its side's rows above which a group of several rows is warned of."""
+LARGE_ROWS = 5
+"""Rows that a group must have for that: in a small side any group is a large share."""
 SHARE_TOLERANCE = 0.2
 """Relative difference between the share asked for and the share realised from which it is warned of."""
 FEW_QUESTIONS = 100
@@ -26,7 +28,7 @@ MAX_CONFLICTS = 200
 REASONS = ("group", "duplicate_question", "near_duplicate", "long_answer")
 
 
-def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dict[str, Any]:
+def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> SimilarityMethod:
     """`SplitManifest.similarity`."""
     return {
         "method": "character n-gram Jaccard; MinHash-LSH candidates, exact decision; what varies among look-alikes and the answers decide",
@@ -36,7 +38,7 @@ def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dic
         "long_answer_words": data.long_answer_words,
         "datasketch": version("datasketch"),
         "pairs_compared": groups.pairs_compared,
-        "window": WINDOW,
+        "window": window(len(rows)),
         "rows_with_more_look_alikes_than_window": groups.rows_in_full_buckets,
         "rows_with_stock_answers": groups.rows_with_stock_answers,
         "chains_cut": groups.chains_cut,
@@ -45,7 +47,7 @@ def method(rows: Sequence[Row], groups: Groups, sides: Sides, data: Data) -> dic
     }
 
 
-def largest(questions: Sequence[Question], side_of: Sequence[str]) -> list[dict[str, Any]]:
+def largest(questions: Sequence[Question], side_of: Sequence[str]) -> list[LargeGroup]:
     """The ten largest groups; `side_of` names each question's side."""
     sizes: Counter[str] = Counter()
     first: dict[str, int] = {}
@@ -70,12 +72,12 @@ def merges(links: Sequence[Link]) -> dict[str, int]:
     return {reason: counts[reason] for reason in REASONS}
 
 
-def merge_examples(rows: Sequence[Row], links: Sequence[Link]) -> list[dict[str, Any]]:
+def merge_examples(rows: Sequence[Row], links: Sequence[Link]) -> list[MergedPair]:
     """A few links of each reason."""
     return [_example(rows, link) for reason in REASONS for link in [k for k in links if k.reason == reason][:EXAMPLES]]
 
 
-def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
+def _example(rows: Sequence[Row], link: Link) -> MergedPair:
     similarity = None if link.similarity is None else round(link.similarity, 3)
     return {
         "reason": link.reason,
@@ -85,16 +87,16 @@ def _example(rows: Sequence[Row], link: Link) -> dict[str, Any]:
     }
 
 
-def conflicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def conflicts(rows: Sequence[Row]) -> list[Conflict]:
     """Questions (with their contexts) whose rows do not accept one another's answers."""
     same_question: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        same_question[normalize_question(row.question), row.context].append(row)
-    found = []
+        same_question[normalised(row.question), row.context].append(row)
+    found: list[Conflict] = []
     for same in same_question.values():
         if len(same) == 1:
             continue
-        accepted = [{normalize_question(text) for text in (row.answer, *row.references)} for row in same]
+        accepted = [{normalised(text) for text in (row.answer, *row.references)} for row in same]
         if not set.intersection(*accepted):
             answers = list(dict.fromkeys(row.answer for row in same))
             found.append({"question": same[0].question, "answers": answers, "rows": [row.row for row in same]})
@@ -158,7 +160,7 @@ def _large_groups(questions: Sequence[Question], sides: Sides) -> list[str]:
         examples = {questions[at].group: questions[at].question for at in reversed(side)}
         for group, count in sizes.most_common():
             share = count / len(side)
-            if count == 1 or share <= LARGE_GROUP:
+            if count < LARGE_ROWS or share <= LARGE_GROUP:
                 break
             message = f"{share:.0%} of the {what} rows ({count}) form one group, like {examples[group][:100]!r}"
             found.append((count, message))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import DataError
-from harness.metrics.normalize import normalize_question
 from harness.questions.dataset import QaFile
+from harness.questions.normalised import normalised
 from harness.questions.rows import Row
 
 COLUMN = "restates"
@@ -20,7 +20,7 @@ COLUMN = "restates"
 def restated(again: QaFile, rows: Sequence[Row], train: Sequence[int]) -> list[tuple[Row, int]]:
     """The rows of `data.taught` that restate a training question, each with the position of that question.
 
-    Rows are left out if their original is not on the training side, or if they are in the QA file themselves, on any side.
+    Left out are rows whose original is not on the training side, and those that are in the QA file themselves, on either side.
 
     Args:
         again: the file of `data.taught`.
@@ -30,8 +30,8 @@ def restated(again: QaFile, rows: Sequence[Row], train: Sequence[int]) -> list[t
     Raises:
         DataError: a row does not say which question it restates.
     """
-    trained = {normalize_question(rows[at].question): at for at in reversed(train)}
-    known = {normalize_question(row.question) for row in rows}
+    trained = {normalised(rows[at].question): at for at in reversed(train)}
+    known = {normalised(row.question) for row in rows}
     found = []
     for row in again.rows:
         original = row.extra.get(COLUMN)
@@ -42,7 +42,7 @@ def restated(again: QaFile, rows: Sequence[Row], train: Sequence[int]) -> list[t
                 file=again.source,
                 row=row.row,
             )
-        at = trained.get(normalize_question(original))
-        if at is not None and normalize_question(row.question) not in known:
+        at = trained.get(normalised(original))
+        if at is not None and normalised(row.question) not in known:
             found.append((row, at))
     return found

@@ -25,6 +25,9 @@ RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Parameters = dict[str, bool | int | float | str | list[int] | list[str] | None]
+"""Settings by their names, as a backend or a server reports them; kept to tell whether two were alike."""
+
 
 class Record(BaseModel):
     """The base of every record: immutable, unknown keys and numbers that are none refused."""
@@ -36,4 +39,4 @@ class Manifest(Record):
     """The base of every file that holds one record and says that a stage finished."""
 
     checksum: str = ""
-    """sha256 of the canonical JSON of all other fields, set on writing and checked on reading; empty: written by hand, not checked."""
+    """sha256 of the canonical JSON of all other fields, set on writing and checked on reading; empty: written manually, not checked."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
-from harness.records.prediction import Cost
+from harness.records.prediction import Cost, Noise
 from harness.records.scoring import MetricValue
 from harness.records.shipping import Shipping
 
@@ -35,14 +35,14 @@ class Pair(Record):
     noise_floor: float = 0.0
     """The larger flip rate of the two sides (0 if it was not measured): a note for the reader, no part of the verdict."""
     mde: float | None = None
-    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: cannot tell."""
+    """Minimum detectable effect: the difference that this verdict would find four times in five, the correction included. None: unknown."""
     p_mcnemar: float | None = None
     """Exact McNemar test, for 0/1 metrics."""
     wins: int = 0
     losses: int = 0
     ties: int = 0
     trainings: tuple[int, int] | None = None
-    """How many trainings, with seeds of their own, left and right are the mean of, where other seeds would move the difference; None: they would not
+    """How many trainings, with their own seeds, left and right are the mean of, where other seeds would move the difference; None: they would not
     (formats of one training)."""
     seed_note: str = ""
     """What the interval says of other seeds, in a sentence; empty where `trainings` is None."""
@@ -68,7 +68,7 @@ class PairExamples(Record):
 
 
 class Alarm(Record):
-    """Something that makes the numbers doubtful, told next to the verdict."""
+    """Something that makes the numbers doubtful, shown next to the verdict."""
 
     code: str
     """`runaway`, `prompts_cut`, `empty_answers`, `unscored`, `adapter_without_effect`, `prompt_mismatch`, `constant_answers`,
@@ -167,9 +167,9 @@ class Comparison(Manifest):
     alarms: list[Alarm] = []
     breakdowns: list[Breakdown] = []
     figures: list[Figure] = []
-    """What the QA file's own columns allow to tell; empty without them."""
+    """Figures from the QA file's own columns; empty without them."""
     fidelity: list[dict[str, Any]] = []
     """Step by step from the adapter to the smallest format; see docs."""
-    noise: dict[str, Any] = {}
-    """Variant -> `flip_rate`, `n`, `how` of a repeated subset."""
+    noise: dict[str, Noise] = {}
+    """Of each variant that answered a subset again."""
     provenance: dict[str, Any]

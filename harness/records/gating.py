@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Record, SchemaVersion
+from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Parameters, Record, SchemaVersion
 
 
 class BaselineQuestion(Record):
@@ -45,7 +45,7 @@ class Baseline(Manifest):
     """UTC, ISO 8601; the only field that two saves of one run differ in."""
     split_id: str
     prompts_sha256: str
-    generation: dict[str, Any]
+    generation: Parameters
     metrics: dict[str, str]
     """Metric -> signature."""
     variants: dict[Name, BaselineVariant]

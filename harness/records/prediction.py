@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from harness.records.base import SCHEMA_VERSION, FinishReason, Manifest, Name, Record, SchemaVersion, TokenId
+from typing_extensions import TypedDict
+
+from harness.records.base import (
+    SCHEMA_VERSION,
+    FinishReason,
+    Manifest,
+    Name,
+    Parameters,
+    Record,
+    SchemaVersion,
+    TokenId,
+)
 from harness.records.prompting import PromptForm
 
 
@@ -75,6 +86,15 @@ class Thinking(Record):
     """Answers whose reasoning did not end: unanswered, scored as empty."""
 
 
+class Noise(TypedDict, total=False):
+    """What changed when a subset was answered again in another batch size."""
+
+    flip_rate: float
+    """Share of the texts that changed, 0..1."""
+    n: int
+    how: str
+
+
 class PredictionManifest(Manifest):
     """`predictions/<variant>.json`, written last."""
 
@@ -94,9 +114,9 @@ class PredictionManifest(Manifest):
     """Over the prompt hashes of all questions, in order."""
     lines_sha256: str = ""
     """Of the file of answers beside this one: a damaged file is never scored."""
-    generation: dict[str, Any]
+    generation: Parameters
     """Every parameter of generation that was sent, defaults included."""
-    execution: dict[str, Any] = {}
+    execution: Parameters = {}
     """What may differ without changing the questions or parameters: batch size, slots, threads, device."""
     asked: Literal["run", "own"] = "run"
     """`run`: by the run's tokenizer and prompt, so that prompts must be equal token by token; `own`: by the model's own."""
@@ -115,8 +135,8 @@ class PredictionManifest(Manifest):
     """Hash of the questions and references that the two fields below were measured on; empty: not measured."""
     logprobs_sha256: str = ""
     """Of the file of log-probabilities beside this one."""
-    noise: dict[str, Any] = {}
-    """`flip_rate` (0..1), `n`, `how`: the share of a subset's texts that changed when it was answered in another batch size."""
+    noise: Noise = {}
+    """Empty: not measured."""
 
 
 class PredictionSet(Manifest):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Record, SchemaVersion
+from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Parameters, Record, SchemaVersion
 from harness.records.prediction import Cost
 
 
@@ -48,7 +46,7 @@ class ScoreManifest(Manifest):
     split_id: str
     prediction_key: str
     prompts_sha256: str
-    generation: dict[str, Any]
+    generation: Parameters
     backend: str
     lines_sha256: str
     """Of the file of scores beside this one."""

@@ -32,7 +32,7 @@ class ShipCandidate(Record):
     """Mean of the primary metric minus the base's, on the questions that both scored."""
     gain_ci95: Interval | None = None
     loss_at_most: float | None = None
-    """The most it may lose against `Shipping.reference`, by the 95% interval; None for the reference, and where it cannot be told."""
+    """The most it may lose against `Shipping.reference`, by the 95% interval; None for the reference, and where it is unknown."""
     allowed_loss: float | None = None
     checks: list[ShipCheck]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from harness.records.base import SCHEMA_VERSION, Manifest, Record, SchemaVersion
 
 
@@ -29,6 +31,98 @@ class Question(Record):
     """Held-out rows: similarity (5-gram Jaccard, 0..1) to the nearest training question."""
 
 
+class SourceFile(TypedDict, total=False):
+    """A file that split read."""
+
+    path: str
+    summary: str
+    """What was recognised, in words."""
+    rows: int
+    left_out: dict[str, int]
+    """Why -> rows."""
+    role: str
+    """`qa`, `test`, `trained_on` or `taught`."""
+    sha256: str
+
+
+class MergedPair(TypedDict, total=False):
+    """Two questions that look alike, and what was made of it."""
+
+    reason: str
+    left: str
+    right: str
+    similarity: float | None
+    """Jaccard, 0..1; None: another reason than similarity."""
+
+
+class SimilarityMethod(TypedDict, total=False):
+    """How near-duplicates were found, and how many."""
+
+    method: str
+    nearest: str
+    ngram: int
+    threshold: float
+    long_answer_words: int
+    datasketch: str
+    """Its version."""
+    pairs_compared: int
+    window: int
+    rows_with_more_look_alikes_than_window: int
+    rows_with_stock_answers: int
+    chains_cut: int
+    kept_apart: int
+    kept_apart_examples: list[MergedPair]
+
+
+class LargeGroup(TypedDict, total=False):
+    """One of the largest groups."""
+
+    example: str
+    """A question of it."""
+    group: str
+    rows: int
+    share: float
+    """Of all rows, 0..1."""
+    side: str
+
+
+class Conflict(TypedDict, total=False):
+    """One question with several different answers."""
+
+    question: str
+    answers: list[str]
+    rows: list[int]
+
+
+class LeakExample(TypedDict):
+    """A held-out question, and the training question that gives it away."""
+
+    heldout: str
+    train: str
+
+
+class Leakage(TypedDict, total=False):
+    """What the training and dev rows (or those of `data.trained_on`) give away of the held-out side."""
+
+    checked: bool
+    """False: there are no such rows, and nothing below holds."""
+    questions_in_train: int
+    """Held-out rows."""
+    near_duplicates_in_train: int
+    """Held-out rows."""
+    train_rows: int
+    """Rows that leak."""
+    dropped: int
+    """Rows left out by `data.drop_leaks`; the counts are then of what is left."""
+    examples: list[LeakExample]
+    answers_in_train: int
+    """Held-out rows whose answer is also one in train."""
+    long_answers_in_train: int
+    max_similarity: float
+    similarity_histogram: dict[str, int]
+    """Tenth (`0.4-0.5`) -> held-out rows."""
+
+
 class SplitManifest(Manifest):
     """`split/split.json`, written last."""
 
@@ -40,8 +134,8 @@ class SplitManifest(Manifest):
     source: str
     """The QA file, as given; the test file where nothing is trained on."""
     source_sha256: str
-    files: list[dict[str, Any]] = []
-    """What was read: `role` (`qa`, `test`, `trained_on`, `taught`), `path`, `sha256`, `summary` (what was recognised), `rows`, `left_out` (why -> rows)."""
+    files: list[SourceFile] = []
+    """What was read."""
     n_train: int
     n_dev: int = 0
     n_heldout: int
@@ -57,21 +151,17 @@ class SplitManifest(Manifest):
     dev_requested: float | int = 0
     """The share or count asked for."""
     seed: int
-    similarity: dict[str, Any]
+    similarity: SimilarityMethod
     """Method and thresholds of near-duplicate detection."""
-    largest_groups: list[dict[str, Any]]
-    """The ten largest: `group`, `rows`, `share`, `side`, `example`."""
+    largest_groups: list[LargeGroup]
+    """The ten largest."""
     merges: dict[str, int]
     """How many links each reason made: `group`, `duplicate_question`, `near_duplicate`, `long_answer`."""
-    merge_examples: list[dict[str, Any]]
-    """A few links of each reason: `reason`, `left`, `right` (questions), `similarity`."""
-    conflicts: list[dict[str, Any]]
-    """Questions with several different answers: `question`, `answers`, `rows`."""
-    leakage: dict[str, Any]
-    """What the training and dev rows (or those of `data.trained_on`) give away of the held-out side: `checked` (False: there are no such rows,
-    and nothing below holds), `questions_in_train` and `near_duplicates_in_train` (held-out rows), `train_rows` (rows that leak), `dropped` (rows
-    left out by `data.drop_leaks`; the counts are then of what is left), `examples` (`heldout`, `train`), `answers_in_train` (held-out rows whose
-    answer is also one in train), `long_answers_in_train`, `max_similarity`, `similarity_histogram`."""
+    merge_examples: list[MergedPair]
+    """A few links of each reason."""
+    conflicts: list[Conflict]
+    """Questions with several different answers."""
+    leakage: Leakage
     baselines: dict[str, dict[str, dict[str, float]]]
     """{`grouped`, `random`} -> {`nearest_train_copy`, `rule_answer`, `constant_answer`} -> metric -> value (0..1); empty without training rows, and without
     `random` where a test file was given."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Required
+
+from typing_extensions import TypedDict
 
 from harness.records.base import SCHEMA_VERSION, Manifest, Name, Record, RelativePath, SchemaVersion
 from harness.records.prompting import PromptForm
@@ -34,6 +36,41 @@ class SeedRuns(Manifest):
     """Seed -> run, in the order in which they were asked for."""
 
 
+class TrainedBase(TypedDict, total=False):
+    """The base model that was trained on."""
+
+    path: str
+    weights_sha256: Required[str]
+    tokenizer_sha256: str
+    parameters: int
+
+
+class TrackerFacts(TypedDict, total=False):
+    """The tracker, whichever was chosen."""
+
+    tracker: str
+    """Its name."""
+    mode: str
+    """`disabled`, `offline` or `online`."""
+    run_id: str | None
+    url: str | None
+    """Of online runs."""
+    error: str | None
+    """Why it failed; None: it did not."""
+
+
+class PlanFacts(TypedDict, total=False):
+    """How devices took their rows of a step: `harness.training.plan.Plan`."""
+
+    rows: int
+    tokens: int
+    checkpointing: bool
+    packed: bool
+    graphs: bool
+    peak_bytes: int
+    devices: int
+
+
 class TrainManifest(Manifest):
     """`train.json`, written last."""
 
@@ -42,8 +79,7 @@ class TrainManifest(Manifest):
     split_id: str
     engine: Literal["unsloth", "peft"]
     device: str
-    base: dict[str, Any]
-    """`path`, `weights_sha256`, `tokenizer_sha256`, `parameters`."""
+    base: TrainedBase
     adapter_sha256: str
     trainable_parameters: int
     trainable_share: float
@@ -63,14 +99,14 @@ class TrainManifest(Manifest):
     final_dev_loss: float | None
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""
-    wandb: dict[str, Any]
-    """Of the tracker, whichever was chosen: `tracker` (its name), `mode`, `run_id`, `url` (online runs), `error` (when it failed)."""
+    wandb: TrackerFacts
+    """Of the tracker, whichever was chosen."""
     seconds: float
     peak_memory_bytes: int
     resumed_from: int = 0
-    """The step of the checkpoint that training went on from; 0: from the start."""
-    plan: dict[str, Any] = {}
-    """How devices took their rows of a step: `harness.training.plan.Plan`, and `devices`."""
+    """The step of the checkpoint that training resumed from; 0: from the start."""
+    plan: PlanFacts = {}
+    """Empty in files of earlier versions."""
 
 
 class HowToRun(Record):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from harness.records.base import SCHEMA_VERSION, Fraction, Manifest, Name, Record, SchemaVersion
+from harness.records.base import SCHEMA_VERSION, Fraction, Manifest, Name, Parameters, Record, SchemaVersion
 
 CulpritCode = Literal["bos", "template", "stop", "context", "sampling", "weights"]
 
@@ -43,7 +43,7 @@ class Verification(Manifest):
     model: str
     api: Literal["completions", "chat"]
     context: int | None
-    defaults: dict[str, Any]
+    defaults: Parameters
     """Sampling parameters of the server, where it reports them."""
     n: int
     agreement: Fraction

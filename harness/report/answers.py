@@ -121,13 +121,13 @@ def regression_lists(inputs: Inputs, limit: int = 10) -> list[dict[str, Any]]:
 def runs_table(
     inputs: Inputs, others: Sequence[Inputs], tested: Sequence[Pair] = (), refused: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:
-    """Several runs side by side on the primary metric; a number of other questions or another signature is told, not compared.
+    """Several runs side by side on the primary metric; a number of other questions or another signature is named, not compared.
 
     Args:
         inputs: this run.
         others: the further runs.
         tested: pairs named `run/variant`, where the runs were compared; without them a difference is given and called untested.
-        refused: run -> why it is not compared with this one; told below the table as `notes`.
+        refused: run -> why it is not compared with this one; listed below the table as `notes`.
     """
     mine, refused = inputs.comparison, refused or {}
     metric = primary_metric(mine)

@@ -1,6 +1,6 @@
-"""What stands above everything else: the identity of the run, its formats, strengths and weaknesses, three answers, leakage.
+"""The top of the report: the identity of the run, its formats, strengths and weaknesses, three answers, leakage.
 
-The decision itself was made by `harness.gating.shipping` and stands in the comparison; here it is only shown.
+The decision itself was made by `harness.gating.shipping` and is part of the comparison; here it is only shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.variants import ADAPTER, BASE, order
 from harness.variants import label as variant_label
 
 FEW = 10
-"""Questions of a kind below which neither strength nor weakness is told."""
+"""Questions of a kind below which neither strength nor weakness is reported."""
 NEAR = 0.5
 """Similarity to a training question from which two questions are near-duplicates by default."""
 LONG = 280
@@ -25,7 +25,7 @@ LONG = 280
 
 
 def shown_variant(comparison: Comparison) -> str | None:
-    """The variant that the first screen speaks of: what ships, else what stands for fine-tuning."""
+    """The variant that the first screen speaks of: what ships, else the one that represents fine-tuning."""
     chosen = comparison.shipping.variant if comparison.shipping else None
     return chosen if chosen in comparison.variants else tuned_variant(comparison)
 
@@ -42,22 +42,22 @@ def identity(inputs: Inputs) -> list[str]:
     extra = mapping(mapping(config.get("predict")).get("extra"))
     source = str(mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
     rows = f"{train.rows:,} rows" if train else ""
-    told = []
+    parts = []
     if train:
         data = f" of {PurePath(source).name}" if source else ""
-        told.append(f"{model_name(model)} fine-tuned on {rows}{data}")
+        parts.append(f"{model_name(model)} fine-tuned on {rows}{data}")
     elif extra:
-        told.append(", ".join(f"{name} ({_where(value)})" for name, value in list(extra.items())[:3]))
+        parts.append(", ".join(f"{name} ({_where(value)})" for name, value in list(extra.items())[:3]))
     elif model:
-        told.append(model_name(model))
+        parts.append(model_name(model))
     tested = f"tested on {comparison.n:,} held-out questions in {comparison.n_groups:,} groups"
-    told.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
+    parts.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
     if date := measured_on(comparison):
-        told.append(date)
+        parts.append(date)
     git = mapping(recorded.get("git"))
     if git.get("commit"):
-        told.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
-    return told
+        parts.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
+    return parts
 
 
 def measured_on(comparison: Comparison) -> str:
@@ -176,7 +176,7 @@ def strengths(comparison: Comparison) -> str:
     few = [b for b in known if b.n < FEW and b not in strong and b not in weak]
     parts = [
         f"{word}: {', '.join(_share(b) for b in some)}"
-        for word, some in (("Strong", strong), ("Weak", weak), ("Too few to tell", few))
+        for word, some in (("Strong", strong), ("Weak", weak), ("Too few to decide", few))
         if some
     ]
     if not strong and not weak:
@@ -285,11 +285,11 @@ def leakage(inputs: Inputs) -> str:
 
 
 def alarm_line(comparison: Comparison) -> str:
-    """Alarms in one line; each is told in full further down."""
+    """Alarms in one line; each is given in full further down."""
     if not comparison.alarms:
         return "None: nothing was found that makes these numbers doubtful."
-    told = dict.fromkeys(
+    messages = dict.fromkeys(
         f"{alarm.code.replace('_', ' ')}{f' ({variant_label(alarm.variant)})' if alarm.variant else ''}"
         for alarm in comparison.alarms
     )
-    return f"{len(comparison.alarms)}: {', '.join(told)}."
+    return f"{len(comparison.alarms)}: {', '.join(messages)}."

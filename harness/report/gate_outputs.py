@@ -1,6 +1,6 @@
 """The gate's decision for people and machines: lines, gate.md, junit.xml, and annotations of a code host.
 
-Questions and answers are untrusted: in Markdown they stand in code spans, in XML what XML cannot hold is taken out, in annotations line breaks are escaped.
+Questions and answers are untrusted: in Markdown they are put in code spans, from XML the characters that XML forbids are removed, in annotations line breaks are escaped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def lines(result: GateResult) -> Iterator[str]:
     yield from (f"differs: {line}" for line in result.differs)
     yield from (f"note: {line}" for line in result.notes)
     if result.verdict == "inconclusive":
-        yield f"{'error' if result.exit_code else 'warning'}: a loss of the margin cannot be excluded; more held-out questions would tell"
+        yield f"{'error' if result.exit_code else 'warning'}: a loss of the margin cannot be excluded; more held-out questions would decide"
     yield f"gate: {result.verdict}: {result.reason}"
     if result.hint:
         yield result.hint
@@ -54,9 +54,9 @@ def markdown(result: GateResult) -> str:
         parts.append(f"{sentence[0].upper()}{sentence[1:]}:\n\n    {command}")
     if result.differs:
         parts.append("### What differs\n\n" + "\n".join(f"- {plain(line)}" for line in result.differs))
-    told = [check for check in _sorted(result) if check.verdict != "pass"]
-    if told:
-        parts.append("### Checks that did not simply pass\n\n" + _table(told))
+    remarkable = [check for check in _sorted(result) if check.verdict != "pass"]
+    if remarkable:
+        parts.append("### Checks that did not simply pass\n\n" + _table(remarkable))
     if result.examples:
         first = result.examples[0]
         head = f"### Where {plain(variant_label(first.variant))} lost most, {plain(metric_label(first.metric))}"
@@ -79,7 +79,7 @@ def markdown(result: GateResult) -> str:
     if passed:
         parts.append(f"<details><summary>{len(passed)} checks passed</summary>\n\n{_table(passed)}\n\n</details>")
     text = "\n\n".join(parts) + "\n"
-    # Only the list of passed checks can be that long, and it stands last.
+    # Only the list of passed checks can be that long, and it comes last.
     return text if len(text) <= MAX_MARKDOWN else "\n\n".join(parts[:-1])[:MAX_MARKDOWN] + "\n"
 
 

@@ -1,6 +1,6 @@
 """What a comparison says, in words: the headline, its evidence, the formats, and the names that people read.
 
-Only a pair that was tested is called better, worse or tied; everything else is told as numbers and `undecided`.
+Only a pair that was tested is called better, worse or tied; everything else is reported as numbers and `undecided`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def megabytes(size: float) -> str:
 
 
 def interval(pair: Pair) -> str:
-    """A pair's 95% interval in points; of two variants that gave the same text everywhere there is none to tell."""
+    """A pair's 95% interval in points; two variants that gave the same text everywhere have none."""
     if pair.verdict == "identical":
         return f"the same text on all {pair.n:,}"
     return _range(pair.ci95) if pair.ci95 else "\u2013"
@@ -172,11 +172,11 @@ def evidence(comparison: Comparison) -> list[Statement]:
     if known and metric:
         best = max(known.values())
         after = _value(comparison, tuned, metric) if tuned else None
-        told = "; ".join(
+        listed = "; ".join(
             f"{registry.BASELINE_LABELS.get(name, name).lower()} {percent(value)}"
             for name, value in sorted(known.items(), reverse=True)
         )
-        note = f"Without any model: {told}."
+        note = f"Without any model: {listed}."
         if after is not None and after <= best:
             note = f"{note[:-1]}. The fine-tuned model does not beat that."
         found.append(Statement(note))

@@ -80,9 +80,13 @@ def _drawing(points: Sequence[Measurement]) -> Drawing:
     }
     layout["yaxis"] |= {"range": [min(ends) - room, max(ends) + room], "nticks": 5}
     label = variants.label(points[0].variant)
-    told = f"{label}, {metric_label(points[0].metric)}: from {percent(points[0].value)} to {percent(points[-1].value)} in {len(points)} results"
+    description = f"{label}, {metric_label(points[0].metric)}: from {percent(points[0].value)} to {percent(points[-1].value)} in {len(points)} results"
     return Drawing(
-        "history", label, told, 190, {"data": [_trace(points, some) for some in _segments(points)], "layout": layout}
+        "history",
+        label,
+        description,
+        190,
+        {"data": [_trace(points, some) for some in _segments(points)], "layout": layout},
     )
 
 

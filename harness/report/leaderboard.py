@@ -37,11 +37,11 @@ def leaderboard(comparison: Comparison) -> dict[str, Any]:
     metrics = metrics_of(comparison)
     marks = {metric: best_and_ties(comparison, metric) for metric in metrics}
     notes = {metric: _shared_n(comparison, metric) for metric in metrics}
-    costs = {cost: told for cost, told in COSTS.items() if cost != "money" or _has_price(comparison)}
+    costs = {cost: column for cost, column in COSTS.items() if cost != "money" or _has_price(comparison)}
     rows = []
     for variant, result in comparison.variants.items():
         cells = [
-            _metric_cell(variant, result.metrics.get(metric), *marks[metric], told=notes[metric]) for metric in metrics
+            _metric_cell(variant, result.metrics.get(metric), *marks[metric], note=notes[metric]) for metric in metrics
         ]
         for cost, (_, show) in costs.items():
             value = getattr(result.cost, cost)
@@ -113,12 +113,12 @@ def _shared_n(comparison: Comparison, metric: str) -> str:
 
 
 def _metric_cell(
-    variant: str, measured: MetricValue | None, best: str | None, ties: set[str], *, told: str
+    variant: str, measured: MetricValue | None, best: str | None, ties: set[str], *, note: str
 ) -> dict[str, Any]:
-    """One number with its interval; `told`: what the column's heading already says of the unscored questions."""
+    """One number with its interval; `note`: what the column's heading already says of the unscored questions."""
     if measured is None:
         return EMPTY_CELL
-    unscored = 0 if told else measured.n_unscored
+    unscored = 0 if note else measured.n_unscored
     if measured.value is None:
         return EMPTY_CELL | {"text": "unscored", "unscored": unscored}
     low, high = measured.ci95 or (None, None)

@@ -73,12 +73,12 @@ def agreements(result: MarksResult) -> dict[str, Any]:
 
 
 def judge(result: JudgeResult) -> str:
-    """A judge model's preference, and what it is worth. Without people's verdicts on the same answers it is not told."""
+    """A judge model's preference, and what it is worth. Without people's verdicts on the same answers it is not shown."""
     who = result.signature.partition("model:")[2].partition("|")[0]
     if result.kappa is None:
         return (
             f"The judge {who} has compared {variant_label(result.left)} with {variant_label(result.right)}. What it says is not shown: nobody has yet"
-            " marked or voted on enough of the same answers to tell what it is worth."
+            " marked or voted on enough of the same answers to measure it."
         )
     span = f" (95% interval {result.kappa_ci95[0]:.2f} to {result.kappa_ci95[1]:.2f})" if result.kappa_ci95 else ""
     difference = f" ({points(result.ci95[0])} to {points(result.ci95[1])} points)" if result.ci95 else ""

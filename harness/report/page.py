@@ -1,7 +1,7 @@
 """The report's two pages, from the views and the templates: report.html and report.md.
 
 Everything that came from outside (questions, answers, names, settings) is text. In HTML it is autoescaped, its control and direction characters
-are made visible, and data for the script stands in islands that cannot be closed from within. The page's policy lets its own two scripts run,
+are made visible, and data for the script is kept in islands that cannot be closed from within. The page's policy lets its own two scripts run,
 by hash, and nothing else, from nowhere else.
 """
 
@@ -63,7 +63,7 @@ def html(
 
     Args:
         inputs: the run.
-        others: further runs: their curves are overlaid and their numbers stand beside this run's.
+        others: further runs: their curves are overlaid and their numbers are shown beside this run's.
         tested: pairs across runs, named `run/variant`.
         refused: run -> why it is not compared with this one.
         config: the resolved config, shown where the comparison's provenance has none.

@@ -86,8 +86,8 @@ def grouping(split: SplitManifest) -> dict[str, Any]:
 
 def commands(value: Mapping[str, Any]) -> list[str]:
     """What to type to make the run again: the checkout, as a comment, and the commands of its stages; empty if none was recorded."""
-    told = value.get("commands")
-    found = [command for command in told if isinstance(command, str)] if isinstance(told, list) else []
+    listed = value.get("commands")
+    found = [command for command in listed if isinstance(command, str)] if isinstance(listed, list) else []
     git = value.get("git")
     if found and isinstance(git, Mapping) and git.get("commit"):
         changed = ", with changes that were not committed" if git.get("dirty") else ""

@@ -28,7 +28,7 @@ class RunRow:
     """When the last recorded stage ended."""
     metric: str = ""
     value: float | None = None
-    """Of the variant that stands for fine-tuning, 0..1."""
+    """Of the variant that represents fine-tuning, 0..1."""
     decision: str = ""
     gate: str = ""
     problem: str = ""
@@ -41,7 +41,7 @@ class RunRow:
 
 
 def rows(root: Path | str = ".") -> list[RunRow]:
-    """The runs by name. A damaged file is told in its row and hides no other run."""
+    """The runs by name. A damaged file is reported in its row and hides no other run."""
     names = {path.name for folder in ("runs", "reports") for path in Path(root, folder).glob("*") if path.is_dir()}
     found = []
     for name in sorted(names):
@@ -49,7 +49,7 @@ def rows(root: Path | str = ".") -> list[RunRow]:
             run = RunFolder(name, root)
         except ConfigError:
             continue  # no run has such a name
-        # The folder of a report of several runs holds no manifest, and is no run.
+        # The folder of a report of several runs holds no manifest, and is not a run.
         if run.path.is_dir() or run.comparison_json.exists():
             found.append(_row(run))
     return found

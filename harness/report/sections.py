@@ -87,7 +87,7 @@ class Inputs:
     """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
     prompts: dict[str, PromptForm] = field(default_factory=dict)
-    """Variant -> how it was asked, where its manifest tells."""
+    """Variant -> how it was asked, where its manifest says so."""
 
 
 # ------------------------------------------------------------------------------------------------------- number line
@@ -213,7 +213,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """The conversion steps, each with a reading: how its divergence stands to the gate's limit of the format."""
+    """The conversion steps, each with a reading: how its divergence compares with the gate's limit of the format."""
     config = comparison.provenance.get("config")
     gate = config.get("gate") if isinstance(config, Mapping) else None
     limits = gate.get("divergence") if isinstance(gate, Mapping) else None
@@ -232,10 +232,7 @@ def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The noise measurements, one row each."""
-    return [
-        {"variant": key, **(value if isinstance(value, Mapping) else {"flip_rate": value})}
-        for key, value in comparison.noise.items()
-    ]
+    return [{"variant": key, **value} for key, value in comparison.noise.items()]
 
 
 def breakdowns(comparison: Comparison) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
 
 
 def show_decision(comparison: Comparison, console: Console | None = None, *, file: str = "", report: str = "") -> None:
-    """Whether to ship, why, what next; `file`: where what ships stands; `report`: the page, and how to open it."""
+    """Whether to ship, why, what next; `file`: the path of what ships; `report`: the page, and how to open it."""
     console, shipping = console or _console(), comparison.shipping
     if shipping:
         console.print(Text(visible(shipping.title), style="bold"))
@@ -131,16 +131,16 @@ def _show_against_baselines(comparison: Comparison, console: Console) -> None:
 
 
 def show_figures(comparison: Comparison, console: Console | None = None) -> None:
-    """What the QA file's own columns allow to tell, figures x variants; nothing where it has none."""
-    told = figures.table(comparison)
-    if not told.lines:
+    """Figures from the QA file's own columns, figures x variants; nothing where it has none."""
+    found = figures.table(comparison)
+    if not found.lines:
         return
-    columns = [Column("", [line.label for line in told.lines], needed=True, right=False)]
+    columns = [Column("", [line.label for line in found.lines], needed=True, right=False)]
     columns += [
-        Column(name, [line.texts[at] for line in told.lines], needed=name in told.variants[:2])
-        for at, name in enumerate(told.variants)
+        Column(name, [line.texts[at] for line in found.lines], needed=name in found.variants[:2])
+        for at, name in enumerate(found.variants)
     ]
-    columns.insert(1, Column("n", [str(line.n) for line in told.lines]))
+    columns.insert(1, Column("n", [str(line.n) for line in found.lines]))
     _print(console or _console(), "what the file says of its questions", columns)
 
 
@@ -168,7 +168,7 @@ def show_pairs(pairs: list[Pair], console: Console | None = None) -> None:
 
 
 def show_runs(rows: Sequence[RunRow], console: Console | None = None) -> None:
-    """One row a run; what is damaged is told below."""
+    """One row a run; what is damaged is listed below."""
     columns = [
         Column("run", [row.run for row in rows], needed=True, right=False),
         Column("last stage", [row.stage or "-" for row in rows], needed=True, right=False),

@@ -30,7 +30,7 @@ class Versus:
 
 
 def versus(first: Inputs, others: Sequence[Inputs], tested: Sequence[Pair], refused: Mapping[str, str]) -> list[Versus]:
-    """Each further run against the first, on the first's primary metric and the variant that stands for fine-tuning."""
+    """Each further run against the first, on the first's primary metric and the variant that represents fine-tuning."""
     return [_versus(first, other, tested, refused) for other in others]
 
 
@@ -65,12 +65,12 @@ def in_words(pair: Pair) -> str:
 
 def evidence(pair: Pair) -> str:
     """Interval, questions, what so many questions would find, and what the interval knows of other seeds."""
-    told = [f"difference {points(pair.delta or 0.0)} points"]
+    parts = [f"difference {points(pair.delta or 0.0)} points"]
     if pair.verdict == "identical":
-        told = [f"difference 0, {interval(pair)} questions"]
+        parts = [f"difference 0, {interval(pair)} questions"]
     else:
-        told += [*([f"95% interval {interval(pair)}"] if pair.ci95 else []), f"{pair.n:,} questions"]
-    text = ", ".join(told)
+        parts += [*([f"95% interval {interval(pair)}"] if pair.ci95 else []), f"{pair.n:,} questions"]
+    text = ", ".join(parts)
     if pair.verdict == "undecided" and pair.mde is not None:
         text += (
             f"; with so many, a difference of {points(pair.mde, sign=False)} points would be found four times in five"
@@ -88,7 +88,7 @@ def main_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def summary(pairs: Sequence[Pair], left: str, right: str) -> str:
-    """One sentence on left against right: of the variant that stands for fine-tuning, on the metric that decides."""
+    """One sentence on left against right: of the variant that represents fine-tuning, on the metric that decides."""
     found = main_pairs(pairs)
     names = [pair.left.partition("/")[2] for pair in found]
     pair = next(

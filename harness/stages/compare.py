@@ -227,7 +227,7 @@ def _said(run: RunFolder, scored: Scored) -> figures.Answers:
 
 
 def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None = None) -> Scored:
-    """A variant's scores, checked to be whole, of this split, and of the predictions that stand beside them."""
+    """A variant's scores, checked to be whole, of this split, and of the predictions beside them."""
     path, manifest_path = run.score(name)
     manifest = storage.read_scored(run, name)
     if manifest.split_id != split.split_id:
@@ -292,7 +292,7 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
 
 
 def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
-    """run.json as it stands, without the stages that come from here on, and what identifies the split and the models."""
+    """run.json as it is, without the stages that come from here on, and what identifies the split and the models."""
     recorded = storage.read_json(run.run_json) if run.run_json.exists() else {}
     stages = {verb: stage for verb, stage in recorded.get("stages", {}).items() if verb not in LATER_STAGES}
     asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in names}

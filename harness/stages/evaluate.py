@@ -28,7 +28,7 @@ MOST_EXAMPLES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of the other stages."""
+    """The options passed to the other stages."""
 
     config: Config
     notes: list[str]
@@ -77,7 +77,7 @@ def configure(
     path = _put_bases(extra, base, notes)
     _check_gguf(extra, path)
     values = config.model_dump(mode="json")
-    values["data"] |= {"qa": None, "test": test, "trained_on": trained_on}
+    values["data"] |= {"qa": None, "test": test, "trained_on": trained_on, "taught": None}
     asked = [BASE] if path and _wants_base(extra, base) else []
     if few_shot is not None:
         _check_few_shot(few_shot, asked, trained_on)
@@ -204,7 +204,7 @@ def _adapter(name: str, where: str, base: str | None, load_in_4bit: bool | None,
 def _put_bases(extra: dict[str, dict[str, Any]], base: str | None, notes: list[str]) -> dict[str, Any] | None:
     """The run's model, with which the others are compared: the base of the first adapter, else the first whole model; None: there is none.
 
-    An adapter on another base gets that base as a model of its own, `NAME.base`.
+    An adapter on another base gets that base as a separate model, `NAME.base`.
     """
     first = base or next((e["base"] for e in extra.values() if e.get("adapter")), None)
     if first is None:

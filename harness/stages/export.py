@@ -23,7 +23,7 @@ from harness.storage import RunFolder
 log = logging.getLogger(__name__)
 
 UNFINISHED = "export.partial.json"
-"""The manifest of the formats that are there while others are being written: an interrupted export goes on behind them."""
+"""The manifest of the formats that are there while others are being written: an interrupted export resumes after them."""
 
 
 def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifest:
@@ -63,7 +63,8 @@ def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifes
         run.export_json.rename(unfinished)
     checkout = Path(config.export.llama_cpp) if config.export.llama_cpp else None
     weigh = partial(_importance, run, config) if _importance_key(run, config) else lambda: None
-    sources = Sources(folder, run.adapter, run.merged_16bit, config.predict.threads, checkout, weigh)
+    threads, without_bos = config.predict.threads, chats_without_bos(folder, config)
+    sources = Sources(folder, run.adapter, run.merged_16bit, threads, checkout, weigh, without_bos)
     artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
     # The 16-bit model comes first: the others read it.
     for name in sorted(wanted, key=lambda f: f != variants.MERGED):
@@ -99,8 +100,8 @@ def _serve(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> di
             load_in_4bit=config.train.load_in_4bit,
             name=run.name,
         )
-        told = [HowToRun(tool=w.tool, language=w.language, lines=[*w.lines], note=w.note) for w in ways]
-        served[name] = artifact.model_copy(update={"ways": told})
+        recorded = [HowToRun(tool=w.tool, language=w.language, lines=[*w.lines], note=w.note) for w in ways]
+        served[name] = artifact.model_copy(update={"ways": recorded})
         if variants.is_gguf(name):
             with storage.atomic_path(place.with_name(f"Modelfile-{name.removeprefix(variants.GGUF)}")) as temporary:
                 temporary.write_text(modelfile.modelfile(place.name, found), encoding="utf-8")
@@ -111,8 +112,20 @@ def _serve(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> di
 
 def _fingerprint(run: RunFolder, config: Config, trained: TrainManifest) -> str:
     """Of everything that decides the exported files."""
-    made_from = [trained.adapter_sha256, trained.base, config.export.llama_cpp]
+    made_from = [trained.adapter_sha256, trained.base, config.export.llama_cpp, config.prompt.format]
     return storage.sha256_json([made_from, _importance_key(run, config), storage.code_sha256("harness.stages.export")])
+
+
+def chats_without_bos(folder: Path, config: Config) -> bool:
+    """Whether prompts are chats that begin without BOS although the tokenizer adds one to a text.
+
+    transformers adds nothing to a rendered chat; llama.cpp's server adds BOS to it where the file says so.
+    """
+    if not any(map(variants.is_gguf, config.export.formats)):
+        return False
+    tokenizer = load_tokenizer(folder)
+    prompter = Prompter(tokenizer, config.prompt)
+    return prompter.format == "chat" and prompter.ids("?")[:1] != [tokenizer.bos_token_id]
 
 
 def _importance_key(run: RunFolder, config: Config) -> list[Any]:

@@ -1,7 +1,7 @@
 """Gate: has this run become worse than the committed baseline?
 
 Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the examples, `predictions/` and `split/heldout.jsonl`; writes `gate.md`, `junit.xml` and, last,
-`gate.json` beside the comparison. It decides anew each time: it takes a second, and a stale pass would be worse.
+`gate.json` beside the comparison. It decides again each time: that takes a second, and a stale pass would be worse.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _checks(
 
 
 def overall(checks: list[GateCheck]) -> GateVerdict:
-    """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all is no pass."""
+    """The worst verdict of all checks; improvement only if nothing is worse than a pass. No check at all does not pass."""
     verdicts: list[GateVerdict] = [check.verdict for check in checks] or ["incomparable"]
     return min(verdicts, key=gate_outputs.WORST_FIRST.index)
 
@@ -126,17 +126,17 @@ def overall(checks: list[GateCheck]) -> GateVerdict:
 def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) -> str:
     if verdict == "incomparable":
         return f"This run cannot be compared with the baseline: {'; '.join(unlike) or 'there is nothing to check'}."
-    told = [check for check in checks if check.verdict == verdict]
+    relevant = [check for check in checks if check.verdict == verdict]
     if verdict == "pass":
         return f"All {len(checks)} checks passed."
     # The largest loss first; among gains the largest gain.
     worst = (max if verdict == "improvement" else min)(
-        told, key=lambda check: (check.kind == "kind", -1.0 if check.n == 0 else check.delta or 0.0)
+        relevant, key=lambda check: (check.kind == "kind", -1.0 if check.n == 0 else check.delta or 0.0)
     )
-    rest = f"; {len(told) - 1} more" if len(told) > 1 else ""
+    rest = f"; {len(relevant) - 1} more" if len(relevant) > 1 else ""
     what = {
         "regression": "worse than allowed",
-        "inconclusive": "whether it lost more than the margin cannot be told",
+        "inconclusive": "whether it lost more than the margin is not decided",
         "improvement": "better than the baseline",
     }[verdict]
     return f"{worst.name}: {what}: {worst.message}{rest}."

@@ -58,7 +58,7 @@ class Asked:
     right: str
 
     def messages(self, *, swapped: bool) -> list[dict[str, str]]:
-        """What the judge reads; `swapped`: the right one's answer stands first."""
+        """What the judge reads; `swapped`: the right one's answer comes first."""
         first, second = (self.right, self.left) if swapped else (self.left, self.right)
         filled = {
             "question": self.question.question,

@@ -42,7 +42,7 @@ RIGHT = 0.5
 
 
 def add(run: RunFolder, config: Config, files: list[Path]) -> MarksResult:
-    """Adds the marks of `files` to the run's, and judges anew. Of two marks on one answer the later one holds.
+    """Adds the marks of `files` to the run's, and scores again. Of two marks on one answer the later one counts.
 
     Raises:
         ArtifactError: a file is damaged or of another split, or a question or variant in it is not in this run. Nothing is written then.

@@ -80,7 +80,7 @@ def attempt(folder: RunFolder, config: Config, stage: str, command: str) -> Iter
     several processes of one training the first holds the folder and records.
 
     Args:
-        command: the command line, to be repeated by somebody else.
+        command: the command line, so that others can repeat it.
 
     Raises:
         BusyError: another process holds the folder.

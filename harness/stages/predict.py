@@ -1,6 +1,6 @@
 """split, artifacts -> predictions/<variant>.jsonl + .json: every variant answers every held-out question from the same token ids.
 
-Each variant answers in a process of its own, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
+Each variant answers in a separate process, or in several (`harness.prediction.runners`). Answers are kept batch by batch, so that an interrupted run
 loses the batches in flight at most. The same process then answers the second held-out side (`data.taught`), where there is one, and measures
 fidelity and noise (`harness.prediction.fidelity_probe`).
 """
@@ -135,7 +135,7 @@ def _unchanged(run: RunFolder, fingerprint: str, taught: bool) -> dict[str, Pred
 
 
 def _asked_what_was_taught(variants: list[str]) -> list[str]:
-    """The variants that answer the second held-out side: it tells what training did, and a format of the adapter adds nothing to that."""
+    """The variants that answer the second held-out side: it shows what training did; a format of the adapter adds nothing to that."""
     return [variant for variant in variants if not is_exported(variant)]
 
 
@@ -156,7 +156,7 @@ def _answered(job: Job, force: bool) -> PredictionManifest | None:
     old = storage.read_record(job.manifest, PredictionManifest)
     if old.key != job.key(old.backend_version) or old.lines_sha256 != storage.sha256_file(job.lines):
         return None
-    # The version is a library's own word, told on loading; an upgrade is seen by asking the installed packages.
+    # The version is what the library reports on loading; an upgrade is seen by asking the installed packages.
     return old if old.packages == installed(job.backend) else None
 
 
@@ -166,7 +166,7 @@ def _in_own_process(
     kept: PredictionManifest | None = None,
     also: Job | None = None,
 ) -> PredictionManifest:
-    """`answer` with the model in processes of its own, where it has weights."""
+    """`answer` with the model in separate processes, where it has weights."""
     if BACKENDS[job.backend].in_process:
         return answer(job, probe, kept, also)
     findings = _integrity(job) if job.foreign_adapter and not kept else []
@@ -208,7 +208,7 @@ def answer(
     kept: PredictionManifest | None = None,
     also: Job | None = None,
 ) -> PredictionManifest:
-    """Answers a job in this process and writes its two files; goes on from the batches that an interrupted run kept.
+    """Answers a job in this process and writes its two files; resumes from the batches that an interrupted run kept.
 
     Args:
         probe: what to measure once everything is answered, on the model that is loaded already.
@@ -277,13 +277,13 @@ def _ask(job: Job, team: Runner, journal: Journal) -> float:
     cut = backends.batches([lengths[i] for i in fitting], job.execution, job.generation.max_new_tokens)
     positions = [[fitting[j] for j in batch] for batch in cut]
     left = [batch for batch in positions if not all(i in journal.answers for i in batch)]
-    began = told = time.monotonic()
+    began = logged = time.monotonic()
     worked = 0.0
     for k, completions in team.answer_batches([[job.prompts[i] for i in batch] for batch in left]):
         journal.put([(i, _prediction(job, i, c)) for i, c in zip(left[k], completions, strict=True)])
         worked += sum(c.seconds for c in completions)
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
+        if time.monotonic() - logged > 10:
+            logged = time.monotonic()
             log.info(f"{job.variant}: {len(journal.answers)}/{len(job.prompts)}")
     if job.processes == 1 and job.backend != "endpoint":
         return 1.0

@@ -52,7 +52,7 @@ def run(
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
 
-    A report of several runs has a folder of its own (`folder_of`): that of the first run stays as it is.
+    A report of several runs has a separate folder (`folder_of`): that of the first run stays as it is.
 
     Args:
         run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.
@@ -91,7 +91,7 @@ def run(
 
 
 def folder_of(run: RunFolder, others: Sequence[RunFolder]) -> Path:
-    """Where the report stands: `reports/A`, of several runs `reports/A-vs-B`.
+    """The report's folder: `reports/A`, of several runs `reports/A-vs-B`.
 
     Raises:
         ConfigError: the names together are too long for a folder, or a run has that name.
@@ -186,7 +186,7 @@ def _contents(run: RunFolder) -> list[list[str]]:
         run.export_json,
     ]
     files += sorted(run.predictions.glob("*.jsonl")) + sorted(run.scores.glob("*.jsonl"))
-    # The parent's name tells predictions/base.jsonl from scores/base.jsonl.
+    # The parent's name distinguishes predictions/base.jsonl from scores/base.jsonl.
     return [
         [f"{run.name}/{file.parent.name}/{file.name}", storage.sha256_file(file)] for file in files if file.exists()
     ]

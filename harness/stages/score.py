@@ -85,7 +85,7 @@ def _score_no_model(
 ) -> None:
     """The no-model baselines, question by question, so that a variant can be compared with them pairwise; none without a training side.
 
-    Only metrics that need no model of their own are applied. Large held-out sides are sampled as in `split.json`.
+    Only metrics that need no model are applied. Large held-out sides are sampled as in `split.json`.
     """
     lines, path = run.no_model
     if not split.train_sha256 or not run.train_jsonl.exists() or not run.train_jsonl.stat().st_size:
@@ -125,7 +125,7 @@ def _score_taught(
     common: list[object],
     answered: Sequence[str],
 ) -> None:
-    """The second held-out side, in a file of its own: no mean of the first side knows of it. Nothing without `data.taught`."""
+    """The second held-out side, in a separate file: no mean of the first side knows of it. Nothing without `data.taught`."""
     questions = storage.read_taught(run, split)
     found = {v: run.taught_prediction(v) for v in answered if _answered_taught(run, v, split)}
     if not questions or not found:

@@ -23,6 +23,7 @@ from harness.questions.asking import kept, text_of
 from harness.questions.dataset import QaFile
 from harness.questions.grouping import Groups, group_rows
 from harness.questions.leakage import Leaks
+from harness.questions.normalised import remembered
 from harness.questions.rows import Row
 from harness.questions.sides import Sides
 from harness.questions.similarity import Shingles
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 MIN_GROUPS = 10
 
 
+@remembered()
 def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> SplitManifest:
     """Splits `config.data.qa` into a training, a dev and a held-out side, or takes the held-out side from `config.data.test`.
 
@@ -61,7 +63,7 @@ def run(run: storage.RunFolder, config: Config, *, force: bool = False) -> Split
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "seconds": round(time.monotonic() - began, 3)})
     restated = _taught(divided, again, questions) if again else []
     if again and restated:
-        manifest.files.append(again.described() | {"role": "taught", "sha256": hashes["taught"]})
+        manifest.files.append(again.described("taught", hashes["taught"]))
     manifest = _write(run, divided.sides, questions, manifest, restated)
     for warning in manifest.warnings:
         log.warning(f"split: warning: {warning}")
@@ -230,7 +232,7 @@ def _sides_beside_a_test(compared: list[Row], groups: Groups, n_test: int, data:
 def _refuse_nothing_new(test: QaFile, others: QaFile, found: Sides, leaks: Leaks, dropped: int) -> None:
     if len(leaks.exact) == len(found.heldout):
         raise DataError(
-            f"all its {len(found.heldout)} questions stand in the training file {others.source} too",
+            f"all its {len(found.heldout)} questions are in the training file {others.source} too",
             "give questions that are not trained on, or leave those rows out of training with data.drop_leaks=true",
             file=test.source,
         )
@@ -262,7 +264,7 @@ def _account(
         split_id=storage.sha256_json([[*_content(q), side_of[at]] for at, q in enumerate(questions)]),
         source=files[source].source,
         source_sha256=hashes[source],
-        files=[file.described() | {"role": role, "sha256": hashes[role]} for role, file in files.items()],
+        files=[file.described(role, hashes[role]) for role, file in files.items()],
         n_train=len(found.train),
         n_dev=len(found.dev),
         n_heldout=len(found.heldout),

@@ -1,6 +1,6 @@
 """train and dev sides, base model -> adapter/, history.jsonl, train.json: QLoRA through Unsloth and TRL, resumable.
 
-Training runs in a process of its own: on CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights on the first forward pass without gradients,
+Training runs in a separate process: on CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights on the first forward pass without gradients,
 so a model that has answered in this process would not train correctly.
 """
 
@@ -26,6 +26,7 @@ from harness.prompt import IGNORED, Example, Prompter, Shot, tokenizer_files_sha
 from harness.questions import few_shot
 from harness.questions.asking import system_of
 from harness.records import PromptForm, Question, SplitManifest, TrainManifest
+from harness.records.training import PlanFacts, TrainedBase
 from harness.storage import RunFolder
 from harness.training import plan as planning
 from harness.training.checkpoints import newest_readable, saving
@@ -155,7 +156,7 @@ def _current(run: RunFolder, inputs: Inputs) -> TrainManifest | None:
 
 def _in_scratch(task: Task, inputs: Inputs, began: float) -> TrainManifest:
     """Trains with Unsloth's compiled code in a scratch folder, and writes the manifest last."""
-    # Named so that whoever locks the run folder next removes what a kill left.
+    # Named so that the next process to lock the run folder removes what a kill left.
     task.run.path.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix=".unsloth.", suffix=".tmp", dir=task.run.path)
     os.environ["UNSLOTH_COMPILE_LOCATION"] = scratch
@@ -192,7 +193,7 @@ def _fine_tune(task: Task, inputs: Inputs, began: float) -> TrainManifest:
     if task.processes.writes:
         _save(task, model, tokenizer)
     task.broadcast(None)
-    base = {
+    base: TrainedBase = {
         "path": task.config.model.path,
         "weights_sha256": inputs.weights_sha256,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
@@ -226,7 +227,7 @@ def _manifest(
     data: Data,
     plan: Plan,
     counts: tuple[int, int],
-    base: dict[str, Any],
+    base: TrainedBase,
     history: HistoryCallback,
     outcome: dict[str, Any],
 ) -> TrainManifest:
@@ -238,7 +239,7 @@ def _manifest(
         split_id=inputs.split.split_id,
         engine=settings.engine,
         device=task.device,
-        base=base | {"parameters": total - trainable},
+        base={**base, "parameters": total - trainable},
         adapter_sha256=base_model.weights_sha256(task.run.adapter),
         trainable_parameters=trainable,
         trainable_share=trainable / total,
@@ -254,7 +255,7 @@ def _manifest(
         final_dev_loss=history.last("dev_loss"),
         history_sha256=storage.sha256_file(task.run.history_jsonl) if task.processes.writes else "",
         peak_memory_bytes=peak_memory(task.device),
-        plan={**dataclasses.asdict(plan), "devices": task.processes.world},
+        plan=PlanFacts(**dataclasses.asdict(plan), devices=task.processes.world),
         **outcome,
     )
 

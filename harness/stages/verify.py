@@ -1,7 +1,7 @@
 """predictions, a running server -> verification/<variant>.json: does the server answer as was measured, and if not, why not.
 
 The server is asked as its users ask it: by text or messages, with its own defaults. Questions whose answers differ are asked again greedily, and
-past its template; what repairs them tells what is wrong (`harness.verification.diagnosis`).
+past its template; the change that repairs them shows what is wrong (`harness.verification.diagnosis`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.records import Prediction, PredictionManifest, Question
 from harness.records.verification import ServedAnswer, Verification
 from harness.storage import RunFolder
 from harness.verification import diagnosis
-from harness.verification.evidence import WAYS, Expected, Observed, Put, Reply, Server, Told, Way
+from harness.verification.evidence import WAYS, Expected, Observed, Put, Reply, Server, ServerFacts, Way
 from harness.verification.ollama_server import OllamaServer
 from harness.verification.openai_server import OpenAIServer
 
@@ -81,40 +81,40 @@ def run(
     """
     # Checked before anything is loaded: a wrong address is the most frequent mistake.
     if not server.startswith((OLLAMA, "http://", "https://")):
-        raise ConfigError(f"--server {redacted(server)} is no server", "give http://HOST:PORT or ollama:NAME")
+        raise ConfigError(f"--server {redacted(server)} is not a server", "give http://HOST:PORT or ollama:NAME")
     chosen = _choose(run, config, variant or _default(run, server, model), n)
     how: Api = api or ("chat" if chosen.is_chat else "completions")
     served = _open(run, config, server, chosen, model, how)
     try:
-        told = served.told()
-        log.info(f"verify: {told.kind}, {told.model}, against {len(chosen.puts)} answers of {chosen.variant}")
+        facts = served.facts()
+        log.info(f"verify: {facts.kind}, {facts.model}, against {len(chosen.puts)} answers of {chosen.variant}")
         observed = list(_observe(served, chosen))
-        told = served.told()
+        facts = served.facts()
     finally:
         served.close()
     pairs = list(zip(chosen.expected, observed, strict=True))
     plain = [o.replies["plain"] for o in observed]
     divergences = _divergences(run, chosen, plain)
     culprits = diagnosis.diagnose(
-        told,
+        facts,
         pairs,
         bos=chosen.tokenizer.bos_token_id,
         max_new_tokens=config.predict.max_new_tokens,
         flip_rate=float(chosen.manifest.noise.get("flip_rate", 0.0)),
         mean_kl=float(np.mean(divergences)) if divergences else None,
-        template=_ollama_template(run, config) if told.kind == "Ollama" else None,
+        template=_ollama_template(run, config) if facts.kind == "Ollama" else None,
         decode=chosen.tokenizer.decode,
     )
     if not culprits and all(reply.finish == "error" for reply in plain):
         raise ModelError(f"answers nothing: {plain[0].error}", "look at the server's own log", file=redacted(server))
-    found = _verification(server, told, how, chosen, plain, culprits, divergences)
+    found = _verification(server, facts, how, chosen, plain, culprits, divergences)
     storage.write_json(run.path / "verification" / f"{chosen.variant}.json", found)
     return found
 
 
 def _verification(
     server: str,
-    told: Told,
+    facts: ServerFacts,
     how: Api,
     chosen: Chosen,
     plain: list[Reply],
@@ -126,11 +126,11 @@ def _verification(
     return Verification(
         variant=chosen.variant,
         server=redacted(server),
-        kind=told.kind,
-        model=told.model,
+        kind=facts.kind,
+        model=facts.model,
         api=how,
-        context=told.context,
-        defaults={k: v for k, v in told.defaults.items() if isinstance(v, int | float | str | bool)},
+        context=facts.context,
+        defaults={k: v for k, v in facts.defaults.items() if isinstance(v, int | float | str | bool)},
         n=len(plain),
         answered=answered,
         agreement=sum(same) / answered if answered else 0.0,

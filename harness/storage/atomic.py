@@ -24,8 +24,8 @@ REPLACED = "replaced"
 def storage_errors(path: Path | str) -> Iterator[None]:
     """Turns disk errors while writing `path` into StorageError.
 
-    If reading another file failed, the error names that file. Libraries with their own I/O code raise their own errors: these are recognised by the
-    operating system's error number in the text (safetensors), or by their wording (torch).
+    A file that was being read for it is named itself. Libraries with native writers raise their own errors: they are known by the
+    operating system's number in the text (safetensors), or by their words (torch).
     """
     try:
         yield
@@ -87,7 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def clear_scratch(scratch: Path) -> None:
     """Removes a scratch folder of `atomic_path`; moves the folder that was being replaced back if its place is empty."""
     aside = scratch / REPLACED
-    # A run may come from an untrusted source: do not follow links.
+    # A run may be untrusted: links are not followed.
     for old in [] if scratch.is_symlink() or aside.is_symlink() else aside.glob("*"):
         if not (scratch.parent / old.name).exists():
             old.rename(scratch.parent / old.name)

@@ -125,7 +125,7 @@ class _Source:
     imports: tuple[tuple[str, str, str], ...]
     """(module, name taken from it or "", name given to it) of every import from the harness, but for type checkers."""
     named: tuple[str, ...]
-    """Modules of the harness named in strings."""
+    """Modules of the harness that are named in strings."""
 
 
 def _file(module: str, package: Path) -> Path:

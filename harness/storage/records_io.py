@@ -145,7 +145,7 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
     """The manifest of a variant's scores.
 
     Raises:
-        ArtifactError: they are incomplete, from other answers than those beside them, or not those in the comparison.
+        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison used.
     """
     lines, path = run.score(variant)
     manifest = read_record(path, ScoreManifest)
@@ -156,9 +156,9 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
             "was scored from other answers than those beside it", "run harness score and compare again", file=path
         )
     if comparison:
-        told = comparison.variants[variant]
-        own = told.own or told.metrics
-        if (manifest.metrics, manifest.finish, manifest.split_id) != (own, told.finish, comparison.split_id):
+        compared = comparison.variants[variant]
+        own = compared.own or compared.metrics
+        if (manifest.metrics, manifest.finish, manifest.split_id) != (own, compared.finish, comparison.split_id):
             raise ArtifactError(
                 f"does not match the present scores of {variant}", "run harness compare again", file=run.comparison_json
             )

@@ -60,7 +60,7 @@ class RunFolder:
 
     Args:
         name: the run's name; checked, so that it cannot leave the folder.
-        root: the parent folder of `runs` and `reports`; the working directory by default.
+        root: the parent of `runs` and `reports`; the working directory by default.
     """
 
     def __init__(self, name: str, root: Path | str = "."):
@@ -140,8 +140,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the run folder for this process; BusyError, with the holder's pid, if another has it.
 
-        The lock is an `flock` on the file `.lock`, which the kernel releases when the holder dies, on any machine. The pid in the
-        file is for messages only. A run folder that is still empty at the end is removed.
+        The lock is the kernel's, on the file `.lock`: it is free again as soon as its holder ended, on whatever machine that was. The pid in the
+        file is for messages only. A folder that is empty at the end is removed.
         """
         file = self.path / ".lock"
         held = _Lock(file)
@@ -192,7 +192,7 @@ class _Lock:
                 if self.path.exists() and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                     self.is_held = True
                     self.file.truncate(0)
-                    # On a full disk the pid cannot be written; continue, since the work may need no space.
+                    # On a full disk the holder is not named; that does not justify refusing work that may need no space.
                     with suppress(OSError):
                         self.file.write(f"{os.getpid()} {socket.gethostname()}".encode())
                 else:

@@ -1,4 +1,4 @@
-"""Strict, interoperable JSON (RFC 8259, I-JSON): refuses values that Python's reader accepts but other parsers reject or read differently.
+"""Strict, interoperable JSON (RFC 8259, I-JSON): what only Python's reader accepts is refused.
 
 These are NaN and infinities, numbers of thousands of digits, duplicate keys, lone surrogates, and deep nesting.
 """
@@ -35,7 +35,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice[:80]!r} stands twice")
+        raise ValueError(f"the key {twice[:80]!r} occurs twice")
     return values
 
 
@@ -67,7 +67,7 @@ def check(value: Any, *, max_depth: int = MAX_DEPTH, surrogates: bool = True) ->
         inner, depth = todo.pop()
         if isinstance(inner, str):
             if surrogates and SURROGATE.search(inner):
-                raise ValueError("half of a surrogate pair, which is no character")
+                raise ValueError("half of a surrogate pair, which is not a character")
         elif isinstance(inner, int):
             if inner.bit_length() > MAX_DIGITS * 3:
                 raise ValueError("a number of hundreds of digits")

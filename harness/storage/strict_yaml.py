@@ -70,9 +70,9 @@ class _Loader(yaml.SafeLoader):
             )
             self.sizes[id(node)] = 1 + sum(self.sizes[id(child)] for child in children)
         if id(node) not in self.sizes:
-            raise NotUsable("has an alias that stands for itself", node.start_mark.line + 1)
+            raise NotUsable("has an alias that contains itself", node.start_mark.line + 1)
         if self.sizes[id(node)] > MAX_VALUES:
-            raise NotUsable(f"stands for more than {MAX_VALUES:,} values", node.start_mark.line + 1)
+            raise NotUsable(f"expands to more than {MAX_VALUES:,} values", node.start_mark.line + 1)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:

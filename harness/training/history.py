@@ -27,7 +27,7 @@ MOST_LEFT_OUT = 24
 
 
 class HistoryCallback(TrainerCallback):
-    """Writes every log of the trainer to the history file and to the tracker; stops a training whose loss is no number.
+    """Writes every log of the trainer to the history file and to the tracker; stops a training whose loss is NaN or infinite.
 
     Args:
         path: `history.jsonl`; points after `resume_step` of an interrupted run are dropped.

@@ -1,4 +1,4 @@
-"""`python -m harness.training.launch N train ...`: the verb in N processes by torchrun, ending as the verb ends, without a traceback of its own."""
+"""`python -m harness.training.launch N train ...`: the verb in N processes by torchrun, ending as the verb ends, without its own traceback."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LONGEST_PARAMETER = 500
 
 
 class MlflowLog(Tracker):
-    """A run of the experiment `wandb.project`, through a client of its own: no active run of the calling program is touched."""
+    """A run of the experiment `wandb.project`, through a separate client: no active run of the calling program is touched."""
 
     label = "MLflow"
     package = "mlflow"

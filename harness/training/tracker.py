@@ -28,10 +28,10 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Start:
-    """What a tracker is told of a run when it starts."""
+    """What a tracker receives about a run at its start."""
 
     folder: Path
-    """Of the run; a tracker keeps its files in a folder of its own below."""
+    """Of the run; a tracker keeps its files in a separate folder below."""
     project: str
     name: str
     group: str

@@ -1,4 +1,4 @@
-"""Which of the usual faults makes a server answer otherwise: a pure function of what it tells, replies, and was expected to reply.
+"""Which of the usual faults makes a server answer otherwise: a pure function of what it reports, replies, and was expected to reply.
 
 A fault is named by an experiment where one is possible. Where greedy parameters repair the answers, the server's defaults are at fault; where
 the prompt as token ids repairs them, what it makes of the text; where nothing repairs them, the file or its end tokens.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.records.verification import Culprit
-from harness.verification.evidence import Expected, Observed, Reply, Told, Way
+from harness.verification.evidence import Expected, Observed, Reply, ServerFacts, Way
 
 CHANCE = 0.02
 """Answers that differ by rounding alone, at least: another number of sequences or another build of llama.cpp breaks near-ties otherwise."""
@@ -24,7 +24,7 @@ Pairs = Sequence[tuple[Expected, Observed]]
 
 
 def diagnose(
-    told: Told,
+    facts: ServerFacts,
     pairs: Pairs,
     *,
     bos: int | None,
@@ -44,12 +44,12 @@ def diagnose(
         template: Ollama's template as the Modelfile has it.
         decode: token ids -> text, for messages.
     """
-    prompts = _prompts(told, pairs, bos, template, decode)
+    prompts = _prompts(facts, pairs, bos, template, decode)
     found = [
-        _context(told, pairs, max_new_tokens),
+        _context(facts, pairs, max_new_tokens),
         *prompts,
         _stop(pairs, prompts_differ=bool(prompts)),
-        _sampling(told, pairs),
+        _sampling(facts, pairs),
     ]
     culprits = [culprit for culprit in found if culprit is not None]
     if not any(c.code in ("context", "bos", "template", "stop") for c in culprits):
@@ -68,7 +68,7 @@ def plain_text(text: str) -> str:
 
 
 def too_many(different: int, n: int, rate: float) -> bool:
-    """Whether so many different answers of n are no chance: P(X >= different) < UNLIKELY, X binomial with n and max(rate, CHANCE)."""
+    """Whether so many different answers of n exceed chance: P(X >= different) < UNLIKELY, X binomial with n and max(rate, CHANCE)."""
     p = min(max(rate, CHANCE), 1.0)
     tail = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(different, n + 1))
     return different > 0 and tail < UNLIKELY
@@ -77,12 +77,12 @@ def too_many(different: int, n: int, rate: float) -> bool:
 # ----------------------------------------------------------------------------------------------------------------- context
 
 
-def _context(told: Told, pairs: Pairs, max_new_tokens: int) -> Culprit | None:
+def _context(facts: ServerFacts, pairs: Pairs, max_new_tokens: int) -> Culprit | None:
     longest = max((len(expected.prompt_ids) for expected, _ in pairs), default=0) + max_new_tokens
     hint = f"give it {longest} tokens for each request (llama-server --ctx-size, times --parallel; Ollama num_ctx; vLLM --max-model-len)"
-    if told.context is not None and told.context < longest:
-        short = sum(len(expected.prompt_ids) + max_new_tokens > told.context for expected, _ in pairs)
-        message = f"a request may take {told.context} tokens, and the longest prompt with its answer {longest}"
+    if facts.context is not None and facts.context < longest:
+        short = sum(len(expected.prompt_ids) + max_new_tokens > facts.context for expected, _ in pairs)
+        message = f"a request may take {facts.context} tokens, and the longest prompt with its answer {longest}"
         return Culprit(code="context", message=message, hint=hint, questions=short)
     refused = [reply.error for reply in _plain(pairs) if any(word in reply.error.lower() for word in CONTEXT_WORDS)]
     if refused:
@@ -100,7 +100,7 @@ def _context(told: Told, pairs: Pairs, max_new_tokens: int) -> Culprit | None:
 
 
 def _prompts(
-    told: Told, pairs: Pairs, bos: int | None, template: str | None, decode: Callable[[list[int]], str]
+    facts: ServerFacts, pairs: Pairs, bos: int | None, template: str | None, decode: Callable[[list[int]], str]
 ) -> list[Culprit]:
     """Whether the server reads other prompts than ours: by their ids, or else by their number of tokens."""
     by_ids = [(e, o.prompt_ids) for e, o in pairs if o.prompt_ids is not None]
@@ -108,10 +108,10 @@ def _prompts(
         return _prompts_by_ids(by_ids, bos, decode)
     more = {way: _more_tokens(pairs, way) for way in ("plain", "exact")}
     if not any(more["plain"]):
-        return _template_by_text(told, pairs, template)
+        return _template_by_text(facts, pairs, template)
     counts = set(more["plain"])
     # Ollama's raw way leaves its template out: what is wrong there too is not the template's fault.
-    if counts in ({1}, {-1}) and (told.kind != "Ollama" or not more["exact"] or set(more["exact"]) == counts):
+    if counts in ({1}, {-1}) and (facts.kind != "Ollama" or not more["exact"] or set(more["exact"]) == counts):
         return [_bos("double" if counts == {1} else "missing", len(pairs), "by the number of prompt tokens")]
     message = f"prompts have {min(counts):+d} to {max(counts):+d} tokens against ours"
     return [_template(message, sum(map(bool, more["plain"])))]
@@ -151,7 +151,7 @@ def prompt_fault(ours: Sequence[int], theirs: Sequence[int], bos: int | None) ->
 def _bos(kind: str, questions: int, shown: str) -> Culprit:
     what = {
         "double": "prompts begin with one BOS too many",
-        "added": "a BOS stands in front of prompts that have none in training",
+        "added": "prompts start with a BOS that they do not have in training",
         "missing": "the BOS is missing in front of prompts",
     }[kind]
     hint = {
@@ -167,9 +167,9 @@ def _template(message: str, questions: int) -> Culprit:
     return Culprit(code="template", message=message, hint=hint, questions=questions)
 
 
-def _template_by_text(told: Told, pairs: Pairs, template: str | None) -> list[Culprit]:
+def _template_by_text(facts: ServerFacts, pairs: Pairs, template: str | None) -> list[Culprit]:
     """Ollama's template against the Modelfile's, where the answers differ."""
-    if template is None or told.template is None or told.template.strip() == template.strip():
+    if template is None or facts.template is None or facts.template.strip() == template.strip():
         return []
     different = sum(not is_same(reply, e) for (e, _), reply in zip(pairs, _plain(pairs), strict=True))
     return [_template("Ollama's template is not the Modelfile's", different)] if different else []
@@ -185,7 +185,7 @@ def _more_tokens(pairs: Pairs, way: Way) -> list[int]:
 
 
 def _stop(pairs: Pairs, *, prompts_differ: bool) -> Culprit | None:
-    """Answers that go on behind our end, or end before it, without sampling."""
+    """Answers that continue past our end, or end before it, without sampling."""
     on = early = 0
     shown = ""
     for expected, observed in pairs:
@@ -215,9 +215,9 @@ def _stops_early(reply: Reply, expected: Expected) -> bool:
     return reply.finish == "stop" and theirs != ours and ours.startswith(theirs)
 
 
-def _sampling(told: Told, pairs: Pairs) -> Culprit | None:
+def _sampling(facts: ServerFacts, pairs: Pairs) -> Culprit | None:
     hint = "start it with --temp 0 --top-k 1 --repeat-penalty 1, use the Modelfile beside the file, or send temperature 0 with each request"
-    if named := not_greedy(told.defaults):
+    if named := not_greedy(facts.defaults):
         message = f"without parameters in a request the server answers with {named}"
         return Culprit(code="sampling", message=message, hint=hint, questions=len(pairs))
     repaired = sum(

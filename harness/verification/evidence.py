@@ -14,12 +14,12 @@ TOP = 20
 """Tokens whose log-probabilities are asked for at each position; OpenAI's and Ollama's limit."""
 
 Listed = tuple[tuple[str, int | None, float], ...]
-"""The most probable tokens of one position: (text, id where the server tells it, natural log-probability)."""
+"""The most probable tokens of one position: (text, id where the server gives it, natural log-probability)."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a server tells of itself."""
+class ServerFacts:
+    """What a server reports about itself."""
 
     kind: str
     """`llama.cpp`, `Ollama` or `OpenAI-compatible`."""
@@ -27,7 +27,7 @@ class Told:
     context: int | None = None
     """Tokens of one request's prompt and answer."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling parameters that hold where a request names none; empty: not told."""
+    """Sampling parameters that apply where a request names none; empty: not reported."""
     template: str | None = None
     """Ollama's template, in Go's language."""
 
@@ -53,7 +53,7 @@ class Reply:
     prompt_tokens: int | None = None
     tokens: int | None = None
     ids: tuple[int, ...] | None = None
-    """Generated token ids, end token included, where the server tells them."""
+    """Generated token ids, end token included, where the server gives them."""
     listed: tuple[Listed, ...] = ()
     error: str = ""
 
@@ -82,8 +82,8 @@ class Observed:
 class Server(Protocol):
     """A running server."""
 
-    def told(self) -> Told:
-        """What it tells of itself; ModelError if it cannot be reached or does not serve the model."""
+    def facts(self) -> ServerFacts:
+        """What it reports about itself; ModelError if it cannot be reached or does not serve the model."""
         ...
 
     def ask(self, put: Put, way: Way) -> Reply:
@@ -91,7 +91,7 @@ class Server(Protocol):
         ...
 
     def prompt_ids(self, put: Put) -> list[int] | None:
-        """The token ids that the server makes of a plainly asked question; None: it does not tell."""
+        """The token ids that the server makes of a plainly asked question; None: not reported."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import os
 from typing import Any, Literal
 
 from harness.errors import ModelError
-from harness.verification.evidence import TOP, Put, Reply, Told, Way
+from harness.verification.evidence import TOP, Put, Reply, ServerFacts, Way
 from harness.verification.http import FAILURES, Http, RefusedError
 
 ADDRESS = "http://127.0.0.1:11434"
@@ -18,7 +18,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "top_k": 1, "top_p": 1, "min_p": 0, 
 
 
 class OllamaServer:
-    """A model of a running Ollama; see `harness.verification.evidence.Server`. Its server tells no token ids.
+    """A model of a running Ollama; see `harness.verification.evidence.Server`. Its server gives no token ids.
 
     Raises:
         ModelError: Ollama cannot be reached, or has no such model.
@@ -36,7 +36,7 @@ class OllamaServer:
         except FAILURES as error:
             raise self.http.unreachable(error) from None
 
-    def told(self) -> Told:
+    def facts(self) -> ServerFacts:
         """See `Server`. The context is the one that it loaded the model with, if it is loaded."""
         context = self.parameters.get("num_ctx")
         loaded = self.http.get("/api/ps") or {}
@@ -44,7 +44,7 @@ class OllamaServer:
             if entry.get("model") in (self.model, f"{self.model}:latest"):
                 context = entry.get("context_length", context)
         template = self.shown.get("template")
-        return Told(
+        return ServerFacts(
             "Ollama",
             self.model,
             int(context) if isinstance(context, int | float) else None,
@@ -72,7 +72,7 @@ class OllamaServer:
             return Reply(finish="error", error=type(error).__name__)
 
     def prompt_ids(self, put: Put) -> list[int] | None:
-        """Ollama does not tell them."""
+        """Ollama does not give them."""
         return None
 
     def close(self) -> None:

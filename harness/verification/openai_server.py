@@ -1,11 +1,11 @@
-"""llama.cpp's server, vLLM and their like: `/v1/completions` and `/v1/chat/completions`, and what llama.cpp tells beyond them."""
+"""llama.cpp's server, vLLM and their like: `/v1/completions` and `/v1/chat/completions`, and what llama.cpp reports beyond them."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from harness.errors import ModelError
-from harness.verification.evidence import TOP, Listed, Put, Reply, Told, Way
+from harness.verification.evidence import TOP, Listed, Put, Reply, ServerFacts, Way
 from harness.verification.http import FAILURES, Http, RefusedError
 
 GREEDY: dict[str, Any] = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "seed": 0}
@@ -50,15 +50,15 @@ class OpenAIServer:
         found = self.http.get("/props")
         return found if isinstance(found, dict) and "default_generation_settings" in found else {}
 
-    def told(self) -> Told:
+    def facts(self) -> ServerFacts:
         """See `Server`."""
         if not self.props:
             context = self.longest if isinstance(self.longest, int) else None
-            return Told("OpenAI-compatible", self.model, context)
+            return ServerFacts("OpenAI-compatible", self.model, context)
         settings = self.props["default_generation_settings"]
         defaults = settings.get("params")
         context = settings.get("n_ctx")
-        return Told(
+        return ServerFacts(
             "llama.cpp",
             str(self.props.get("model_path") or self.model),
             context if isinstance(context, int) else None,
@@ -131,7 +131,7 @@ def _reply(answer: Any) -> Reply:
 
 
 def _listed(found: dict[str, Any]) -> tuple[tuple[Listed, ...], tuple[int, ...] | None]:
-    """The listed tokens of each position, and the generated ids where they are told.
+    """The listed tokens of each position, and the generated ids where they are given.
 
     Two shapes are about: `content`, a list of objects with `top_logprobs` (chat, and llama.cpp's completions), and `tokens` with a dictionary
     for each position (completions of OpenAI and vLLM).

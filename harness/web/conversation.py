@@ -27,7 +27,7 @@ class Conversation:
                 self.turns[name].append((question, state.text))
 
     def forget(self) -> None:
-        """Starts a new conversation."""
+        """Starts the conversation again."""
         for turns in self.turns.values():
             turns.clear()
 

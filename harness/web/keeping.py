@@ -73,7 +73,7 @@ def candidate(question: str, known: Question | None, reference: str, answers: Ma
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends a line atomically, safe with concurrent writers; StorageError if it cannot be written."""
+    """Adds a line, whole or not at all, also with other writers; StorageError if it cannot be written."""
     line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The web page: the variants of a run asked side by side, with votes and candidates. Needs Gradio (the extra `web`).
 
-Answers are shown in text fields, and everything else that came from a model or a file goes through `harness.web.rendering`.
+Answers are put in text fields, and everything else that came from a model or a file goes through `harness.web.rendering`.
 """
 
 from __future__ import annotations

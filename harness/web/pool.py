@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import ArtifactError, DeviceError, HarnessError, ModelError
 
 LOOK_AGAIN_S = 0.2
-"""While waiting for a model: interval between checks that the request is still active."""
+"""While waiting for a model: seconds between checks that the request is still wanted."""
 
 
 class Cancelled(Exception):
@@ -32,7 +32,7 @@ class Pool:
     """Models by name within a memory limit.
 
     Args:
-        limit: bytes that loaded models may take together, by their sizes from `size`.
+        limit: bytes that loaded models may take together, by the sizes that `size` returns.
         size: name -> bytes that a model takes once loaded.
         load: name -> the loaded model, which has `close`, and `kill` if it may hang.
     """
@@ -134,5 +134,5 @@ def _end(model: Any) -> None:
 
 
 def died(name: str, why: str) -> ModelError:
-    """The error for a model whose process died."""
-    return ModelError(f"{name} stopped answering ({why})", "ask again to reload it")
+    """The error of a model whose process is gone."""
+    return ModelError(f"{name} stopped answering ({why})", "ask again, which loads it again")

@@ -22,7 +22,7 @@ CSS = """
 
 
 def text(value: str) -> str:
-    """A text for HTML: control and text-direction characters as escapes, everything else unchanged."""
+    """A text for HTML: control characters and marks that turn the direction of writing as escapes, everything else unchanged."""
     return html.escape(visible(value))
 
 

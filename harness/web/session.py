@@ -1,7 +1,7 @@
 """Asks the variants of a run, by the run's own prompt, and streams their answers.
 
 A question is put exactly as predict puts it: the same prompt, the same generation settings, the same decoding, so that a finished answer is the
-text that predict writes. Models with weights answer in a process of their own each (`harness.prediction.runners`): one that dies, or is freed,
+text that predict writes. Models with weights answer in a separate process each (`harness.prediction.runners`): one that dies, or is freed,
 takes nothing else with it.
 """
 
@@ -137,7 +137,7 @@ class Session:
             history: earlier turns, for a variant that `takes_turns`; the oldest are left out where the context does not hold them all.
             is_cancelled: looked at before every token; closing the iterator cancels as well.
 
-        A model that cannot be loaded, or dies, ends its answer with an error, and is loaded again for the next question.
+        A model that cannot be loaded, or dies, ends with an error of its answer, and is loaded again when it is asked again.
         """
         try:
             with self.pool.borrow(name, is_cancelled) as runner:

@@ -19,6 +19,7 @@ SHORT = [
     "train.eval_rows=16",
     "train.eval_every=20",
     "data.heldout=80",
+    "data.taught=null",
     "predict.max_new_tokens=48",
 ]
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]

@@ -37,7 +37,7 @@ PLANS = {
 
 
 def begun(root: Path, **settings: object) -> tuple[RunFolder, list[str]]:
-    """A run folder with its questions, and the command that trains the embedded model in a process of its own: Unsloth patches what it finds."""
+    """A run folder with its questions, and the command that trains the embedded model in a separate process: Unsloth patches what it finds."""
     run = small_run.split(root, asked=small_run.questions())
     rows = json.loads((PROJECT / "data" / "constitution_qa.json").read_text(encoding="utf-8"))[:200]
     pairs = [(row["question"], row["answer"]) for row in rows]

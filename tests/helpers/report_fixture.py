@@ -5,8 +5,10 @@ python -m tests.helpers.report_fixture ROOT [QUESTIONS]      writes ROOT/runs/de
 
 from __future__ import annotations
 
+import json
 import random
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -497,3 +499,53 @@ if __name__ == "__main__":
     from harness.stages import report
 
     print(report.run(write_run(Path(sys.argv[1]), questions=int(sys.argv[2]) if len(sys.argv) > 2 else 280), CONFIG))
+
+
+def comparison_of(run) -> Comparison:
+    return storage.read_record(run.comparison_json, Comparison)
+
+
+def pair(**changes) -> Pair:
+    values = {
+        "left": "a",
+        "right": "b",
+        "metric": "m",
+        "delta": 0.1,
+        "ci95": (0.05, 0.2),
+        "p": 0.01,
+        "p_adjusted": 0.02,
+        "verdict": "better",
+    }
+    return Pair(**(values | {"n": 100, "margin": 0.02, "wins": 20, "losses": 10, "ties": 70} | changes))
+
+
+def edit(folder, /, **changes) -> None:
+    value = json.loads(folder.comparison_json.read_text())
+    value.update(changes)
+    folder.comparison_json.write_text(json.dumps(value | {"checksum": ""}))
+
+
+class Outline(HTMLParser):
+    """Tags that opened, ids, and the text outside scripts and styles."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.inside: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and tag == self.inside[-1]:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.text.append(data)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from harness import cli, storage
 from harness.errors import DataError
 from harness.questions import dataset
-from tests.helpers import chain, scored_run, small_run
+from tests.helpers import scored_run, small_run
 from tests.helpers.models import edit_json
 
 GOOD = {"question": "Who appoints the Governor?", "answer": "The President"}
@@ -234,7 +234,7 @@ CASES: dict[str, Case] = {
     "a NUL": qa("qa.csv", "question,answer\nQ?,A\0B\n", r"row 1: answer contains a NUL character; remove it"),
     # JSON that Python takes and others do not
     "a key twice": qa(
-        "qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' stands twice"
+        "qa.json", '[{"question": "Q?", "answer": "A", "answer": "B"}]', r"row 1: .*the key 'answer' occurs twice"
     ),
     "two lists": qa("qa.json", "[] []", r"not JSON: extra data"),
     "a comma at the end": qa("qa.json", f"[{json.dumps(GOOD)},]", r"not JSON: expecting value"),
@@ -249,7 +249,7 @@ CASES: dict[str, Case] = {
     "a cell of 2 MB": qa(
         "qa.csv",
         f"question,answer\nQ?,{'x' * 2_000_000}\n",
-        r"has 2,000,004 characters on line 2; put each row on a line of its own",
+        r"has 2,000,004 characters on line 2; put each row on a separate line",
     ),
     "a cell of 2 MB over many lines": qa(
         "qa.csv", 'question,answer\nQ?,"' + "x\n" * 1_000_000 + '"\n', r"is not CSV \(field larger"
@@ -277,7 +277,7 @@ CASES: dict[str, Case] = {
         "data: {seed: 1}\ntrain: {}\ndata: {}\n", r"has the key 'data' twice, on lines 1 and 3"
     ),
     "config: aliases of aliases": config(ALIASES, r"stands for more than 10,000 values; look at line 5"),
-    "config: an alias of itself": config("train: &a [*a]", r"has an alias that stands for itself; look at line 1"),
+    "config: an alias of itself": config("train: &a [*a]", r"has an alias that contains itself; look at line 1"),
     "config: nested for ever": config("[" * 50_000, r"is not YAML"),
     "config: a megabyte": config("# " + "x" * 1_000_000, r"has more than 100,000 characters"),
     "config: an object of Python": config("a: !!python/object/apply:os.system [true]", r"is not YAML; look at line 1"),
@@ -349,7 +349,7 @@ CASES: dict[str, Case] = {
     "baseline: a list": replaced(BASELINE, "[]", r"is damaged", *SHOW),
     "baseline: nested for ever": replaced(BASELINE, "[" * 100_000, r"more than 64 levels of nesting", *SHOW),
     "baseline: nested 500 deep": replaced(BASELINE, "[" * 500 + "]" * 500, r"more than 64 levels of nesting", *SHOW),
-    "baseline: a key twice": replaced(BASELINE, '{"run": "a", "run": "b"}', r"the key 'run' stands twice", *SHOW),
+    "baseline: a key twice": replaced(BASELINE, '{"run": "a", "run": "b"}', r"the key 'run' occurs twice", *SHOW),
     "baseline: not a number": replaced(BASELINE, '{"run": NaN}', r"NaN is not a number", *SHOW),
     "baseline: not UTF-8": replaced(BASELINE, b"\xff\xfe", r"cannot be read", *SHOW),
     "baseline: of another version": changed(
@@ -359,7 +359,7 @@ CASES: dict[str, Case] = {
     "baseline: no questions": changed(BASELINE, r"is damaged", *GATE, questions=[]),
     "baseline: a question twice": changed(
         BASELINE,
-        r"question 'x' stands twice",
+        r"question 'x' occurs twice",
         *GATE,
         questions=[{"id": "x", "group": "g", "sha256": "s", "scores": {"adapter": [1, 1, 1]}}] * 2,
     ),
@@ -574,20 +574,6 @@ def test_there_are_enough_of_them() -> None:
     assert len(CASES) >= 60
 
 
-@pytest.mark.parametrize(
-    "text", ["[]", "5", '{"stages": []}', '{"stages": {"split": 5, "score": null}}', "[" * 100_000]
-)
-def test_a_run_json_of_any_shape_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    storage.write_text(tmp_path / "runs/tiny/run.json", text)
-    assert CliRunner().invoke(cli.app, ["split", "--qa", "none.json"]).exit_code == 2
-    assert Path("runs/tiny/run.json").read_text() == text, "a call that is refused leaves no trace"
-    chain.write_questions(Path("qa.json"))
-    done = CliRunner().invoke(cli.app, ["split", "--qa", "qa.json"])
-    assert done.exit_code == 0, done.output
-    assert list(json.loads(Path("runs/tiny/run.json").read_text())["stages"]) == ["split"]
-
-
 # ------------------------------------------------------------------------------------------------- what needs more room
 
 
@@ -598,30 +584,3 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be opened"):
         dataset.load(path)
-
-
-def subjects(count: int) -> list[dict[str, str]]:
-    return [
-        {"question": f"Which {'xyzuvw'[n % 6] * 9} of {chr(97 + n) * 7}?", "answer": f"{chr(97 + n) * 3}"}
-        for n in range(count)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("made", "heldout", "pattern"),
-    [
-        (subjects(9), "0.1", r"9 rows form 9 groups.*needs 10"),
-        ([row | {"group": "one"} for row in subjects(20)], "0.1", r"20 rows form 1 groups"),
-        (subjects(12), "0.0000001", r"leaves nothing to hold out"),
-        (subjects(12), "12", r"leaves nothing to train on"),
-        ([row | {"group": f"{n // 2}"} for n, row in enumerate(subjects(24) * 2)], "3", r"leaves nothing to hold out"),
-    ],
-)
-def test_a_split_that_cannot_be_made_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[dict[str, str]], heldout: str, pattern: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("qa.json").write_text(json.dumps(made))
-    result = CliRunner().invoke(cli.app, ["split", "--qa", "qa.json", "--heldout", heldout])
-    assert result.exit_code == 2 and re.search(pattern, result.stderr) and result.stderr.startswith("error: qa.json: ")
-    assert not Path("runs/tiny/split").exists()

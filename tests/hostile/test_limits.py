@@ -160,7 +160,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], object], int, str]] = {
         "qa.jsonl",
         lambda p: grown(p, "{", '"a": 1, ', 1000, '"a": 1}'),
         GIB // 8,
-        "the key 'a' stands twice",
+        "the key 'a' occurs twice",
     ),
     "quotes without end": (
         "qa",

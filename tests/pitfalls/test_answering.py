@@ -178,7 +178,7 @@ def test_bos_and_template(bench: Bench) -> None:
             ids = prompter.ids(question)
             assert ids.count(BOS_ID) == 1, f"{ids.count(BOS_ID)} BOS in a prompt"
             asked["base"].append({"text": "x", "prompt_ids": ids})
-            asked["gguf_f16"].append({"text": "y", "prompt_ids": model.tokenize(prompter.text(question))})
+            asked["gguf_f16"].append({"text": "y", "prompt_ids": model.model.tokenize(prompter.text(question))})
     assert "prompt_mismatch" not in alarms(compared(bench, asked))
 
 

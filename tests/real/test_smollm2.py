@@ -107,5 +107,5 @@ def test_the_file_splits_text_as_the_tokenizer(run: Path) -> None:
     tokenizer = load_tokenizer(MODEL)
     source = Source(run / "runs/smollm2-135m/gguf/model-f16.gguf")
     with closing(LlamaCppBackend(source, Generation(4, (2,), 2), Execution("cpu"))) as model:
-        wrong = [s for s in strings if model.tokenize(s) != tokenizer(s, add_special_tokens=False).input_ids]
+        wrong = [s for s in strings if model.model.tokenize(s) != tokenizer(s, add_special_tokens=False).input_ids]
     assert not wrong, wrong[:5]

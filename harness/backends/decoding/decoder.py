@@ -3,7 +3,7 @@
 `model.generate` of transformers starts some 1,500 kernels a token from Python and grows its cache by copying it: an 8B model in bf16 waits for
 Python most of the time. Here
 
-- a batch's keys and values are in memory that is allocated once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
+- a batch's keys and values are kept in memory that is allocated once, as long as its longest prompt and answer (rounded up to `LENGTH_STEP`);
 - prompts are computed in slices of like length, and the vocabulary is projected on each prompt's last token only;
 - on CUDA a step is captured once as a graph and replayed: next token, end tokens, positions and mask all stay on the device, and the host
   looks once in `CHECK_STEPS` steps whether anybody is left;
@@ -233,7 +233,7 @@ class Decoder:
         elif state.graph is not None:
             state.graph.replay()
         elif not state.warm:
-            # Run the first step of a shape eagerly on a separate stream: libraries initialise in it, which is not allowed during capture.
+            # The first step of a shape runs as it is, on a separate stream: libraries set themselves up in it, which a capture does not allow.
             self._side = self._side or torch.cuda.Stream()
             self._side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._side):

@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 GROUPED = "harness_grouped_sdpa"
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Without cuDNN's, which builds a new plan for each shape."""
+"""cuDNN's is left out: it builds a plan for each shape."""
 
 
 def group_attention(model: Any) -> None:

@@ -23,7 +23,7 @@ SEVERAL, UNANSWERED, UNASKED, TOOLS, UNKNOWN = (
 
 
 class LeftOut(Exception):
-    """A row without a question and an answer; its text gives the reason, as in "31 of several turns"."""
+    """A row that is not a question with an answer; its text says why, as in "31 of several turns"."""
 
 
 def turns_of(value: Any) -> Any:

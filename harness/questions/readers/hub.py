@@ -66,14 +66,14 @@ def _load(name: str) -> Any:
     path, config = name, None
     if not Path(name).exists() and name.count("/") == 2:
         path, _, config = name.rpartition("/")
-    # The library warns at each of five attempts; report the result only once.
-    told = logging.getLogger("huggingface_hub")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    # It warns of each try of five; the outcome is reported once.
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(path, config)
     finally:
-        told.setLevel(before)
+        logger.setLevel(before)
 
 
 def _not_loaded(error: Exception, name: str, source: str) -> DataError:

@@ -271,10 +271,8 @@ def _holds(value: Any, kind: type) -> bool:
 def _columns(columns: dict[str, list[Any]], path: Path) -> Iterator[dict[str, Any]]:
     lengths = {key: len(inner) for key, inner in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key[:40]} {count:,}" for key, count in list(lengths.items())[:SHOWN])
-        raise DataError(
-            f"has columns of different lengths ({told})", "give each column the same number of values", file=path
-        )
+        counts = ", ".join(f"{key[:40]} {count:,}" for key, count in list(lengths.items())[:SHOWN])
+        raise DataError(f"has columns of different lengths ({counts})", "give each column as many values", file=path)
     for row in zip(*columns.values(), strict=True):
         yield dict(zip(columns, row, strict=True))
 

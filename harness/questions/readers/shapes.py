@@ -30,6 +30,8 @@ NO_INPUT = ("", "<noinput>", "<no input>")
 OPTIONAL = (("input", INPUT), ("context", CONTEXT), ("system", SYSTEM))
 """Fields that a row may lack, and the names of their columns."""
 KEPT = tuple(name for name in FIELDS if name not in ("question", "answer", "context", "system", "answerable"))
+UNSAID = {"answer_type", "fact", "must_mention", "twin", "extra", "nearest_train", "row"}
+"""Columns that are not called unused: scores and figures read them, or a split wrote them."""
 PAIRS = (("question", ("answer", "answers")), ("prompt", ("completion", "response")), ("query", ("response", "answer")))
 """Usual pairs: they decide although there are further columns that could be meant."""
 NO_HEADER = "the first line must name the columns, as in question,answer"
@@ -168,7 +170,7 @@ def _conversation(column: str, found: Mapping[str, Any], written: Mapping[str, s
 
 
 def _shape(name: str, mapping: Mapping[str, str], written: Mapping[str, str]) -> Shape:
-    used = {fold_name(column) for column in mapping.values()} | set(FIELDS) | {"is_impossible"}
+    used = {fold_name(column) for column in mapping.values()} | set(FIELDS) | UNSAID | {"is_impossible"}
     return Shape(name, mapping, tuple(column for folded, column in written.items() if folded not in used))
 
 
@@ -228,7 +230,7 @@ def _refuse_doubles(row: Mapping[str, Any], mapping: Mapping[str, str], path: Pa
 def _refuse_multiple_choice(
     found: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int
 ) -> None:
-    """Refuses multiple choice: the number or letter of a choice cannot be trained on or scored."""
+    """The number or letter of a choice is not an answer that could be trained on or scored."""
     answer = found[fold_name(mapping["answer"])]
     for name in CHOICES:
         if not isinstance(found.get(name), list | dict):
@@ -270,7 +272,7 @@ def lacks(row: Mapping[str, Any], column: str, shape: Shape, path: Path | str, n
         before = shown(shape.columns.values())
         _fail(
             f"is of another shape ({other.name}: {names}) than the rows before it ({shape.name}: {before})",
-            "put rows of one shape into a file of their own",
+            "put rows of one shape into a separate file",
             path,
             number,
         )

@@ -45,7 +45,7 @@ def _markdown(rows: Iterator[list[str]]) -> Iterator[list[str]]:
 
 def _csv_rows(reader: Any, path: Path) -> Iterator[list[Any]]:
     try:
-        yield from filter(None, reader)  # skip blank lines
+        yield from filter(None, reader)  # a blank line is not a row
     except csv.Error as error:
         raise DataError(
             f"is not CSV ({error}, near line {reader.line_num})", "check the quotes there", file=path

@@ -18,5 +18,5 @@ def bars(key: str, counts: dict[str, int], title: str, x_title: str, y_title: st
     layout = base_layout(margin={"l": 52, "r": 12, "t": 8, "b": 48}, showlegend=False, bargap=0.15)
     layout["xaxis"] |= {"title": {"text": x_title, "standoff": 8}, "type": "category", "showgrid": False}
     layout["yaxis"] |= {"title": {"text": y_title, "standoff": 6}, "nticks": 5}
-    told = ", ".join(f"{label}: {count}" for label, count in counts.items())
-    return Drawing(key, title, f"{title}. {told}.", 250, figure([trace], layout))
+    listed = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    return Drawing(key, title, f"{title}. {listed}.", 250, figure([trace], layout))

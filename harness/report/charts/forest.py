@@ -32,11 +32,11 @@ def forest(pairs: Sequence[Pair], reference: str, metric: str, span: tuple[float
         span: the x axis, in points, so that several forests can share one.
     """
     rows = list(range(len(pairs)))
-    told = [points(pair.delta or 0.0) for pair in pairs]
+    labels = [points(pair.delta or 0.0) for pair in pairs]
     beside = {"x": 1.0, "xref": "paper", "xanchor": "left", "xshift": 10, "showarrow": False, "font": {"size": 12}}
     notes = [
         beside | {"y": row, "text": f"{delta} {pair.verdict}"}
-        for row, delta, pair in zip(rows, told, pairs, strict=True)
+        for row, delta, pair in zip(rows, labels, pairs, strict=True)
     ]
     layout = base_layout(
         margin={"l": 8, "r": 122, "t": 6, "b": 44}, shapes=_shapes(pairs), annotations=notes, showlegend=False
@@ -54,10 +54,10 @@ def forest(pairs: Sequence[Pair], reference: str, metric: str, span: tuple[float
         "showgrid": False,
         "fixedrange": True,
     }
-    # Where there is no room, the symbols alone tell the verdicts.
+    # Where there is no room, only the symbols show the verdicts.
     narrow = {
         "margin": {"r": 48},
-        "annotations": [note | {"text": delta} for note, delta in zip(notes, told, strict=True)],
+        "annotations": [note | {"text": delta} for note, delta in zip(notes, labels, strict=True)],
         "xaxis": {"nticks": 5},
     }
     spoken = "; ".join(

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure and what stands in its place for those who cannot see it."""
+    """One figure and its text alternative."""
 
     key: str
     """Unique in the page."""
@@ -28,7 +28,7 @@ class Drawing:
     plotly: dict[str, Any]
     """`data` and `layout`; `narrow`: what changes in them on a narrow page."""
     key_text: str = ""
-    """What the numbers stand for that a narrow figure has in place of names."""
+    """The key to the numbers that a narrow figure shows in place of names."""
 
 
 def band(low: float, high: float, colour: str) -> dict[str, Any]:

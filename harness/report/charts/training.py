@@ -109,7 +109,7 @@ def _curve(
     line: dict[str, Any],
     **more: Any,
 ) -> go.Scatter:
-    """A trace by step that tells the epoch as well."""
+    """A trace by step that also shows the epoch."""
     epochs = {point.step: point.epoch for point in history}
     return go.Scatter(
         x=rounded(steps),
@@ -147,9 +147,9 @@ def _epochs(history: Sequence[HistoryPoint]) -> tuple[list[dict[str, Any]], list
 
 
 def _ends(histories: Mapping[str, Sequence[HistoryPoint]], field: str) -> str:
-    told = []
+    parts = []
     for run, history in histories.items():
         values = [value for point in history if (value := getattr(point, field)) is not None]
         if values:
-            told.append(f"{run} from {values[0]:.3g} to {values[-1]:.3g}")
-    return f"; {', '.join(told)}" if told else ""
+            parts.append(f"{run} from {values[0]:.3g} to {values[-1]:.3g}")
+    return f"; {', '.join(parts)}" if parts else ""

@@ -1,5 +1,5 @@
   // ------------------------------------------------------------------------------------------------------------ marks
-  // People's marks on answers and blind votes, kept in this browser and saved as marks.jsonl. A mark is of a text: whoever gave it is marked with it.
+  // People's marks on answers and blind votes, kept in this browser and saved as marks.jsonl. A mark is of a text: it applies to every variant that gave it.
 
   function startMarks({ run, split, variants, questions, left, right, refresh }) {
     const key = `harness-marks:${run}:${split}`;

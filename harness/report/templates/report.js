@@ -176,7 +176,7 @@
     drawn.add(figure);
   }
 
-  /** A figure alone and as large as the window, with what it tells under the pointer. */
+  /** A figure alone and as large as the window, with its values under the pointer. */
   function startEnlarging() {
     const dialog = document.body.appendChild(make("dialog", { class: "large", "aria-label": "Enlarged figure" }));
     const close = make("button", { type: "button" }, "Close"), canvas = make("div");
@@ -398,7 +398,7 @@
         if (words.every((word) => haystack[at].includes(word))) shown.push(at);
       }
       if (control.order.value === "delta") {
-        // By the metric that decides; of equals by the graded one, which tells a near miss from nonsense.
+        // By the metric that decides; of equals by the graded one, which separates a near miss from nonsense.
         const delta = (at, metric) => {
           const [x, y] = [variants[a].scores[at][metric] ?? null, variants[b].scores[at][metric] ?? null];
           return x === null || y === null ? 9 : x - y;
@@ -624,6 +624,6 @@
   startCopying();
   startMarkdown();
   startFigures();
-  // The data blocks stand behind this script.
+  // The data blocks come after this script.
   document.addEventListener("DOMContentLoaded", startAnswers);
 })();
