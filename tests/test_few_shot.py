@@ -53,7 +53,7 @@ def test_ties_go_to_the_earlier_row() -> None:
 def test_too_few_are_one_line() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"4 few-shot examples are asked for, and question 'q0' has 3 training questions of other groups; lower",
+        match=r"4 few-shot examples are requested, but question 'q0' has only 3 training questions in other groups; lower",
     ):
         few_shot.nearest(TRAIN, TRAIN, 4)
 

@@ -111,7 +111,7 @@ def test_a_downloaded_model_needs_no_network(hub: Hub) -> None:
         ask(*asked, home=hub.home, HF_ENDPOINT=closed_port()),
     )
     assert offline["good/model"] == refused["good/model"] == hub.told["good/model"]
-    absent = f"error 2: missing/model: cannot be reached (HF_HUB_OFFLINE is set) and is not whole in the cache; unset it, or {ELSEWHERE}"
+    absent = f"error 2: missing/model: cannot be reached (HF_HUB_OFFLINE is set) and is not complete in the cache; unset it, or {ELSEWHERE}"
     assert offline["missing/model"] == absent
     assert (
         refused["missing/model"] == f"error 2: missing/model: cannot be reached (no connection to the hub); {ELSEWHERE}"

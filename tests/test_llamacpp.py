@@ -296,7 +296,9 @@ def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyP
         _fields_ = (("new", ctypes.c_uint32), *libllama.ContextParams._fields_)
 
     monkeypatch.setitem(libllama.SIGNATURES, "llama_context_default_params", (Moved, []))
-    with pytest.raises(ConfigError, match=r"is another llama.cpp than this project knows: its default n_ctx reads"):
+    with pytest.raises(
+        ConfigError, match=r"is a version of llama.cpp that this project does not support: its default n_ctx reads"
+    ):
         libllama.Library(library.path, "test")
     # Signatures belong to the loaded library, of which there is one.
     library._functions.llama_context_default_params.restype = libllama.ContextParams

@@ -181,7 +181,7 @@ def test_a_passage_of_sentences_is_one_text(tmp_path: Path) -> None:
 def test_an_answer_that_a_table_writes_for_none_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "qa.csv"
     path.write_text("question,answer\nWhat is it?,NaN\nWho is it?,He\n")
-    assert "1 with the answer 'NaN', taken as it is" in dataset.read(path, Data()).summary
+    assert "1 with the answer 'NaN', kept unchanged" in dataset.read(path, Data()).summary
 
 
 def test_a_day_in_a_sheet_is_a_day(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_compare_of_two_runs_says_b_against_a_first(tmp_path, monkeypatch):
 
 def test_the_list_of_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(app, ["runs"]).stdout == "no runs yet: harness run makes one\n"
+    assert CliRunner().invoke(app, ["runs"]).stdout == "no runs yet: harness run starts one\n"
     write_run(tmp_path, "good", questions=12)
     write_run(tmp_path, "torn", questions=12).comparison_json.write_text("{")
     (tmp_path / "runs" / "begun").mkdir()

@@ -88,10 +88,10 @@ def test_without_package_or_model_one_line_says_so_before_anything_is_scored(
     if fault == "package":
         monkeypatch.setattr(semantic, "version", no_package)
     elif fault == "model":
-        path, said = "./nowhere", "nowhere: is no folder"
+        path, said = "./nowhere", "nowhere: is not a folder"
     else:
         monkeypatch.setattr(sys.modules["sentence_transformers"], "SentenceTransformer", lambda *_, **__: 1 / 0)
-        said = "no sentence-transformers model that can be loaded (ZeroDivisionError"
+        said = "is not a sentence-transformers model that can be loaded (ZeroDivisionError"
     result = CliRunner().invoke(cli.app, ["score", "--run", run.name, "--set", f"score.semantic_model={path}"])
     assert result.exit_code == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -111,7 +111,7 @@ def test_a_name_that_no_hub_gives_is_refused(model: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     for name, full in (("owner/model", "owner/model"), ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")):
         with pytest.raises(
-            ModelError, match=rf"{name}: is no folder, and cannot be fetched .*ConnectionError.*score.semantic_model"
+            ModelError, match=rf"{name}: is not a folder, and cannot be fetched .*ConnectionError.*score.semantic_model"
         ):
             SemanticSimilarity(name)
         assert asked[-1] == full

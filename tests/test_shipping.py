@@ -106,7 +106,7 @@ def test_a_format_that_loses_too_much_is_left_and_a_doubtful_one_counted():
     assert found.variant == "gguf_q8_0" and verdicts(found)["gguf_q4_k_m"] == "unknown"
     check = next(c for c in found.candidates if c.variant == "gguf_q4_k_m").checks[-1]
     if check.further_questions:
-        assert "would tell whether GGUF Q4_K_M (3.00 GB) is as good" in found.next_step
+        assert "would show whether GGUF Q4_K_M (3.00 GB) is as good" in found.next_step
 
 
 def test_an_allowed_loss_says_how_many_questions_would_show_that_there_is_none():

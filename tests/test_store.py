@@ -218,7 +218,7 @@ def test_a_changed_manifest_is_named(tmp_path: Path) -> None:
     for read in (storage.read_json, lambda path: storage.read_record(path, ScoreSet)):
         with pytest.raises(
             ArtifactError,
-            match=r"x.json: is damaged or was changed: its checksum is another; delete it and run the stage",
+            match=r"x.json: is damaged or was changed: its checksum does not match; delete it and run the stage",
         ):
             read(file)
     # Written by hand or by an older harness.

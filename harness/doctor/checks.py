@@ -150,7 +150,10 @@ def _no_device(config: Config, facts: dict[str, Any], build: str, driver: str | 
     if facts["cuda_build"]:
         waste = f"{value} for CUDA {facts['cuda_build']}, several GB that this machine cannot use"
         return Finding(
-            "ok", "device", waste, "make setup TORCH_INDEX=URL takes a CPU build from that index (README, Set-up)"
+            "ok",
+            "device",
+            waste,
+            "rm -r .venv, then make setup TORCH_INDEX=URL with an index of CPU builds (README, On a GPU)",
         )
     return Finding("ok", "device", value)
 

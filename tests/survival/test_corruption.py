@@ -211,7 +211,7 @@ def test_a_manifest_by_hand_has_no_checksum_and_is_taken(whole: Whole, tmp_path:
     storage.write_text(run.comparison_json, storage.dumps(value))
     with pytest.raises(
         ArtifactError,
-        match=re.escape("comparison.json: is damaged or was changed: its checksum is another; delete it and run"),
+        match=re.escape("comparison.json: is damaged or was changed: its checksum does not match; delete it and run"),
     ):
         report.run(run, whole[1])
     storage.write_text(run.comparison_json, storage.dumps(value | {"checksum": ""}))
