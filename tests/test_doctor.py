@@ -231,7 +231,7 @@ TRUE_FORWARD: Any = None
             "fail",
             "this config needs a CUDA device and there is none (torch 2.13.0, a CPU build)",
         ),
-        (["device=auto"], torch_told(cuda_build=None), None, "ok", "there is no NVIDIA driver"),
+        (["device=auto"], torch_told(cuda_build=None), None, "ok", "no NVIDIA driver"),
         (["device=cpu"], torch_told(cuda_build=None), "580.1", "ok", "CPU ("),
         (["device=cpu"], torch_told(H200), "580.1", "ok", "CPU, as the config says; 1 CUDA devices stay idle"),
         (
@@ -400,7 +400,7 @@ def test_a_hub_model_is_looked_for_in_the_cache_and_nowhere_else(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     config = load("llama3-8b")
     folder, (found,) = checks._model(config)
-    assert folder is None and found.status == "warn" and "`hf download meta-llama/Meta-Llama-3-8B`" in found.hint
+    assert folder is None and found.status == "warn" and "set HF_TOKEN or run `hf auth login`" in found.hint
     snapshot = tmp_path / "models--meta-llama--Meta-Llama-3-8B" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot.parent.parent / "refs").mkdir()

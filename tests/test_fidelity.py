@@ -190,9 +190,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     seen: list[tuple[str, bool]] = []
     real = predict._in_own_process
 
-    def watched(job: Any, probe: Any, kept: Any) -> PredictionManifest:
+    def watched(job: Any, probe: Any, kept: Any, also: Any) -> PredictionManifest:
         seen.append((job.variant, kept is not None))
-        return real(job, probe, kept)
+        return real(job, probe, kept, also)
 
     monkeypatch.setattr(predict, "_in_own_process", watched)
     return seen

@@ -92,7 +92,7 @@ def test_batches_go_to_whoever_is_free_and_wall_time_is_counted(
     who = [completions[0].error for _, completions in sorted(found.items())]
     assert sorted(found) == list(range(6)) and len(set(who)) == 3
     assert all(not worker.process.is_alive() for worker in team.workers)
-    manifest = predict._in_own_process(made, lambda _: None)
+    manifest = predict._in_own_process(made)
     # Answers are recorded with 0.25 s each, 3 s in all; four batches of three in three processes took 0.2 s.
     assert 0.1 < manifest.cost.seconds < 1.5
 
@@ -107,7 +107,7 @@ def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
     prompts = [*PROMPTS, [1, 2, 7]]
     made = replace(job(tmp_path, tiny_model, prompts), processes=2)
     with pytest.raises(ArtifactError, match=r"answered with v was killed by signal 9; run the same command again"):
-        predict._in_own_process(made, lambda _: None)
+        predict._in_own_process(made)
     kept = len(partial(made).read_text().splitlines()) - 1
     # The shortest prompt comes last: what came before it is on disk, but for the batch in flight beside it.
     assert kept >= 9 and not made.lines.exists()

@@ -321,7 +321,7 @@ def test_checkpoints_of_another_config_are_not_gone_on_from(
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path) -> None:
     run = RunFolder("r", tmp_path)
-    task = train.Task(run, config(tiny_model), tiny_model, "cpu", lambda _: None, Processes())
+    task = train.Task(run, config(tiny_model), tiny_model, "cpu", Processes())
     assert train._checkpoint(task, "f") is None
     for step in (9, 10, 11, 12):
         (run.checkpoints / f"checkpoint-{step}").mkdir()

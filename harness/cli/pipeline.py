@@ -81,17 +81,16 @@ def _show_end(folder: RunFolder, resolved: Config) -> None:
     from harness import storage
     from harness.records import Comparison
     from harness.report import terminal
+    from harness.training import evaluation_log
 
     comparison = storage.read_record(folder.comparison_json, Comparison)
     chosen = comparison.shipping.variant if comparison.shipping else None
     place = (folder.adapter if chosen == "adapter" else folder.artifact(chosen)) if chosen else None
     file = str(place) if place and place.exists() else ""
     page = f"{folder.report_html} (harness report --run {folder.name} --open)"
-    shown(lambda: terminal.show_decision(comparison, file=file, report=page))
-    from harness.training import evaluation_log
-
     if done := evaluation_log.log_page(folder, resolved, comparison):
         say(done)
+    shown(lambda: terminal.show_decision(comparison, file=file, report=page))
 
 
 def _stage_of_run(
