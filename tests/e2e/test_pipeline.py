@@ -78,17 +78,12 @@ def test_fine_tuning_taught_it_to_answer(comparison: dict) -> None:
     assert pair["delta"] > 0.05 and pair["verdict"] in ("better", "undecided")
 
 
-def test_exported_models_answer_like_the_merged_one(folder: Path) -> None:
-    def texts(variant: str) -> list[str]:
-        return [
-            json.loads(line)["text"]
-            for line in (folder / f"runs/tiny/predictions/{variant}.jsonl").read_text().splitlines()
-        ]
-
-    merged = texts("merged_16bit")
-    for variant, least in (("gguf_f16", 0.98), ("gguf_q8_0", 0.90)):
-        same = sum(a == b for a, b in zip(merged, texts(variant), strict=True)) / len(merged)
-        assert same >= least, (variant, same)
+def test_exported_models_answer_like_the_merged_one(comparison: dict) -> None:
+    """The same text in 16 bits. In 8 bits the next-token distributions: after 40 steps many tokens are near ties, and a text that differs in one differs on."""
+    steps = {step["left"]: step for step in comparison["fidelity"] if step["right"] == "merged_16bit"}
+    assert steps["gguf_f16"]["identical"] >= 0.98
+    assert steps["gguf_q8_0"]["mean_kl"] < 0.005 and steps["gguf_q8_0"]["top1_agreement"] >= 0.95
+    assert steps["gguf_q4_k_m"]["mean_kl"] < 0.1
 
 
 def test_all_backends_were_asked_the_same_token_ids(folder: Path) -> None:
