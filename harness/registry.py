@@ -115,7 +115,7 @@ def metric_order(name: str) -> tuple[int, str]:
 
 IN_PLAIN_WORDS = {
     "exact_match": "the answer is the reference, character by character",
-    "exact_match_normalized": "the answer is fully right: the reference, but for what the normaliser drops, as case and punctuation",
+    "exact_match_normalized": "the answer equals the reference, apart from what the normaliser drops, such as case and punctuation",
     "token_f1": "the share of words that answer and reference have in common",
     "rouge1": "words in common, however they are ordered",
     "rouge2": "pairs of neighbouring words in common",

@@ -143,7 +143,7 @@ def adapter_note(comparison: Comparison) -> str:
     """Why the adapter and the 16-bit model are two rows."""
     both = ADAPTER in comparison.variants and comparison.shipping and comparison.shipping.reference != ADAPTER
     return (
-        "The adapter is what was trained; merging it into the base wrote the 16-bit model, and that the other files."
+        "The adapter is what was trained. Merging it into the base gave the 16-bit model, and the other files were made from that."
         if both
         else ""
     )
