@@ -189,13 +189,18 @@ class Library:
             raise ConfigError(f"cannot be used as llama.cpp's library ({error})", HINT, file=path) from None
         self.version = version or f"llama.cpp {self.llama_version().decode(errors='replace')}"
         self._log = LOG(self._keep_error)
-        self.llama_log_set(ctypes.cast(self._log, c_void_p), None)
+        self.keep_first_error()
         self.llama_backend_init()
         if wrong := wrong_defaults(self):
             raise ConfigError(f"is a version of llama.cpp that this project does not support: {wrong}", HINT, file=path)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)
+
+    def keep_first_error(self) -> None:
+        """Empties `first_error` and takes llama.cpp's log, which other code of this process may have taken meanwhile."""
+        self.first_error = ""
+        self.llama_log_set(ctypes.cast(self._log, c_void_p), None)
 
     def _keep_error(self, level: int, text: bytes, _: object) -> None:
         if level == ERROR and not self.first_error and (line := text.decode(errors="replace").strip()):

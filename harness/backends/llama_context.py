@@ -33,7 +33,7 @@ class Model:
         self.library, self.path = library, path
         params = library.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        library.first_error = ""
+        library.keep_first_error()
         self.pointer = library.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             why = f" ({library.first_error})" if library.first_error else ""
