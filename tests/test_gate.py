@@ -447,7 +447,9 @@ def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
             read()
     score.run(run, CONFIG)
     for read in readers:
-        with pytest.raises(ArtifactError, match="does not match the present scores of adapter; run harness compare again"):
+        with pytest.raises(
+            ArtifactError, match="does not match the present scores of adapter; run harness compare again"
+        ):
             read()
     compare.run(run, CONFIG)
     assert "Gate" not in report.run(run, CONFIG).read_text()
