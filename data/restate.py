@@ -1,7 +1,7 @@
 """Makes constitution_taught.json: generated questions of the QA file asked in other words, each with the original in `restates`.
 
 The harness asks those whose original is trained on and never trains on them (`data.taught`): did the model learn what it was taught? None of
-them stands in the QA file.
+them is in the QA file.
 """
 
 from __future__ import annotations

@@ -82,14 +82,16 @@ class Run:
 def _printed() -> Iterator[None]:
     """Prints what the harness logs meanwhile."""
     logger, handler = logging.getLogger("harness"), logging.StreamHandler(sys.stdout)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the calling program would print each line again
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def load(run: str, root: Path | str = ".") -> Run:

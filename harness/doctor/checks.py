@@ -62,8 +62,8 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
             *space.memory(config, shape, lengths, device, free),
             *space.disk(config, shape, folder or Path("runs").absolute(), downloaded=downloaded),
         ]
-        if told_time := training_time.finding(config, shape, rows, device, found if device == "cuda" else []):
-            findings.append(told_time)
+        if duration := training_time.finding(config, shape, rows, device, found if device == "cuda" else []):
+            findings.append(duration)
     elif folder is not None:
         findings.append(
             Finding("warn", "memory and disk", "not estimated: the model's config.json does not state its size")

@@ -44,13 +44,16 @@ def check(run: RunFolder, comparison: Comparison, gate: Gate) -> list[GateCheck]
 def _check(result: JudgeResult, margin: float) -> GateCheck:
     low, high = result.ci95 or (-1.0, 1.0)
     verdict: GateVerdict = "regression" if high < -margin else "pass" if low >= -margin else "inconclusive"
-    counts = f"preferred in {result.for_left:,} of {result.n:,} questions, {variant_label(result.right)} in {result.for_right:,}"
+    left, right = (
+        f"{variant_label(name)} in {count:,}"
+        for name, count in ((result.left, result.for_left), (result.right, result.for_right))
+    )
     return GateCheck(
         kind="judge",
         name=f"judge/{result.left}/{result.right}",
         variant=result.left,
         verdict=verdict,
-        message=f"judge: {counts} (95% interval {points(low)} to {points(high)} points; kappa with people {result.kappa:.2f})",
+        message=f"the judge prefers {left} and {right} of {result.n:,} questions (95% interval {points(low)} to {points(high)} points; kappa with people {result.kappa:.2f})",
         limit=margin,
         delta=result.delta,
         ci95=result.ci95,
