@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,18 @@ def log_as_before() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Llama-3 model of 1.2 million parameters that knows seven sentences by heart (`tests.helpers.models.CORPUS`), and its tokenizer."""
     return save_model(tmp_path_factory.mktemp("tiny"), steps=40)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of an invented run of 60 questions with its report; tests only read it."""
+    from harness.config import Config
+    from harness.stages import report
+    from tests.helpers.report_fixture import write_run
+
+    run = write_run(tmp_path_factory.mktemp("report"), questions=60)
+    report.run(run, Config())
+    return run
 
 
 @pytest.fixture

@@ -118,14 +118,14 @@ def test_comparison_json_is_whole_stable_and_not_computed_twice(tmp_path):
     assert list(first.provenance["stages"]) == ["split"]
     assert first.provenance["variants"]["base"]["weights_sha256"] == "w"
     contents = run.comparison_json.read_bytes()
-    with messages() as told:
+    with messages() as logged:
         compare.run(run, CONFIG)
-    assert told == ["compare: scores are unchanged"]
+    assert logged == ["compare: scores are unchanged"]
     assert run.comparison_json.read_bytes() == contents
-    with messages() as told:
+    with messages() as logged:
         compare.run(run, CONFIG, force=True)
     assert run.comparison_json.read_bytes() == contents
-    assert told and told != ["compare: scores are unchanged"]
+    assert logged and logged != ["compare: scores are unchanged"]
 
 
 def test_another_setting_or_score_is_compared_again(tmp_path):

@@ -139,10 +139,10 @@ def two(run: RunFolder, tiny_model: Path) -> RunFolder:
 
 def test_nothing_changed_writes_nothing(two: RunFolder, tiny_model: Path) -> None:
     before = times(two)
-    with messages() as told:
+    with messages() as logged:
         export.run(two, config(tiny_model, ["merged_16bit", "gguf_f16"]))
     assert times(two) == before
-    assert told == ["nothing changed since the last export"]
+    assert logged == ["nothing changed since the last export"]
 
 
 def test_a_further_format_leaves_the_others(two: RunFolder, tiny_model: Path) -> None:

@@ -32,29 +32,21 @@ from harness.variants import label as variant_label
 from harness.variants import order
 from tests.helpers.report_fixture import HOSTILE, METRICS, Outline, comparison_of, edit, pair, write_run
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    run = write_run(tmp_path_factory.mktemp("report"), questions=60)
-    report.run(run, Config())
-    return run
-
-
 # -------------------------------------------------------------------------------------------------------------- stage
 
 
-def test_writes_a_page_and_a_markdown_file(made):
-    assert {file.name for file in made.reports.iterdir()} == {"comparison.json", "report.html", "report.md"}
-    assert made.report_html.stat().st_size < 3_000_000
-    assert made.report_md.read_text().startswith("## Ship: yes, as ")
-    assert f"<code>harness chat --run {made.name}</code>" in made.report_html.read_text()
+def test_writes_a_page_and_a_markdown_file(reported):
+    assert {file.name for file in reported.reports.iterdir()} == {"comparison.json", "report.html", "report.md"}
+    assert reported.report_html.stat().st_size < 3_000_000
+    assert reported.report_md.read_text().startswith("## Ship: yes, as ")
+    assert f"<code>harness chat --run {reported.name}</code>" in reported.report_html.read_text()
 
 
-def test_same_input_same_bytes(made, tmp_path):
+def test_same_input_same_bytes(reported, tmp_path):
     again = write_run(tmp_path, questions=60)
     report.run(again, Config())
-    assert again.report_html.read_bytes() == made.report_html.read_bytes()
-    assert again.report_md.read_bytes() == made.report_md.read_bytes()
+    assert again.report_html.read_bytes() == reported.report_html.read_bytes()
+    assert again.report_md.read_bytes() == reported.report_md.read_bytes()
 
 
 def test_unchanged_input_writes_nothing_and_changed_input_does(tmp_path):
@@ -83,10 +75,10 @@ def test_damaged_line_is_named(tmp_path):
         report.run(run, Config())
 
 
-def test_everything_but_the_comparison_may_be_missing(made, tmp_path):
+def test_everything_but_the_comparison_may_be_missing(reported, tmp_path):
     run = storage.RunFolder("demo", tmp_path)
     run.reports.mkdir(parents=True)
-    shutil.copy(made.comparison_json, run.comparison_json)
+    shutil.copy(reported.comparison_json, run.comparison_json)
     edit(run, breakdowns=[], fidelity=[], noise={}, pairs=[], baselines={}, alarms=[])
     page = report.run(run, Config()).read_text()
     for said in (
@@ -190,7 +182,7 @@ def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monk
     assert "two, dev" in page
 
 
-def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
+def test_the_commands_that_made_a_run_stand_in_their_order(reported, tmp_path):
     stages = {
         verb: {"command": f"harness {verb} --run r --set a='b c'"}
         for verb in ("score", "predict", "compare", "split", "gate", "demo")
@@ -200,10 +192,10 @@ def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
         f"harness {verb} --run r --set a='b c'" for verb in ("split", "predict", "score", "compare", "report")
     ]
     assert provenance.commands({}) == []
-    page = made.report_html.read_text()
+    page = reported.report_html.read_text()
     shown = re.search(r'<pre tabindex="0" id="commands"[^>]*><code>(.*?)</code></pre>', page, re.S)
     assert shown and shown[1].splitlines()[0] == "# harness at commit 0123456789abcdef0123456789abcdef01234567"
-    assert shown[1].splitlines()[1:] == comparison_of(made).provenance["commands"]
+    assert shown[1].splitlines()[1:] == comparison_of(reported).provenance["commands"]
     run = write_run(tmp_path, questions=5)
     edit(run, provenance={"commands": ["harness <script>"], "git": {"commit": "c", "dirty": True}})
     page = report.run(run, Config()).read_text()
@@ -215,18 +207,18 @@ def test_the_commands_that_made_a_run_stand_in_their_order(made, tmp_path):
 # ------------------------------------------------------------------------------------------------------- first screen
 
 
-def test_the_decision_is_the_comparisons_wherever_it_is_shown(made):
-    decided = comparison_of(made).shipping
+def test_the_decision_is_the_comparisons_wherever_it_is_shown(reported):
+    decided = comparison_of(reported).shipping
     assert decided is not None and decided.variant is not None
-    page, text = made.report_html.read_text(), made.report_md.read_text()
+    page, text = reported.report_html.read_text(), reported.report_md.read_text()
     for sentence in (decided.title, decided.reason, decided.next_step):
         assert sentence.replace("'", "&#39;") in page and rendering.plain(sentence) in text
     assert f'<h1 id="headline">{decided.title}</h1>' in page
     assert page.index(decided.title) < page.index("Fine-tuning raised")
 
 
-def test_the_identity_names_model_data_rows_date_and_commit(made):
-    inputs = report.read(made)
+def test_the_identity_names_model_data_rows_date_and_commit(reported):
+    inputs = report.read(reported)
     stages = {"score": {"ended": "2026-11-25T09:43:00+00:00"}, "split": {"ended": "2026-11-25T09:00:00+00:00"}}
     known = inputs.comparison.provenance | {"stages": stages}
     told = first_screen.identity(replace(inputs, comparison=inputs.comparison.model_copy(update={"provenance": known})))
@@ -238,8 +230,8 @@ def test_the_identity_names_model_data_rows_date_and_commit(made):
     ]
 
 
-def test_an_evaluation_names_its_models(made):
-    inputs = report.read(made)
+def test_an_evaluation_names_its_models(reported):
+    inputs = report.read(reported)
     config = {"predict": {"extra": {"mine": {"adapter": "me/my-adapter"}, "old": {"path": "/models/old"}}}}
     comparison = inputs.comparison.model_copy(update={"provenance": {"config": config}})
     assert (
@@ -262,8 +254,8 @@ def test_title_and_note_are_kept_and_are_text(tmp_path):
     assert kept.title.startswith("Our model") and kept.note == ""
 
 
-def test_strengths_and_weaknesses_are_sure_ones(made):
-    comparison = comparison_of(made)
+def test_strengths_and_weaknesses_are_sure_ones(reported):
+    comparison = comparison_of(reported)
     variant, overall = first_screen.shown_variant(comparison), 0.6
     assert variant is not None
 
@@ -284,8 +276,8 @@ def test_strengths_and_weaknesses_are_sure_ones(made):
     assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to decide: rare (0 of 3).")
 
 
-def test_three_real_answers(made):
-    inputs = report.read(made)
+def test_three_real_answers(reported):
+    inputs = report.read(reported)
     found = first_screen.examples(inputs)
     assert [entry["title"].split(" by ")[0] for entry in found] == ["Newly right", "Still wrong", "Lost"]
     asked = {question.id: question for question in inputs.questions}
@@ -356,16 +348,16 @@ def test_points(delta, text):
         ("undecided", "It is undecided whether"),
     ],
 )
-def test_headline_says_what_was_tested(made, word, said):
-    comparison = comparison_of(made)
+def test_headline_says_what_was_tested(reported, word, said):
+    comparison = comparison_of(reported)
     changed = comparison.model_copy(
         update={"pairs": [p.model_copy(update={"verdict": word}) if p.right == "base" else p for p in comparison.pairs]}
     )
     assert said in headline.headline(changed).text
 
 
-def test_beaten_by_a_baseline_is_said(made):
-    comparison = comparison_of(made)
+def test_beaten_by_a_baseline_is_said(reported):
+    comparison = comparison_of(reported)
     strong = comparison.model_copy(update={"baselines": {"nearest_train_copy": dict.fromkeys(METRICS, 0.99)}})
     assert "does not beat that" in headline.evidence(strong)[1].text
     assert "does not beat that" not in headline.evidence(comparison)[1].text
@@ -384,8 +376,8 @@ def test_pairs_are_found_turned_round():
     assert headline.find_pair(stored, "y", "z", "m") is None
 
 
-def test_best_is_the_highest_and_ties_are_tested_ones(made):
-    comparison = comparison_of(made)
+def test_best_is_the_highest_and_ties_are_tested_ones(reported):
+    comparison = comparison_of(reported)
     metric = "exact_match_normalized"
     best, ties = headline.best_and_ties(comparison, metric)
     values = {v: r.metrics[metric].value or 0 for v, r in comparison.variants.items()}
@@ -393,16 +385,16 @@ def test_best_is_the_highest_and_ties_are_tested_ones(made):
     assert "base" not in ties and best not in ties
 
 
-def test_variants_stand_in_the_order_of_the_pipeline(made):
+def test_variants_stand_in_the_order_of_the_pipeline(reported):
     names = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
-    assert list(report.read(made).comparison.variants) == names
+    assert list(report.read(reported).comparison.variants) == names
 
 
 # -------------------------------------------------------------------------------------------------------------- views
 
 
-def test_answers_keep_every_text_score_and_reason(made):
-    inputs = report.read(made)
+def test_answers_keep_every_text_score_and_reason(reported):
+    inputs = report.read(reported)
     found = answers.answers(inputs)
     assert [len(column["text"]) for column in found["variants"]] == [60] * 7
     at = 17
@@ -412,8 +404,8 @@ def test_answers_keep_every_text_score_and_reason(made):
         assert column["scores"][at][0] == score.scores["exact_match_normalized"]
 
 
-def test_regressions_are_real_losses_and_sorted(made):
-    inputs = report.read(made)
+def test_regressions_are_real_losses_and_sorted(reported):
+    inputs = report.read(reported)
     rows = answers.regressions(inputs, "gguf_q4_k_m", "merged_16bit")
     scores = {
         v: {s.id: s.scores["exact_match_normalized"] or 0 for s in inputs.scores[v]}
@@ -430,8 +422,8 @@ def test_free_tables_take_any_keys():
     assert {"GGUF Q8_0", "98.8%", "0.0041"} <= set(shown["rows"][0])
 
 
-def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(made):
-    inputs = report.read(made)
+def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(reported):
+    inputs = report.read(reported)
     columns = "Format|Against|Answers|Same text|Token agreement|Positions|Top-1 agreement|Mean KL|99% KL"
     assert sections.table(inputs.comparison.fidelity)["columns"] == columns.split("|")
     noise = sections.table(sections.noise_rows(inputs.comparison))
@@ -439,8 +431,8 @@ def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(made):
     assert noise["rows"][0] == ["Adapter", "batch: 1 against 64 at most", "64", "0.4%"]
 
 
-def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
-    comparison = comparison_of(made)
+def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(reported):
+    comparison = comparison_of(reported)
     metric = "token_f1"
 
     def unscored(counts):
@@ -464,8 +456,8 @@ def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(made):
     assert unscored([0] * 7) == ("", [0] * 7)
 
 
-def test_the_cost_in_money_is_a_column_where_a_price_is_given(made, capsys):
-    comparison = comparison_of(made)
+def test_the_cost_in_money_is_a_column_where_a_price_is_given(reported, capsys):
+    comparison = comparison_of(reported)
     assert "money" not in [column["key"] for column in leaderboard.leaderboard(comparison)["columns"]]
     paid = comparison.variants["base"].model_copy(
         update={"cost": comparison.variants["base"].cost.model_copy(update={"money": 0.01234})}
@@ -480,8 +472,8 @@ def test_the_cost_in_money_is_a_column_where_a_price_is_given(made, capsys):
     assert "0.01234" in capsys.readouterr().out
 
 
-def test_of_identical_texts_no_interval_is_told(made, capsys):
-    comparison = comparison_of(made)
+def test_of_identical_texts_no_interval_is_told(reported, capsys):
+    comparison = comparison_of(reported)
     same = pair(delta=0.0, ci95=(-0.03, 0.03), verdict="identical")
     comparison = comparison.model_copy(update={"pairs": [same]})
     told = "the same text on all 100"
@@ -492,8 +484,8 @@ def test_of_identical_texts_no_interval_is_told(made, capsys):
     assert told in shown and "+3" not in shown
 
 
-def test_the_page_tells_how_each_format_is_run_what_ships_first(made):
-    inputs = report.read(made)
+def test_the_page_tells_how_each_format_is_run_what_ships_first(reported):
+    inputs = report.read(reported)
     assert inputs.export is not None
     lines = ["llama-server --model 'runs/demo/gguf/<b>.gguf'"]
     way = HowToRun(tool="llama-server", language="shell", lines=lines, note="needs llama.cpp")
@@ -513,8 +505,8 @@ def test_the_page_tells_how_each_format_is_run_what_ships_first(made):
     assert 'id="run"' not in rendering.html(inputs, [], [], {}, {}, "f"), "an export of an earlier version tells none"
 
 
-def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
-    split = report.read(made).split
+def test_what_grouping_is_worth_has_a_row_for_each_metric(reported):
+    split = report.read(reported).split
     assert split is not None
     shown = provenance_section.grouping(split)
     answers = [f"{who} answer, {side} split" for who in ("Nearest training", "Constant") for side in ("this", "random")]
@@ -522,6 +514,6 @@ def test_what_grouping_is_worth_has_a_row_for_each_metric(made):
     assert shown["rows"] == [["Exact match", "4.1%", "19%", "5.7%", "6.1%"], ["ROUGE-L", "36%", "51%", "8%", "9%"]]
 
 
-def test_page_names_no_place_of_the_machine(made):
-    page = made.report_html.read_text()
+def test_page_names_no_place_of_the_machine(reported):
+    page = reported.report_html.read_text()
     assert str(Path.cwd()) not in page and "/tmp/" not in page

@@ -9,22 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import Config
 from harness.records import HistoryPoint
 from harness.report.charts import forest, inline_svg, label_placement, pareto, training
-from harness.stages import report
-from tests.helpers.report_fixture import comparison_of, pair, write_run
+from tests.helpers.report_fixture import comparison_of, pair
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    run = write_run(tmp_path_factory.mktemp("report"), questions=60)
-    report.run(run, Config())
-    return run
-
-
-def test_every_figure_is_drawn_in_the_page(made):
-    page = made.report_html.read_text()
+def test_every_figure_is_drawn_in_the_page(reported):
+    page = reported.report_html.read_text()
     assert page.count('class="static wide"') == page.count('class="static narrow"') == page.count('data-figure="')
     assert "nan" not in "".join(re.findall("<svg class=.static.*?</svg>", page, re.S))
 
@@ -80,8 +71,8 @@ def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
     assert len(dashes) == 2, "colour is not all that tells them apart"
 
 
-def test_front_of_the_pareto_plot_is_beaten_by_none(made):
-    drawing = pareto.pareto(comparison_of(made), "exact_match_normalized", "size_bytes")
+def test_front_of_the_pareto_plot_is_beaten_by_none(reported):
+    drawing = pareto.pareto(comparison_of(reported), "exact_match_normalized", "size_bytes")
     assert drawing is not None
     points = list(zip(drawing.plotly["data"][1]["x"], drawing.plotly["data"][1]["y"], strict=True))
     front = list(zip(drawing.plotly["data"][0]["x"], drawing.plotly["data"][0]["y"], strict=True))

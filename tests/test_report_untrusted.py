@@ -9,7 +9,6 @@ import re
 import zlib
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,15 +20,8 @@ from harness.stages import report
 from tests.helpers.report_fixture import HOSTILE, Outline, edit, write_run
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    run = write_run(tmp_path_factory.mktemp("report"), questions=60)
-    report.run(run, Config())
-    return run
-
-
-def test_policy_names_the_hash_of_each_script(made):
-    page = made.report_html.read_text()
+def test_policy_names_the_hash_of_each_script(reported):
+    page = reported.report_html.read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy and "unsafe" not in policy[1] and policy[1].startswith("default-src 'none'; script-src 'sha256-")
     script = re.search(r"<script>(.*?)</script>", page, re.S)
@@ -116,8 +108,8 @@ def test_markdown_of_long_answers_is_short_and_whole(tmp_path):
     )
 
 
-def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
-    text = made.report_md.read_text()
+def test_markdown_has_verdict_table_alarms_and_folded_regressions(reported):
+    text = reported.report_md.read_text()
     assert text.count("<details>") == text.count("</details>") >= 1
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 6 + 2 + 7 + 2 and {row.count("|") for row in rows} == {7}
@@ -125,7 +117,7 @@ def test_markdown_has_verdict_table_alarms_and_folded_regressions(made):
     assert "alarm" in text
 
 
-def test_the_first_prompt_is_shown_as_text(made):
+def test_the_first_prompt_is_shown_as_text(reported):
     form = PromptForm(
         format="chat",
         template=None,
@@ -137,7 +129,7 @@ def test_the_first_prompt_is_shown_as_text(made):
         first="<|im_start|>user\n<script>alert(1)</script>",
         first_tokens=12,
     )
-    inputs = replace(report.read(made), prompts={"base": form, "adapter": form})
+    inputs = replace(report.read(reported), prompts={"base": form, "adapter": form})
     html = rendering.html(inputs, [], [], {}, {}, "fingerprint")
     assert html.count("How the first question was put") == 1
     assert "chat template, 12 tokens</summary>" in html

@@ -148,10 +148,10 @@ def test_history_reads_the_baselines_from_git(tmp_path):
         (tmp_path / "reports" / "baseline.json").write_text(content)
         git("add", "-A")
         git("commit", "-qm", str(at))
-    with messages() as told:
+    with messages() as logged:
         page = history.run(tmp_path).read_text()
     assert page.count("<bdi>baseline ") == 2 * sum(len(v["means"]) for v in json.loads(text)["variants"].values())
-    assert any("is of another version of the harness, and is left out" in line for line in told)
+    assert any("is of another version of the harness, and is left out" in line for line in logged)
 
 
 def test_the_card_has_intervals_hashes_and_valid_metadata(tmp_path, monkeypatch):

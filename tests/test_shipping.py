@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.config import Config
 from harness.gating import shipping
 from harness.records import Alarm, Breakdown, Comparison, Cost, MetricValue, Shipping, VariantResult
+from tests.helpers.report_fixture import pair
 
 METRIC = "exact_match_normalized"
 SIZES = {"base": 10, "adapter": 12, "merged_16bit": 10, "gguf_q8_0": 5, "gguf_q4_k_m": 3}
@@ -69,6 +70,14 @@ def test_the_smallest_file_that_is_as_good_is_shipped():
     assert (found.decision, found.variant, found.title) == ("ship", "gguf_q4_k_m", "Ship: yes, as GGUF Q4_K_M")
     assert "gains 67 points over Base" in found.reason and "scores as Merged 16-bit on every question" in found.reason
     assert found.next_step.startswith("Keep it this good: harness baseline save --run r")
+
+
+def test_a_file_that_gives_the_same_text_everywhere_has_lost_nothing():
+    same = pair(left="gguf_q8_0", right="merged_16bit", metric=METRIC, verdict="identical", ci95=(-0.03, 0.03))
+    found = decided(GAINED, changes={"pairs": [same]})
+    assert (found.decision, found.variant) == ("ship", "gguf_q8_0")
+    assert "gives the same text as Merged 16-bit on all 120 questions" in found.reason
+    assert next(c for c in found.candidates if c.variant == "gguf_q8_0").loss_at_most == 0
 
 
 def test_defaults_are_said_and_limits_that_were_set_are_not_called_so():

@@ -223,10 +223,10 @@ def test_out_of_memory_halves_and_takes_the_same_step_again(model: Any) -> None:
     model.zero_grad()
     items = torch.tensor(sum(int((label[1:] != IGNORED).sum()) for label in rows.labels))
     stepper = Stepper(model, Plan(4, 10_000), pad_id=0, longest=30, device=CPU)
-    with messages() as told:
+    with messages() as logged:
         assert float(stepper.step(tight, model, rows, items)) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([p.grad.flatten() for p in model.parameters()]), expected, atol=1e-6)
-    assert stepper.plan.rows == 1 and len(told) == 2 and "repeating the step" in told[0]
+    assert stepper.plan.rows == 1 and len(logged) == 2 and "repeating the step" in logged[0]
     stepper.plan = replace(stepper.plan, rows=1)
     with pytest.raises(TrainingError, match="a single row"):
         stepper.step(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")), model, rows, items)

@@ -89,9 +89,9 @@ def finished(
     torch.set_grad_enabled(True)
     run = small_run.split(tmp_path_factory.mktemp("finished"))
     settings = config(tiny_model)
-    with messages() as told:
+    with messages() as logged:
         manifest = train.run(run, settings)
-    return run, settings, manifest, told
+    return run, settings, manifest, logged
 
 
 # ------------------------------------------------------------------------------------------------------- what is left
@@ -145,9 +145,9 @@ def test_the_history_has_a_point_for_every_step(finished: Any) -> None:
 def test_unchanged_inputs_do_nothing(finished: Any) -> None:
     run, settings, manifest, _ = finished
     before = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns
-    with messages() as told:
+    with messages() as logged:
         assert train.run(run, settings) == manifest
-    assert told == ["nothing changed since the last training"]
+    assert logged == ["nothing changed since the last training"]
     assert (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
@@ -251,9 +251,9 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
         train.run(run, settings)
     assert not run.train_json.exists() and not run.adapter.exists()
     assert [p.step for p in points(run) if p.loss is not None] == [1, 2, 3, 4, 5]
-    with messages() as told:
+    with messages() as logged:
         resumed = train.run(run, settings)
-    assert resumed.resumed_from == 4 and "resuming from checkpoint-4" in told
+    assert resumed.resumed_from == 4 and "resuming from checkpoint-4" in logged
     assert curve(run) == curve(whole)
     assert resumed.adapter_sha256 == manifest.adapter_sha256
 

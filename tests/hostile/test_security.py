@@ -254,9 +254,9 @@ def test_no_pickle_of_a_checkpoint_is_run(tiny_model: Path, tmp_path: Path, monk
         patched.setattr(checkpoints, "is_readable", lambda _: True)
         with pytest.raises(Exception, match="weights_only"):
             train.run(run, settings)
-    with messages() as told:
+    with messages() as logged:
         assert train.run(run, settings).resumed_from == 0
-    assert f"skipping {checkpoint.name}, which is damaged" in told
+    assert f"skipping {checkpoint.name}, which is damaged" in logged
     assert not (tmp_path / "proof").exists()
 
 

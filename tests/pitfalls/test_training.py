@@ -29,8 +29,8 @@ def trained(bench: Bench, *, rows: list[Question] | None = None, **settings: Any
     if rows:
         storage.write_jsonl(run.train_jsonl, rows)
     quick = {"engine": "peft", "max_steps": 1, "eval_rows": 0, "load_in_4bit": False, **settings}
-    with messages() as told:
-        return train.run(run, small_run.config(bench.model, train=quick)), told
+    with messages() as logged:
+        return train.run(run, small_run.config(bench.model, train=quick)), logged
 
 
 def collate_with_eos_as_padding(bench: Bench) -> None:

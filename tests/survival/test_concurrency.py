@@ -134,9 +134,9 @@ def test_two_at_once_on_one_run_end_as_one_alone(tmp_path: Path) -> None:
     errors = [process.communicate()[1] for process in (first, *others)]
     assert codes[0] == 0 and set(codes) <= {0, 2}, errors
     assert all("is in use by process" in text for text in errors if text), errors
-    with messages() as told:
+    with messages() as logged:
         score.run(run, load("tiny", SLOW[1:]))
-    assert [line.partition(":")[2] for line in told] == [" scores are unchanged"] * 2
+    assert [line.partition(":")[2] for line in logged] == [" scores are unchanged"] * 2
 
 
 def test_runs_side_by_side_do_not_touch_each_other(tmp_path: Path) -> None:
