@@ -78,7 +78,7 @@ def record(run: RunFolder, config: Config, stage: str, command: str, times: Time
     try:
         found = read_json(run.run_json) if run.run_json.exists() else {}
     except ArtifactError:
-        found = {}  # a torn run.json holds nothing that is not written again here
+        found = {}  # everything in a truncated run.json is written again here
     kept = found.get("stages") if isinstance(found, dict) else None
     stages = {name: old for name, old in kept.items() if isinstance(old, dict)} if isinstance(kept, dict) else {}
     stages[stage] = {
@@ -106,7 +106,7 @@ def record(run: RunFolder, config: Config, stage: str, command: str, times: Time
 
 
 def commands(record: dict[str, Any]) -> list[str]:
-    """The commands that make a run again, in order and each once: those that run.json recorded, and the report's, with the options of the last."""
+    """The commands that reproduce a run, in order and each once: those that run.json recorded, and the report's, with the options of the last."""
     stages = record.get("stages", {})
     found = [command for verb in REPEATED if (command := stages.get(verb, {}).get("command"))]
     if found and found[-1].startswith("harness compare "):

@@ -52,7 +52,7 @@ class Family:
     always_tied: bool = False
     """transformers ties the output to the embedding by default."""
     window: str = "none"
-    """`none`: llama.cpp's code has none, so that the context ends at the window. `alternating`: sliding and full layers by turns."""
+    """`none`: llama.cpp's code has none, so that the context ends at the window. `alternating`: alternating sliding and full layers."""
     full_every: int = 0
     """For `alternating`: every n-th layer has full attention."""
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
@@ -144,7 +144,7 @@ def rope(config: Config, layers: str = "full_attention") -> dict[str, Any]:
     (transformers modeling_rope_utils.py, `convert_rope_params_to_dict`).
 
     Args:
-        layers: which of a model that rotates its sliding layers otherwise (Gemma 3).
+        layers: which kind of layer, for a model that rotates its sliding layers differently (Gemma 3).
     """
     found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     nested = isinstance(found.get(layers), dict)
@@ -184,7 +184,7 @@ def context_length(config: Config, family: Family) -> int:
     if family.window == "none" and isinstance(window := config.get("sliding_window"), int) and not _unused(config):
         longest = min(longest, window)
     if rope(config)["rope_type"] == "longrope":
-        # Beyond it transformers takes other factors from the first token on, llama.cpp by the size of its cache.
+        # For longer texts transformers uses the long factors from the first token on; llama.cpp chooses by the size of its cache.
         longest = min(longest, rope(config)["original_max_position_embeddings"] or longest)
     return longest
 
@@ -261,7 +261,7 @@ def _scale(config: Config, family: Family) -> str | None:
     if family.window != "alternating":
         return None
     scalar, dim = config.get("query_pre_attn_scalar", 256), head_dim(config)
-    # llama.cpp knows the two models of 27 billion parameters by their layers.
+    # llama.cpp recognises the two models of 27 billion parameters by their number of layers.
     if config["num_hidden_layers"] in (46, 62):
         dim = config["hidden_size"] // config["num_attention_heads"]
     return None if scalar == dim else f"its attention is scaled by {scalar}, and llama.cpp scales it by {dim}"

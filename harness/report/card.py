@@ -67,7 +67,7 @@ def _name(inputs: Inputs) -> str:
 
 
 def _base(inputs: Inputs) -> str | None:
-    """The base model, where it is one of the Hub: a folder of this machine is nobody else's."""
+    """The base model if it is on the Hub; a folder of this machine means nothing to others."""
     config = mapping(inputs.comparison.provenance.get("config"))
     path = str(
         (inputs.train.base.get("path") if inputs.train else None) or mapping(config.get("model")).get("path") or ""

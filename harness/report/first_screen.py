@@ -21,11 +21,11 @@ FEW = 10
 NEAR = 0.5
 """Similarity to a training question from which two questions are near-duplicates by default."""
 LONG = 280
-"""Characters of a question, and of an answer, that fit."""
+"""Most characters shown of a question, and of an answer."""
 
 
 def shown_variant(comparison: Comparison) -> str | None:
-    """The variant that the first screen speaks of: what ships, else the one that represents fine-tuning."""
+    """The variant that the first screen describes: what ships, else the one that represents fine-tuning."""
     chosen = comparison.shipping.variant if comparison.shipping else None
     return chosen if chosen in comparison.variants else tuned_variant(comparison)
 
@@ -121,7 +121,7 @@ def format_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _in_words(candidate: ShipCandidate, reference: str | None) -> str:
-    """What the checks of one variant come to, in a few words."""
+    """The result of one variant's checks in a few words."""
     if candidate.verdict == "pass":
         return "good enough" if candidate.variant == reference else "as good"
     check = next(c for c in candidate.checks if c.verdict == candidate.verdict)
@@ -227,7 +227,7 @@ def _example(
     right: str,
     wanted: Any,
 ) -> dict[str, Any] | None:
-    """The shortest question on which (score of left, score of right) is as wanted, of equals the first in the file."""
+    """The shortest question whose (score of left, score of right) matches; among equals the first in the file."""
     a, b = scores.get(left, {}), scores.get(right, {})
 
     def fits(question: Question) -> bool:
@@ -262,7 +262,7 @@ def _cut(text: str) -> str:
 
 
 def leakage(inputs: Inputs) -> str:
-    """What the split leaves on both sides, and what difference it makes, in a line or two; empty without a split."""
+    """Leakage between the sides of the split and its effect, in a line or two; empty without a split."""
     if inputs.split is None:
         return ""
     if not inputs.split.n_train:

@@ -30,9 +30,9 @@ from harness.storage.run_folder import RunFolder, missing
 R = TypeVar("R", bound=Record)
 WRITE_AGAIN = "delete it and run the stage that writes it again"
 MAX_JSON_BYTES = 100_000_000
-"""Of a manifest, a comparison or a baseline: four times the baseline of a hundred thousand questions in six variants."""
+"""Largest manifest, comparison or baseline: four times the baseline of a hundred thousand questions in six variants."""
 MAX_LINE_BYTES = 16_000_000
-"""Of one record in a JSON Lines file: a million token ids and their text."""
+"""Largest record in a JSON Lines file: a million token ids and their text."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -145,7 +145,7 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
     """The manifest of a variant's scores.
 
     Raises:
-        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison used.
+        ArtifactError: they are incomplete, not of the answers beside them, or not those that the comparison used.
     """
     lines, path = run.score(variant)
     manifest = read_record(path, ScoreManifest)
