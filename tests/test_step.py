@@ -80,9 +80,9 @@ def test_the_users_word_wins() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 200_000))
 def test_padding_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
-    size = planning.filled(tokens)
-    assert tokens <= size <= max(tokens * 9 / 8 + 1, tokens + planning.BUCKET) and planning.filled(size) == size
-    assert len({planning.filled(n) for n in range(tokens, 2 * tokens)}) <= 17
+    size = planning.padded_size(tokens)
+    assert tokens <= size <= max(tokens * 9 / 8 + 1, tokens + planning.BUCKET) and planning.padded_size(size) == size
+    assert len({planning.padded_size(n) for n in range(tokens, 2 * tokens)}) <= 17
 
 
 def test_what_modules_hold_by_themselves_is_found() -> None:

@@ -84,5 +84,5 @@ def _line(value: Any) -> bytes:
 def _value(line: bytes) -> Any:
     sha256, _, text = line.partition(b" ")
     if not text.endswith(b"\n") or storage.sha256_bytes(text[:-1])[:16] != sha256.decode("ascii"):
-        raise ValueError("torn or damaged")
+        raise ValueError("truncated or damaged")
     return json.loads(text)

@@ -33,7 +33,7 @@ def newest_readable(folder: Path) -> Path | None:
     """The newest readable checkpoint in a folder; newer ones that are damaged are removed."""
     for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if is_readable(newest):
-            remove_torn_states(newest)
+            remove_truncated_states(newest)
             log.info(f"resuming from {newest.name}")
             return newest
         log.info(f"skipping {newest.name}, which is damaged")
@@ -52,7 +52,7 @@ def is_readable(checkpoint: Path) -> bool:
     return all(_is_loadable(checkpoint / name) for name in hashes if name.endswith((".pt", ".pth", ".bin")))
 
 
-def remove_torn_states(checkpoint: Path) -> None:
+def remove_truncated_states(checkpoint: Path) -> None:
     """Removes random states that a kill left half written: a process without one resumes from the seed."""
     for file in checkpoint.glob(RANDOM_STATES):
         if not _is_loadable(file):

@@ -16,7 +16,9 @@ from harness.errors import DeviceError
 
 GIB = 2**30
 BUCKET = 128
-"""Tokens: packed micro-batches are padded to a multiple of it, long ones to a multiple of more: see `filled`."""
+"""Tokens: packed micro-batches are padded to a multiple of it, long ones to a multiple of more: see `padded_size`."""
+PADDING_PARTS = 8
+"""A long micro-batch is padded by less than one part in this many; a short one by less than `BUCKET` tokens."""
 RESERVE = 0.9
 """Share of the free memory that a plan may use; the rest is fragmentation."""
 WORK_BYTES = GIB // 4
@@ -25,9 +27,15 @@ LOGIT_TOKENS = 4096
 """Tokens of a micro-batch beyond this number add nothing to the estimated size of the logits."""
 LABELLED_SHARE = 2
 """One token in this many is assumed to need logits, since only answers carry labels."""
-NF4_BYTES = 0.5 + 4.2 / 64 / 4 + 0.001
-"""Bytes of a weight in NF4 with double quantisation, rounded up: 4 bits, one 8-bit scale for 64 weights and a 32-bit one for 256 scales
-(Dettmers et al. 2023, QLoRA, section 3: 0.127 bits a weight for the scales, here 0.139)."""
+NF4_WEIGHT = 4 / 8
+"""Bytes of a weight in NF4 itself: 4 bits (Dettmers et al. 2023, QLoRA, section 3)."""
+NF4_SCALES = 1.05 / 64
+"""Bytes of a weight's share of the scales: with double quantisation one byte for each block of 64 weights, and 4 for each 256 of these bytes
+(ibid.), which add 1.6% and are counted as 5%."""
+NF4_MARGIN = 0.001
+"""Bytes a weight for what is not counted: shapes, code tables, alignment."""
+NF4_BYTES = NF4_WEIGHT + NF4_SCALES + NF4_MARGIN
+"""Bytes of a weight in NF4 with double quantisation, an upper bound: 4.139 bits, where the paper has 4.127."""
 ADAPTER_BYTES = 4 + 4
 """Bytes of a trainable weight and of its gradient, both in float32."""
 STATE_BYTES, STATE_BYTES_8BIT = 8, 2
@@ -137,9 +145,10 @@ def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: boo
     )
 
 
-def filled(tokens: int) -> int:
+def padded_size(tokens: int) -> int:
     """The size that a packed micro-batch is padded to: an eighth of padding at most, so that few CUDA graphs serve all sizes."""
-    step = max(BUCKET, 1 << max(tokens.bit_length() - 4, 0))
+    power_of_two = 1 << max(tokens.bit_length() - 1, 0)  # the largest that is not above `tokens`
+    step = max(BUCKET, power_of_two // PADDING_PARTS)
     return -(-tokens // step) * step
 
 

@@ -12,7 +12,7 @@ import torch
 from harness.errors import TrainingError
 from harness.training import packing
 from harness.training.flat_parameters import Flat
-from harness.training.plan import BUCKET, Plan, cut, filled
+from harness.training.plan import BUCKET, PADDING_PARTS, Plan, cut, padded_size
 from harness.training.rows import Rows, packed, padded
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Stepper:
         self.last: list[str] = []
         """Names of the rows of the last step."""
         # Padding is one extra segment of the packed sequence, of up to an eighth of the tokens.
-        self._longest = max(filled(longest), filled(max(plan.tokens, longest)) // 8, BUCKET)
+        self._longest = max(padded_size(longest), padded_size(max(plan.tokens, longest)) // PADDING_PARTS, BUCKET)
         self._spaces = packing.namespaces(model) if plan.packed else []
         if self._spaces:
             packing.allow_long_sequences(model)
@@ -114,7 +114,7 @@ class Stepper:
     def _micro_batch(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
         if not self.plan.packed:
             return self._forward_backward(compute_loss, model, self._moved(padded(rows, self.pad_id)), items)
-        size = filled(sum(rows.lengths))
+        size = padded_size(sum(rows.lengths))
         inputs = packed(rows, self.pad_id, size, max(self.plan.rows, len(rows.ids)))
         if not self.plan.graphs:
             return self._forward_backward(compute_loss, model, self._moved(inputs), items)
