@@ -73,8 +73,8 @@ def simulated(
     usual = rng.random(n) < level
     runs = []
     for _ in range(trainings + 1):
-        anew = (rng.random(len(sizes)) < 1 - (1 - churn) ** 0.5)[groups]
-        right = np.where(anew, rng.random(n) < level, usual)
+        redrawn = (rng.random(len(sizes)) < 1 - (1 - churn) ** 0.5)[groups]
+        right = np.where(redrawn, rng.random(n) < level, usual)
         shift = rng.normal(0, seed_spread)
         changed = rng.random(n) < abs(shift) / (RIGHT if shift < 0 else 1 - RIGHT)
         runs.append(np.where(changed, shift > 0, right))

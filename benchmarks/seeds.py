@@ -31,8 +31,8 @@ def simulated(seed: int, n_seeds: int, *, loss: float = 0.0) -> tuple[list[Float
     usual = rng.random(len(groups)) < level
 
     def training(worse: float) -> Floats:
-        anew = (rng.random(GROUPS) < 1 - (1 - CHURN) ** 0.5)[groups]
-        right = np.where(anew, rng.random(len(groups)) < level, usual)
+        redrawn = (rng.random(GROUPS) < 1 - (1 - CHURN) ** 0.5)[groups]
+        right = np.where(redrawn, rng.random(len(groups)) < level, usual)
         shift = rng.normal(-worse, SPREAD)
         share = right.mean()
         changed = rng.random(len(groups)) < abs(shift) / max(share if shift < 0 else 1 - share, 0.01)

@@ -60,7 +60,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     from harness.prompt import Prompter
     from harness.questions import dataset
     from harness.training import plan as planning
-    from harness.training.distributed import agree, processes
+    from harness.training.distributed import broadcast, processes
     from harness.training.model import add_lora, device_memory, load_model
 
     quiet_libraries()
@@ -70,7 +70,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     if side == "notebook":
         os.environ.update(UNSLOTH_DISABLE_AUTO_PADDING_FREE="0", UNSLOTH_BLOCK_COMPILE="1")  # as Unsloth comes
     among = processes()
-    agree(None, among, cpu=False)
+    broadcast(None, among, cpu=False)
     model, tokenizer = load_model(model_path, settings, "cuda", among)
     loaded = time.monotonic() - loaded
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Breakdown, Comparison, GateResult, HowToRun, SplitManifest
+from harness.records import Breakdown, Comparison, GateResult, HowToRun, Provenance, SplitManifest
 from harness.report import (
     answers,
     first_screen,
@@ -200,8 +201,33 @@ def test_the_commands_that_made_a_run_are_in_their_order(reported, tmp_path):
     edit(run, provenance={"commands": ["harness <script>"], "git": {"commit": "c", "dirty": True}})
     page = report.run(run, Config()).read_text()
     assert "c, with changes that were not committed\nharness &lt;script&gt;<" in page
-    edit(run, provenance={"commands": "no list", "git": None})
+    edit(run, provenance={})
     assert "No commands: this run" in report.run(run, Config()).read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("commands", "no list"), ("git", None), ("stages", {"split": []}), ("seeds", {"split": "0"})]
+)
+def test_provenance_of_another_shape_is_refused(reported, tmp_path, key, value):
+    file = tmp_path / "comparison.json"
+    shape = json.loads(reported.comparison_json.read_text()) | {"checksum": "", "provenance": {key: value}}
+    file.write_text(json.dumps(shape))
+    with pytest.raises(ArtifactError, match=rf"is damaged \(provenance\.{key}"):
+        storage.read_record(file, Comparison)
+
+
+def test_provenance_of_another_version_keeps_its_keys_and_values():
+    written = {
+        "config": {"train": {"warmup_ratio": 1, "betas": [0.9, 1]}, "description": None},
+        "git": {},
+        "machine": {"cores": None, "gpu": "T4"},
+        "of_a_later_version": [1, 1.0, True],
+        "seeds": {"split": 0},
+        "stages": {"train": {"seconds": 12, "status": "failed"}},
+        "variants": {"base": {"generation": {"temperature": 0, "do_sample": False, "stop": [2]}, "findings": []}},
+    }
+    read = TypeAdapter(Provenance).validate_python(written)
+    assert json.dumps(read, sort_keys=True) == json.dumps(written, sort_keys=True)
 
 
 # ------------------------------------------------------------------------------------------------------- first screen

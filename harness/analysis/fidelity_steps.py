@@ -12,7 +12,7 @@ from harness import storage
 from harness.analysis import fidelity
 from harness.analysis.resampling import Floats
 from harness.config import Config
-from harness.records import Prediction, PredictionManifest
+from harness.records import FidelityStep, Prediction, PredictionManifest
 from harness.storage import RunFolder
 
 
@@ -30,7 +30,7 @@ class _Answers:
     """Question -> token ids of the reference answer, shape (tokens,)."""
 
 
-def rows(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any]]:
+def rows(run: RunFolder, config: Config, names: list[str]) -> list[FidelityStep]:
     """A row for each step from the adapter to the smallest format."""
     steps = fidelity.steps([name for name in names if name not in config.predict.extra])
     # Over a large vocabulary each takes hundreds of megabytes, so only the reference, the format and the one before it are held.
@@ -39,10 +39,10 @@ def rows(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any
     return [_row(left, right, b=answers(right), a=answers(left)) for left, right in steps]
 
 
-def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
+def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> FidelityStep:
     common = [question for question in a.texts if question in b.texts]
     probed = [question for question in a.logprobs if question in b.logprobs] if a.measured == b.measured else []
-    row: dict[str, Any] = {
+    row: FidelityStep = {
         "left": left,
         "right": right,
         "identical": fidelity.identical_share([a.texts[q] for q in common], [b.texts[q] for q in common]),

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.gating.likeness import differs, losses_against
 from harness.gating.noninferiority import NOT_KNOWN, SeedBound
-from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score
+from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Provenance, Question, Score
 from harness.report.headline import points
 from harness.storage import RunFolder
 from harness.variants import UNTUNED
@@ -33,6 +34,7 @@ NOTICEABLE = 1e-6
 MIN_KIND = 15
 """Questions of a kind from which further trainings' means on it are kept."""
 KEPT = ("git", "packages", "machine", "seeds", "split")
+"""Keys of the provenance that a baseline keeps."""
 
 
 def snapshot(run: RunFolder, config: Config) -> Baseline:
@@ -75,7 +77,7 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
             for variant, manifest in manifests.items()
         },
         config=config.model_dump(mode="json"),
-        provenance={key: comparison.provenance[key] for key in KEPT if key in comparison.provenance},
+        provenance=_kept(comparison.provenance),
         questions=[
             BaselineQuestion(
                 id=q.id,
@@ -87,6 +89,11 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
             for i, q in enumerate(questions)
         ],
     )
+
+
+def _kept(found: Provenance) -> Provenance:
+    """What a baseline keeps of a run's provenance."""
+    return cast(Provenance, {key: value for key, value in found.items() if key in KEPT})
 
 
 def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:

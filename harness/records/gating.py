@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Parameters, Record, SchemaVersion
+from harness.records.provenance import Provenance, RecordedConfig
 
 
 class BaselineQuestion(Record):
@@ -49,8 +50,8 @@ class Baseline(Manifest):
     metrics: dict[str, str]
     """Metric -> signature."""
     variants: dict[Name, BaselineVariant]
-    config: dict[str, Any]
-    provenance: dict[str, dict[str, Any]]
+    config: RecordedConfig
+    provenance: Provenance
     """`git`, `packages`, `machine`, `seeds`, `split` of the run's own provenance."""
     questions: list[BaselineQuestion]
 

@@ -105,7 +105,7 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 
 def _text(inputs: Inputs, variant: str, metric: str) -> str:
     comparison, shared = inputs.comparison, page.shared(inputs)
-    asked = mapping(mapping(comparison.provenance.get("variants")).get(variant))
+    asked = comparison.provenance.get("variants", {}).get(variant, {})
     hashes: dict[str, Any] = {
         "split": comparison.split_id,
         "prompts": asked.get("prompts_sha256"),

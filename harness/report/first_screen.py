@@ -40,7 +40,7 @@ def identity(inputs: Inputs) -> list[str]:
     config = mapping(recorded.get("config"))
     model = str((train.base.get("path") if train else None) or mapping(config.get("model")).get("path") or "")
     extra = mapping(mapping(config.get("predict")).get("extra"))
-    source = str(mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
+    source = str(recorded.get("split", {}).get("source") or (inputs.split.source if inputs.split else ""))
     rows = f"{train.rows:,} rows" if train else ""
     parts = []
     if train:
@@ -54,16 +54,15 @@ def identity(inputs: Inputs) -> list[str]:
     parts.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
     if date := measured_on(comparison):
         parts.append(date)
-    git = mapping(recorded.get("git"))
-    if git.get("commit"):
-        parts.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
+    git = recorded.get("git", {})
+    if commit := git.get("commit"):
+        parts.append(f"commit {commit[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
     return parts
 
 
 def measured_on(comparison: Comparison) -> str:
     """When the last recorded stage ended, to the minute; empty if no stage was recorded."""
-    stages = mapping(comparison.provenance.get("stages")).values()
-    ended = [str(stage["ended"]) for stage in stages if isinstance(stage, Mapping) and stage.get("ended")]
+    ended = [end for stage in comparison.provenance.get("stages", {}).values() if (end := stage.get("ended"))]
     try:
         last = max(map(datetime.fromisoformat, ended))
     except (ValueError, TypeError):

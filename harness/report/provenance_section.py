@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.records import Comparison, PromptForm, SplitManifest
+from harness.records import Comparison, PromptForm, Provenance, SplitManifest
 from harness.registry import BASELINE_LABELS, metric_label, metric_order
 from harness.report.headline import percent
 from harness.report.sections import NONE, metrics_of
@@ -84,12 +84,10 @@ def grouping(split: SplitManifest) -> dict[str, Any]:
     }
 
 
-def commands(value: Mapping[str, Any]) -> list[str]:
+def commands(value: Provenance) -> list[str]:
     """The commands that reproduce the run: the checkout, as a comment, and its stages; empty if none was recorded."""
-    listed = value.get("commands")
-    found = [command for command in listed if isinstance(command, str)] if isinstance(listed, list) else []
-    git = value.get("git")
-    if found and isinstance(git, Mapping) and git.get("commit"):
+    found, git = list(value.get("commands", [])), value.get("git", {})
+    if found and git.get("commit"):
         changed = ", with changes that were not committed" if git.get("dirty") else ""
         found.insert(0, f"# harness at commit {git['commit']}{changed}")
     return found

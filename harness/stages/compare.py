@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -38,12 +37,15 @@ from harness.records import (
     Pair,
     Prediction,
     PredictionManifest,
+    Provenance,
     Question,
     Score,
     ScoreSet,
     SeedRuns,
+    SplitIdentity,
     SplitManifest,
     TaughtScores,
+    VariantIdentity,
     VariantResult,
 )
 from harness.storage import RunFolder
@@ -291,38 +293,17 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     )
 
 
-def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
+def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> Provenance:
     """The content of run.json, without compare and later stages, and what identifies the split and the models."""
-    recorded = storage.read_json(run.run_json) if run.run_json.exists() else {}
+    recorded = provenance.read(run)
     stages = {verb: stage for verb, stage in recorded.get("stages", {}).items() if verb not in LATER_STAGES}
     asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in names}
-    kept = (
-        "backend",
-        "backend_version",
-        "weights_sha256",
-        "tokenizer_sha256",
-        "prompts_sha256",
-        "generation",
-        "execution",
-        "warnings",
-        "asked",
-        "findings",
+    return recorded | Provenance(
+        stages=stages,
+        commands=provenance.commands(recorded),
+        split=SplitIdentity(**split.model_dump(include=set(SplitIdentity.__annotations__))),
+        variants={
+            name: VariantIdentity(**manifest.model_dump(include=set(VariantIdentity.__annotations__)))
+            for name, manifest in asked.items()
+        },
     )
-    return {
-        **recorded,
-        "stages": stages,
-        "commands": provenance.commands(recorded),
-        "split": split.model_dump(
-            include={
-                "split_id",
-                "source",
-                "source_sha256",
-                "n_train",
-                "n_heldout",
-                "n_groups_train",
-                "n_groups_heldout",
-                "seed",
-            }
-        ),
-        "variants": {name: manifest.model_dump(include=set(kept)) for name, manifest in asked.items()},
-    }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ArtifactError
 from harness.records import (
@@ -28,6 +28,7 @@ from harness.storage.hashing import dumps, sha256_file, sha256_json
 from harness.storage.run_folder import RunFolder, missing
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 WRITE_AGAIN = "delete it and run the stage that writes it again"
 MAX_JSON_BYTES = 100_000_000
 """Largest manifest, comparison or baseline: four times the baseline of a hundred thousand questions in six variants."""
@@ -89,6 +90,15 @@ def read_record(path: Path, kind: type[R]) -> R:
     except ValidationError as error:
         raise ArtifactError(_first(error), WRITE_AGAIN, file=path) from None
     return record.model_copy(update={"checksum": ""}) if isinstance(record, Manifest) else record
+
+
+def read_typed(path: Path, kind: type[T]) -> T:
+    """`read_record` of a file that holds a TypedDict."""
+    value = read_json(path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ArtifactError(_first(error), WRITE_AGAIN, file=path) from None
 
 
 def iter_records(path: Path, kind: type[R]) -> Iterator[R]:
