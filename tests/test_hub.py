@@ -47,7 +47,7 @@ CASES = {
     "down/model": f"cannot be reached (the hub answers with 503); try again later, or {ELSEWHERE}",
     "slow/model": f"cannot be reached (the hub does not answer in time); run the same command to resume, or {ELSEWHERE}",
     "quantised/model": "is already quantised; use the 16-bit model: merging and exporting need its full weights",
-    "torn/model": f"cannot be downloaded (the connection breaks off); run the same command to resume, or {ELSEWHERE}",
+    "truncated/model": f"cannot be downloaded (the connection breaks off); run the same command to resume, or {ELSEWHERE}",
 }
 
 
@@ -105,7 +105,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub: Hub) -> None:
 
 def test_a_downloaded_model_needs_no_network(hub: Hub) -> None:
     """Neither with HF_HUB_OFFLINE nor without a hub; and what is only partly there is not taken for a model."""
-    asked = "good/model", "missing/model", "torn/model"
+    asked = "good/model", "missing/model", "truncated/model"
     offline, refused = (
         ask(*asked, home=hub.home, HF_HUB_OFFLINE="1"),
         ask(*asked, home=hub.home, HF_ENDPOINT=closed_port()),
@@ -116,9 +116,9 @@ def test_a_downloaded_model_needs_no_network(hub: Hub) -> None:
     assert (
         refused["missing/model"] == f"error 2: missing/model: cannot be reached (no connection to the hub); {ELSEWHERE}"
     )
-    assert offline["torn/model"].startswith("error 2: torn/model: ") and refused["torn/model"].startswith(
-        "error 2: torn/model: "
-    )
+    assert offline["truncated/model"].startswith("error 2: truncated/model: ") and refused[
+        "truncated/model"
+    ].startswith("error 2: truncated/model: ")
 
 
 def test_the_command_line_ends_with_that_line(tmp_path: Path) -> None:

@@ -446,7 +446,7 @@ def test_regressions_are_real_losses_and_sorted(reported):
     assert all(scores["gguf_q4_k_m"][row["id"]] < scores["merged_16bit"][row["id"]] for row in rows)
 
 
-def test_free_tables_take_any_keys():
+def test_tables_take_any_keys():
     shown = sections.table(
         [{"right": "b", "left": "gguf_q8_0", "identical": 0.9876, "mean_kl": 0.00412}, {"left": "a", "odd": None}]
     )

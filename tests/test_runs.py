@@ -102,16 +102,16 @@ def test_the_list_of_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["runs"]).stdout == "no runs yet: harness run starts one\n"
     write_run(tmp_path, "good", questions=12)
-    write_run(tmp_path, "torn", questions=12).comparison_json.write_text("{")
+    write_run(tmp_path, "truncated", questions=12).comparison_json.write_text("{")
     (tmp_path / "runs" / "begun").mkdir()
-    (tmp_path / "reports" / "good-vs-torn").mkdir()
+    (tmp_path / "reports" / "good-vs-truncated").mkdir()
     found = {row.run: row for row in runs.rows(tmp_path)}
-    assert list(found) == ["begun", "good", "torn"]
+    assert list(found) == ["begun", "good", "truncated"]
     good = found["good"]
     assert good.stage == "compare" and good.value is not None and good.decision
-    assert "torn/comparison.json" in found["torn"].problem and found["begun"].stage == ""
+    assert "truncated/comparison.json" in found["truncated"].problem and found["begun"].stage == ""
     done = CliRunner().invoke(app, ["runs"])
-    assert done.exit_code == 0 and "torn: " in done.stdout
+    assert done.exit_code == 0 and "truncated: " in done.stdout
     printed = json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)
     assert [row["run"] for row in printed] == list(found) and printed[1]["value"] == pytest.approx(good.value)
 

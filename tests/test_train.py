@@ -289,7 +289,7 @@ def test_several_processes_resume_from_a_checkpoint(
     with monkeypatch.context() as patched, pytest.raises(Stop):
         interrupt_at(patched, 5)
         train.run(run, settings)
-    (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"torn")
+    (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"truncated")
     (tmp_path / "config.json").write_text(settings.model_dump_json())
     command = [
         "-m",

@@ -82,7 +82,7 @@ def _where(value: Any) -> str:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A value of free form, if it is a mapping, else an empty one."""
+    """A value of a recorded config, if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

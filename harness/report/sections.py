@@ -62,7 +62,7 @@ WORDS = {
     "rms_dp": "RMS of the difference in probability",
     "reading": "Reading",
 }
-"""Keys of the comparison's free-form rows, in the order of their columns."""
+"""Keys of the rows of fidelity and noise -> the headings of their columns, in order."""
 NONE = "\u2013"
 
 
@@ -175,21 +175,14 @@ def contract_note(comparison: Comparison) -> str:
 
 def noise_floor(comparison: Comparison) -> float | None:
     """The largest flip rate of any variant, which a meaningful difference must exceed. None: not measured."""
-    rates = [rate for value in comparison.noise.values() if (rate := _rate(value)) is not None]
-    return max(rates, default=None)
-
-
-def _rate(value: object) -> float | None:
-    if isinstance(value, Mapping):
-        value = next((v for key, v in value.items() if "rate" in str(key)), None)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return max((noise["flip_rate"] for noise in comparison.noise.values() if "flip_rate" in noise), default=None)
 
 
 # ------------------------------------------------------------------------------------------- fidelity and breakdowns
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
+    """Rows of one kind as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
     rows, known = list(rows), list(WORDS)
     keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, Mapping)))
     keys.sort(key=lambda key: known.index(key) if key in known else len(known))
