@@ -39,6 +39,8 @@ PROBES = 16
 """n-grams of a question by which `nearest` looks for others in a larger file: half the rarest, half spread over the rest."""
 POSTINGS = 200
 """Questions looked at for each of these n-grams."""
+COMPARED = 20
+"""Of them, how many that share the most n-grams are compared in full."""
 COLUMNS = 2**31 - 1
 
 
@@ -101,21 +103,25 @@ class Shingles:
         corpus = self.matrix[others]
         grams, counts = np.unique(corpus.indices, return_counts=True)
         postings = _postings(corpus, grams, counts)
+        rarest = np.argsort(counts, kind="stable")
         best, similarity = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         for start in range(0, len(rows), 2_000):
             part = rows[start : start + 2_000]
-            probes = _probes(_compact(self.matrix[part], grams), counts)
+            probes = _probes(_compact(self.matrix[part], grams), rarest)
             shared: Matrix = (probes @ postings).tocsr()
             # A question that shares nothing is compared with the first.
             empty = np.flatnonzero(np.diff(shared.indptr) == 0)
             left = np.concatenate([np.repeat(np.arange(len(part)), np.diff(shared.indptr)), empty])
             right = np.concatenate([shared.indices, np.zeros(len(empty), dtype=np.int64)]).astype(np.int64)
             weight = np.concatenate([shared.data, np.zeros(len(empty), dtype=shared.data.dtype)])
-            # The 20 that share most of the probes are compared in full.
-            order = np.lexsort((right, -weight, left))
-            left, right = left[order], right[order]
-            rank = np.arange(len(left)) - np.searchsorted(left, left)
-            left, right = left[rank < 20], right[rank < 20]
+            # The 20 that share most of the probes are compared in full, of equals the first: one sorted number holds
+            # row, weight and position.
+            keyed = (left * (PROBES + 1) + (PROBES - weight).astype(np.int64)) << 32 | right
+            keyed.sort()
+            left = (keyed >> 32) // (PROBES + 1)
+            starts = np.searchsorted(left, np.arange(len(part)))
+            kept = np.arange(len(left)) - starts[left] < COMPARED
+            left, right = left[kept], keyed[kept] & 0xFFFFFFFF
             scores = self.jaccard(part[left], others[right])
             order = np.lexsort((right, -scores, left))
             first = order[np.searchsorted(left[order], np.arange(len(part)))]
@@ -159,19 +165,19 @@ def _postings(corpus: Matrix, grams: np.ndarray, counts: np.ndarray) -> Matrix:
     return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(grams), corpus.shape[0]))
 
 
-def _probes(asked: Matrix, counts: np.ndarray) -> Matrix:
-    """Of each row its `PROBES` n-grams to look others up by."""
+def _probes(asked: Matrix, rarest: np.ndarray) -> Matrix:
+    """Of each row its `PROBES` n-grams to look others up by; `rarest` are all n-grams (columns), the rarest first."""
     row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
-    order = np.lexsort((asked.indices, counts[asked.indices], row))
-    rank = np.arange(len(order)) - asked.indptr[row]
+    place = np.empty(len(rarest), dtype=np.int64)
+    place[rarest] = np.arange(len(rarest))
+    keyed = np.sort(row << 32 | place[asked.indices])
+    rank = np.arange(len(keyed)) - asked.indptr[row]
     rest = np.diff(asked.indptr)[row] - PROBES // 2
     step = np.maximum(1, rest // (PROBES // 2))
     spread = rank - PROBES // 2
     kept = (rank < PROBES // 2) | ((spread % step == 0) & (spread // step < PROBES // 2))
-    chosen = order[kept]
-    return sparse.csr_matrix(
-        (np.ones(len(chosen), dtype=np.float32), (row[kept], asked.indices[chosen])), shape=asked.shape
-    )
+    chosen = rarest[keyed[kept] & 0xFFFFFFFF]
+    return sparse.csr_matrix((np.ones(len(chosen), dtype=np.float32), (row[kept], chosen)), shape=asked.shape)
 
 
 # ------------------------------------------------------------------------------------------------------------ n-grams
