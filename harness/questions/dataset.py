@@ -192,6 +192,7 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
     left_out: Counter[str] = Counter()
     shape: Shape | None = None
     checker = Checker(source, {}, cells=cells)
+    seen: tuple[str, ...] | None = None
     for number, values in found:
         if len(rows) + left_out.total() == MAX_ROWS:
             raise DataError(f"has more than {MAX_ROWS:,} rows", "sample it, or split it into files", file=source)
@@ -210,9 +211,11 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
         if shape is None:
             shape = shapes.detect(values, data.columns, source, number)
             checker = Checker(source, shape.columns, cells=cells)
-        elif (extended := shape.extended(values)) is not shape:
+        elif (names := tuple(values)) != seen and (extended := shape.extended(values)) is not shape:
             shape = extended
             checker = Checker(source, shape.columns, cells=cells)
+        else:
+            seen = names  # The same columns extend nothing.
         try:
             converted = shape.convert(values, data.unanswerable, last_turn=data.turns == "last")
         except LeftOut as why:

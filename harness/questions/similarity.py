@@ -29,6 +29,8 @@ CHUNK = 200_000
 """Pairs whose similarity is computed at once."""
 TEXTS = 20_000
 """Texts that are cut into n-grams at once."""
+SIGNED = 1_000
+"""Texts whose signatures are computed at once: their hashes fit into a processor's cache."""
 QUERIES = 64
 """Questions whose nearest neighbours are looked for at once."""
 MAX_PENDING = 20_000_000
@@ -101,8 +103,7 @@ class Shingles:
 
     def _nearest_of_candidates(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         corpus = self.matrix[others]
-        grams, counts = np.unique(corpus.indices, return_counts=True)
-        postings = _postings(corpus, grams, counts)
+        grams, counts, postings = _postings(corpus)
         rarest = np.argsort(counts, kind="stable")
         best, similarity = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         for start in range(0, len(rows), 2_000):
@@ -152,17 +153,23 @@ def _compact(matrix: Matrix, used: np.ndarray) -> Matrix:
     )
 
 
-def _postings(corpus: Matrix, grams: np.ndarray, counts: np.ndarray) -> Matrix:
-    """n-grams x corpus rows; of a frequent n-gram only `POSTINGS` rows, evenly spaced."""
-    order = np.argsort(corpus.indices, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    rank = np.arange(len(order)) - np.repeat(starts[:-1], counts)
+def _postings(corpus: Matrix) -> tuple[np.ndarray, np.ndarray, Matrix]:
+    """The n-grams of a corpus in order, how many rows have each, and n-grams x rows; of a frequent one only `POSTINGS` rows, evenly spaced."""
+    count = corpus.shape[0]
+    keyed = np.repeat(np.arange(count, dtype=np.int64), np.diff(corpus.indptr))
+    keyed |= corpus.indices.astype(np.int64) << 32
+    keyed.sort()
+    columns = (keyed >> 32).astype(np.int32)
+    first = np.flatnonzero(np.diff(columns, prepend=-1))
+    grams, counts = columns[first], np.diff(np.append(first, len(columns)))
+    rank = np.arange(len(keyed)) - np.repeat(first, counts)
     step = np.repeat(np.maximum(1, counts // POSTINGS), counts)
     kept = (rank % step == 0) & (rank // step < POSTINGS)
-    rows = np.repeat(np.arange(corpus.shape[0], dtype=np.int32), np.diff(corpus.indptr))[order[kept]]
-    columns = np.repeat(np.arange(len(grams), dtype=np.int32), counts)[kept]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=len(grams)))])
-    return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(grams), corpus.shape[0]))
+    rows = (keyed[kept] & 0xFFFFFFFF).astype(np.int32)
+    each = np.bincount(np.repeat(np.arange(len(grams)), counts)[kept], minlength=len(grams))
+    starts = np.concatenate([[0], np.cumsum(each)])
+    shape = (len(grams), count)
+    return grams, counts, sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=shape)
 
 
 def _probes(asked: Matrix, rarest: np.ndarray) -> Matrix:
@@ -270,14 +277,18 @@ def _signatures(shingles: Shingles) -> np.ndarray:
     shifts = rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
     count, starts = len(shingles.sizes), shingles.matrix.indptr
     signatures = np.empty((count, PERMUTATIONS), dtype=np.uint32)
-    for first in range(0, count, 5_000):
-        last = min(first + 5_000, count)
+    for first in range(0, count, SIGNED):
+        last = min(first + SIGNED, count)
         hashes = shingles.matrix.indices[starts[first] : starts[last]].astype(np.uint64)
         hashes = (hashes + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(31)
+        values = np.empty_like(hashes)
         for i in range(PERMUTATIONS):
-            values = ((hashes * factors[i] + shifts[i]) >> np.uint64(32)).astype(np.uint32)
-            signatures[first:last, i] = np.minimum.reduceat(values, starts[first:last] - starts[first])
+            np.multiply(hashes, factors[i], out=values)
+            values += shifts[i]
+            # The least upper half is the upper half of the least.
+            least = np.minimum.reduceat(values, starts[first:last] - starts[first])
+            signatures[first:last, i] = least >> np.uint64(32)
     return signatures
 
 
