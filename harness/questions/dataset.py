@@ -12,7 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class QaFile:
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
 
-    @property
+    @cached_property
     def summary(self) -> str:
         """The one line that says what was recognised."""
         unanswerable = sum(not row.answerable for row in self.rows)
