@@ -78,12 +78,13 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
                 found.append("")
         return tuple(found)
 
-    of_template: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    of_template: defaultdict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
     for words, (_, answer) in zip(split, known, strict=True):
-        of_template[template(words)][answer] += 1
+        counts = of_template[template(words)]
+        counts[answer] = counts.get(answer, 0) + 1
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
     # Skip a question that consists only of blanks.
-    rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
+    rules = {found: max(counts, key=counts.__getitem__) for found, counts in of_template.items() if any(found)}
     return [rules.get(template(normalised(question).split()), commonest) for question in asked]
 
 

@@ -265,8 +265,9 @@ def candidates(shingles: Shingles, threshold: float, topics: Sequence[np.ndarray
     pairs = np.stack(np.divmod(unique(found), max(1, count)), axis=1)
     # The share of equal minima estimates the similarity with this standard error, so what is far below cannot be near.
     least = threshold - 5 * (threshold * (1 - threshold) / PERMUTATIONS) ** 0.5
-    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    close = [(signatures[chunk[:, 0]] == signatures[chunk[:, 1]]).mean(axis=1) >= least for chunk in chunks]
+    chunks = [pairs[start : start + SIGNED] for start in range(0, len(pairs), SIGNED)]
+    equal = (np.packbits(signatures[chunk[:, 0]] == signatures[chunk[:, 1]], axis=1) for chunk in chunks)
+    close = [np.bitwise_count(bits).sum(axis=1) / PERMUTATIONS >= least for bits in equal]
     return pairs[np.concatenate(close)] if chunks else pairs, int(crowded.sum())
 
 
