@@ -105,18 +105,7 @@ def plan(
         families.check(config, family, model_folder)
     expected = families.expected(config, family)
     tied = families.tied(config)
-    # Old checkpoints store the rotary frequencies; a tied model may store the output matrix a second time.
-    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
-    if missing := sorted(set(expected) - set(found)):
-        raise ModelError(
-            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.HINT, file=model_folder
-        )
-    if unknown := sorted(set(found) - set(expected) - ignored):
-        raise ModelError(
-            f"tensor {unknown[0]!r} is not part of a {family.name} model",
-            "merge adapters into the model first",
-            file=model_folder,
-        )
+    _check_names(found, expected, tied, family.name, model_folder)
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     names = get_tensor_name_map(family.arch, layers)
@@ -151,16 +140,37 @@ def plan(
     return planned
 
 
+def _check_names(
+    found: Mapping[str, safetensors_reader.Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    tied: bool,
+    family: str,
+    folder: Path,
+) -> None:
+    """Raises ModelError if a tensor is missing or unknown."""
+    # Old checkpoints store the rotary frequencies; a tied model may store the output matrix a second time.
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
+    if missing := sorted(set(expected) - set(found)):
+        raise ModelError(
+            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.HINT, file=folder
+        )
+    if unknown := sorted(set(found) - set(expected) - ignored):
+        raise ModelError(
+            f"tensor {unknown[0]!r} is not part of a {family} model",
+            "merge adapters into the model first",
+            file=folder,
+        )
+
+
 def _two_embeddings(found: Mapping[str, safetensors_reader.Tensor]) -> bool:
     """Whether an output matrix is stored that is not the embedding."""
     output, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
     if output is None or embedding is None:
         return False
-    starts = range(0, output.rows, ROWS)
-    return output.shape != embedding.shape or not all(
-        np.array_equal(*(tensor.read(first, min(ROWS, tensor.rows - first)) for tensor in (output, embedding)))
-        for first in starts
-    )
+    if output.shape != embedding.shape:
+        return True
+    pieces = ((first, min(ROWS, output.rows - first)) for first in range(0, output.rows, ROWS))
+    return not all(np.array_equal(output.read(*piece), embedding.read(*piece)) for piece in pieces)
 
 
 def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:

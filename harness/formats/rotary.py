@@ -39,7 +39,9 @@ def settings(config: Config, layers: str = "full_attention") -> dict[str, Any]:
         layers: one of KINDS; matters for Gemma 3 alone.
     """
     if _is(config, "Gemma3"):
-        found = dict((config.get("rope_parameters") or {}).get(layers) or {"rope_type": "default"})
+        found: dict[str, Any] = {"rope_type": "default"}
+        if given := (config.get("rope_parameters") or {}).get(layers):
+            found = dict(given)
         if layers == "full_attention":
             found.update(config.get("rope_scaling") or {})
         key, default = GEMMA3_THETA[layers]
@@ -59,10 +61,10 @@ def settings(config: Config, layers: str = "full_attention") -> dict[str, Any]:
 def malformed(config: Config) -> str | None:
     """Why transformers cannot read these settings, or reads none of them; None if it can."""
     for key in ("rope_scaling", "rope_parameters"):
-        found = config.get(key)
-        if found is not None and not isinstance(found, Mapping):
+        found = config.get(key) or {}
+        if not isinstance(found, Mapping):
             return f"its {key} is {found!r}, not a mapping"
-        kinds = [found[kind] for kind in KINDS if kind in (found or {})]
+        kinds = [found[kind] for kind in KINDS if kind in found]
         if not _is(config, "Gemma3"):
             if kinds:
                 return f"its {key} differ by kind of layer, which transformers reads for Gemma 3 alone"
