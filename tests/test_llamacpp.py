@@ -1,4 +1,4 @@
-"""The llama.cpp backend against the original model, and everything that silently changes an answer."""
+"""The llama.cpp backend compared with the original model, and everything that silently changes an answer."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_an_answer_that_cannot_be_computed_is_an_error_and_the_others_are_not(
 # ---------------------------------------------------------------------------------------------------------- the library
 
 
-def test_a_library_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "libllama.so"
     file.write_bytes(b"not a library")
     for path, words in ((file, "cannot be used"), (tmp_path / "x.so", "does not exist"), (tmp_path, "cannot be used")):
@@ -474,7 +474,7 @@ def test_the_process_ends_however_it_leaves_the_model(f16: Path, end: str) -> No
     assert ("ZeroDivisionError" in done.stderr) if end == "1 / 0" else done.stderr == ""
 
 
-def test_it_is_found_by_name_and_tells_its_version(f16: Path) -> None:
+def test_it_is_found_by_name_and_reports_its_version(f16: Path) -> None:
     assert find("llamacpp") is LlamaCppBackend
     assert "llamacpp" in BACKENDS
     model = backend(f16)

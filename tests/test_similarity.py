@@ -37,7 +37,7 @@ def test_normalise():
     assert normalise("अनुच्छेद १४ क्या है?") == "अनुच्छेद 14 क्या है"
     assert normalise("1,00,000 in C# and C++: 3.0 or -5") == "100000 in c# and c++ 3 or -5"
     assert normalise("銅の沸点は、何度？") == "銅の沸点は 何度"
-    # Nothing left would make all such questions one.
+    # If nothing were left, all such questions would be equal.
     assert normalise("?!") == "?!"
 
 
@@ -326,7 +326,7 @@ few = st.lists(
 @given(few, few)
 def test_rows_added_break_no_firm_tie(old, new):
     before, after = groups(old), groups(old + new).of
-    # Labels and equal questions hold whatever is added; what a near-duplicate asks may become clear only by the rows that are added.
+    # Ties by label and equal questions are independent of added rows; those of near-duplicates may change with them.
     for link in before.links:
         if link.reason in ("group", "duplicate_question"):
             assert after[link.left] == after[link.right]

@@ -1,6 +1,6 @@
 """What the report shows, as plain values: each function turns records into one section's rows, ready to be printed.
 
-No markup here and no wording of the verdict: that is `harness.report.headline`'s and the templates'.
+Markup is in the templates, the wording of the verdict in `harness.report.headline`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Inputs:
     export: ExportManifest | None = None
     gate: GateResult | None = None
     gate_is_old: bool = False
-    """It judged another comparison than this one."""
+    """It is the verdict on another comparison."""
     marks: MarksResult | None = None
-    """None: nobody marked anything, or the marks are of another split."""
+    """None: there are no marks, or those of another split."""
     judge: JudgeResult | None = None
     """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
@@ -101,7 +101,7 @@ def metrics_of(comparison: Comparison) -> list[str]:
 
 
 def number_line(comparison: Comparison) -> list[dict[str, Any]]:
-    """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
+    """The small chart of the verdict: fine-tuned, base and the baselines on the primary metric."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     rows = []
     for variant, label in ((tuned, "Fine-tuned"), (BASE_FEW_SHOT, "Base, few-shot"), (BASE, "Base model")):
@@ -160,7 +160,7 @@ def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def contract_note(comparison: Comparison) -> str:
-    """What the two sides of each pair share, in a sentence or two; empty without pairs."""
+    """The contract of each pair, in a sentence or two; empty without pairs."""
     found = dict.fromkeys((pair.left, pair.right, pair.contract) for pair in comparison.pairs)
     loose = [
         f"{variant_label(a)} against {variant_label(b)}" for a, b, contract in found if contract == "same question"
@@ -174,7 +174,7 @@ def contract_note(comparison: Comparison) -> str:
 
 
 def noise_floor(comparison: Comparison) -> float | None:
-    """The largest flip rate of any variant: what a difference must exceed to mean anything. None: not measured."""
+    """The largest flip rate of any variant, which a meaningful difference must exceed. None: not measured."""
     rates = [rate for value in comparison.noise.values() if (rate := _rate(value)) is not None]
     return max(rates, default=None)
 
