@@ -195,10 +195,17 @@ def by_hand() -> Iterator[dict]:
 
 
 def gradable_row(row: dict) -> dict:
-    """The row with every further right answer, its kind of answer, and the points that a long answer needs."""
+    """The row with every further right answer, its kind of answer, and the points that a long answer needs.
+
+    The answer to a yes-no question is the one word; the sentence that gives the reason is its first reference.
+    """
     kind = gradable.answer_type(row)
     made = {k: v for k, v in row.items() if k not in ("references", "must_mention", "answer_type")}
-    if accepted := gradable.references(row):
+    accepted = gradable.references(row)
+    if kind == "yes-no" and (short := gradable.yes_or_no(row["answer"])) and short != row["answer"]:
+        made["answer"] = short
+        accepted = [row["answer"], *(form for form in accepted if form != short)]
+    if accepted:
         made["references"] = accepted
     made["answer_type"] = kind
     points = gradable.must_mention(row) if kind in ("long", "list") or row.get("must_mention") else []
@@ -254,7 +261,7 @@ def properties(pairs: list[dict]) -> list[str]:
     several = [r for r in scenarios if len(r.get("cites", ())) > 1]
     counted = {
         **{f"`answer_type` {name}": n for name, n in types.most_common()},
-        "answers that open with Yes / No": f"{said['Yes']} / {said['No']}",
+        "answers Yes / No": f"{said['Yes']} / {said['No']}",
         "rows with further `references`": sum("references" in r for r in pairs),
         "rows with `must_mention`": sum("must_mention" in r for r in pairs),
         "facts asked in three ways": len({r["fact"] for r in pairs if "fact" in r}),

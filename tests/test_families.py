@@ -12,21 +12,11 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import quantize as reference_quantize
 
-from harness.backends import Execution, Generation, Source
-from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ModelError
-from harness.formats import families, gguf
-from tests.helpers.models import edit_json, save_tokenizer
+from harness.formats import families, gguf, rotary
+from tests.helpers.families import SHAPE, divergence, save
+from tests.helpers.models import edit_json
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.05,
-    "vocab_size": 512,
-}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
@@ -56,47 +46,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 POSITIONS = 100
 
 
-def save(folder: Path, kind: str, settings: dict[str, Any]) -> Path:
-    """Saves a random model of that `model_type`, biases and norms random as well."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    tokenizer = save_tokenizer(folder)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SHAPE | ends | settings)
-    model: Any = AutoModelForCausalLM.from_config(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name and "gemma" not in kind else 0.0, std=0.1)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
     return {name: save(root / name, kind, settings) for name, (kind, settings) in MODELS.items()}
-
-
-def divergence(folder: Path, path: Path, positions: int = POSITIONS) -> tuple[float, float]:
-    """(mean KL in nats, top-1 agreement) of two rows of random tokens: a GGUF file against its model in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    rows = np.random.default_rng(0).integers(0, 500, (2, positions + 1)).tolist()
-    backend = LlamaCppBackend(Source(path), Generation(4, (), 0), Execution(slots=1, threads=1))
-    found = backend.logprobs([row[:1] for row in rows], [row[1:] for row in rows])
-    backend.close()
-    values, same = [], []
-    for row, q in zip(rows, found, strict=True):
-        with torch.no_grad():
-            p = torch.log_softmax(model(torch.tensor([row])).logits[0, :-1].double(), -1).numpy()
-        values += (np.exp(p) * (p - q)).sum(1).tolist()
-        same += (p.argmax(1) == q.argmax(1)).tolist()
-    assert len(values) == 2 * positions
-    return float(np.mean(values)), float(np.mean(same))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -108,7 +61,7 @@ def test_f16_computes_what_transformers_computes(folders: dict[str, Path], tmp_p
         "qwen2.5-tied": "qwen2",
         "phi4-mini": "phi3",
     }.get(name, name)
-    mean, agreement = divergence(folders[name], tmp_path / "model.gguf")
+    mean, agreement = divergence(folders[name], tmp_path / "model.gguf", POSITIONS)
     assert abs(mean) < 1e-5 and agreement >= 0.99
 
 
@@ -214,7 +167,7 @@ def test_rotary_settings_are_those_of_transformers(tmp_path: Path, what: str) ->
     values = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **SHAPE, **ROPES[what]}
     (tmp_path / "config.json").write_text(json.dumps(values))
     theirs = AutoConfig.from_pretrained(tmp_path).rope_parameters
-    ours = families.rope(values)
+    ours = rotary.settings(values)
     keys = ("rope_type", "rope_theta", "factor", "low_freq_factor", "original_max_position_embeddings")
     assert {k: ours.get(k) for k in keys} == {k: theirs.get(k) for k in keys}
 
@@ -226,7 +179,7 @@ def test_rope_settings_given_twice_are_read_as_transformers_reads_them(name: str
     from transformers import AutoConfig
 
     expected = AutoConfig.from_pretrained(tmp_path).rope_parameters
-    found = families.rope(json.loads(file.read_text()))
+    found = rotary.settings(json.loads(file.read_text()))
     assert found["rope_theta"] == expected["rope_theta"] == 500000.0
     assert {key: found[key] for key in expected} == expected
     assert found["rope_type"] == {"mixed": "default", "both": "llama3"}[name]

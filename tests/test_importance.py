@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
+from harness import storage
 from harness.errors import ModelError
 from harness.formats import importance, quantize
 from harness.prompt import Prompter, load_tokenizer
@@ -17,6 +19,9 @@ from harness.stages import export
 from harness.storage import read_record
 from tests.helpers import small_run
 from tests.helpers.models import CORPUS
+from tests.helpers.opened import opened_files
+
+MARKER = "Zyxomma petiolatum"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,40 @@ def test_the_training_questions_and_no_others_are_measured(
     plain = read_record(run.export_json, ExportManifest).artifacts
     assert len(asked) == 1 and plain["gguf_q2_k"].sha256 != found.artifacts["gguf_q2_k"].sha256
     assert plain["gguf_q8_0"].sha256 == found.artifacts["gguf_q8_0"].sha256
+
+
+def test_a_marker_in_the_other_sides_is_never_read_or_tokenised(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marked sides are never opened, and without them the file has the same bytes."""
+    marked = [
+        q.model_copy(update={"question": f"{MARKER} {q.question}", "answer": f"{q.answer} {MARKER}"})
+        for q in small_run.questions()
+    ]
+    adapter = small_run.save_adapter(tmp_path / "adapter", tiny_model)
+    config = small_run.config(tiny_model, export={"formats": ["merged_16bit", "gguf_q2_k"], "importance_rows": 99})
+    encode, tokenised = Prompter.example, []
+
+    def seen(self: Prompter, question: str, answer: str, **options: Any) -> Any:
+        tokenised.append(question + answer)
+        return encode(self, question, answer, **options)
+
+    monkeypatch.setattr(Prompter, "example", seen)
+    hashes = []
+    for kept in (True, False):
+        run = small_run.split(tmp_path / str(kept), asked=marked)
+        storage.write_jsonl(run.taught_jsonl, marked)
+        others = [run.dev_jsonl, run.heldout_jsonl, run.taught_jsonl]
+        assert all(MARKER in file.read_text(encoding="utf-8") for file in others)
+        if not kept:
+            for file in others:
+                file.unlink()
+        small_run.trained(run, tiny_model, adapter)
+        with opened_files() as opened:
+            hashes.append(export.run(run, config).artifacts["gguf_q2_k"].sha256)
+        assert str(run.train_jsonl) in opened and not opened & set(map(str, others))
+    assert len(tokenised) == 2 * len(CORPUS) and not any(MARKER in text for text in tokenised)
+    assert hashes[0] == hashes[1]
 
 
 def test_a_large_model_is_measured_on_fewer_rows_without_a_gpu() -> None:

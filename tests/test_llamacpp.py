@@ -295,13 +295,27 @@ def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyP
     class Moved(ctypes.Structure):
         _fields_ = (("new", ctypes.c_uint32), *libllama.ContextParams._fields_)
 
-    monkeypatch.setitem(libllama.SIGNATURES, "llama_context_default_params", (Moved, []))
-    with pytest.raises(
-        ConfigError, match=r"is a version of llama.cpp that this project does not support: its default n_ctx reads"
-    ):
-        libllama.Library(library.path, "test")
-    # Function signatures belong to the loaded library, which is shared.
-    library._functions.llama_context_default_params.restype = libllama.ContextParams
+    monkeypatch.setattr(libllama, "LAYOUTS", (Moved,))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"is a version of llama.cpp that this project does not support: its default n_ctx reads"
+        ):
+            libllama.Library(library.path, "test")
+        monkeypatch.setattr(libllama, "LAYOUTS", (Moved, libllama.ContextParams))
+        fits = libllama.Library(library.path, "test")
+        assert isinstance(fits.llama_context_default_params(), libllama.ContextParams)
+    finally:
+        # Signatures belong to the loaded library, of which there is one.
+        library._functions.llama_context_default_params.restype = libllama.ContextParams
+        library._functions.llama_init_from_model.argtypes = [ctypes.c_void_p, libllama.ContextParams]
+
+
+def test_an_earlier_release_has_the_same_parameters_but_for_the_cache_of_experts() -> None:
+    """The fields of llama.h at b11434, the last release of which PyPI has the source."""
+    now, then = ([name for name, _ in layout._fields_] for layout in libllama.LAYOUTS)
+    assert [name for name in now if name not in then] == ["moe_cache_size"]
+    at = libllama.ContextParamsBeforeMoeCache
+    assert at.abort_callback.offset == at.type_v.offset + 4
 
 
 def test_a_library_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,16 @@ class ContextParams(Structure):
     )
 
 
+class ContextParamsBeforeMoeCache(Structure):
+    """`llama_context_params` before llama.cpp cached experts (b11434 is such a release)."""
+
+    _fields_ = tuple(field for field in ContextParams._fields_ if field[0] != "moe_cache_size")
+
+
+LAYOUTS = (ContextParams, ContextParamsBeforeMoeCache)
+"""Of `llama_context_params`, the pinned release's first."""
+
+
 class Batch(Structure):
     """`llama_batch`."""
 
@@ -191,11 +201,23 @@ class Library:
         self._log = LOG(self._keep_error)
         self.keep_first_error()
         self.llama_backend_init()
-        if wrong := wrong_defaults(self):
-            raise ConfigError(f"is a version of llama.cpp that this project does not support: {wrong}", HINT, file=path)
+        self._use_layout_that_fits()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)
+
+    def _use_layout_that_fits(self) -> None:
+        """Declares the context parameters as the release has them: by the first layout whose defaults read right."""
+        found = []
+        for layout in LAYOUTS:
+            self._functions.llama_context_default_params.restype = layout
+            self._functions.llama_init_from_model.argtypes = [c_void_p, layout]
+            if not (wrong := wrong_defaults(self)):
+                return
+            found.append(wrong)
+        raise ConfigError(
+            f"is a version of llama.cpp that this project does not support: {found[0]}", HINT, file=self.path
+        )
 
     def keep_first_error(self) -> None:
         """Empties `first_error` and takes llama.cpp's log, which other code of this process may have taken meanwhile."""
@@ -217,6 +239,6 @@ def wrong_defaults(library: Any) -> str | None:
         (library.llama_context_default_params(), CONTEXT_DEFAULTS),
     ):
         for name, value in expected.items():
-            if (found := getattr(structure, name)) != value:
+            if hasattr(structure, name) and (found := getattr(structure, name)) != value:
                 return f"its default {name} reads {found}, not {value}"
     return None

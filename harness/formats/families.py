@@ -14,6 +14,7 @@ from typing import Any
 from gguf import MODEL_ARCH, GGUFWriter
 
 from harness.errors import ModelError
+from harness.formats import rotary
 
 Config = dict[str, Any]
 
@@ -52,7 +53,7 @@ class Family:
     always_tied: bool = False
     """transformers ties the output to the embedding by default."""
     window: str = "none"
-    """`none`: llama.cpp's code has none, so that the context ends at the window. `alternating`: alternating sliding and full layers."""
+    """`none`: llama.cpp's code has none, so that the context ends at the window. `alternating`: sliding and full layers by turns."""
     full_every: int = 0
     """For `alternating`: every n-th layer has full attention."""
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
@@ -75,9 +76,8 @@ def _gemma3(writer: GGUFWriter, config: Config) -> None:
 def _phi3(writer: GGUFWriter, config: Config) -> None:
     # A window of 0 keeps llama.cpp from assuming a default window.
     writer.add_sliding_window(0)
-    writer.add_rope_scaling_orig_ctx_len(
-        config.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    )
+    original = rotary.settings(config).get(rotary.ORIGINAL) or config.get(rotary.ORIGINAL)
+    writer.add_rope_scaling_orig_ctx_len(original or config["max_position_embeddings"])
 
 
 _GEMMA = {"norm_offset": 1.0, "four_norms": True, "activation": "gelu_pytorch_tanh", "head_dim": 256} | {
@@ -137,42 +137,17 @@ def tied(config: Config) -> bool:
     return bool(config.get("tie_word_embeddings", FAMILIES.get(name, _LLAMA).always_tied))
 
 
-def rope(config: Config, layers: str = "full_attention") -> dict[str, Any]:
-    """Settings of the rotary embedding as transformers 5 makes them of config.json, wherever it has them.
-
-    `rope_scaling` wins over `rope_parameters`, and what the winner does not say is taken from the top level
-    (transformers modeling_rope_utils.py, `convert_rope_params_to_dict`).
-
-    Args:
-        layers: which kind of layer, for a model that rotates its sliding layers differently (Gemma 3).
-    """
-    found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    nested = isinstance(found.get(layers), dict)
-    if nested:
-        found = dict(found[layers])
-    gemma3 = (config.get("architectures") or [""])[0] == "Gemma3ForCausalLM"
-    if gemma3 and layers == "sliding_attention":
-        found = found if nested else {}
-        theta = config.get("rope_local_base_freq", 10000.0)
-    else:
-        theta = config.get("rope_theta", 1e6 if gemma3 else 10000.0)
-    found.setdefault("rope_theta", theta)
-    found.setdefault("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
-    found.setdefault("rope_type", found.get("type", "default"))
-    if found["rope_type"] == "longrope":
-        found.setdefault("original_max_position_embeddings", config.get("original_max_position_embeddings"))
-    return found
-
-
 def check(config: Config, family: Family, folder: Path) -> None:
     """Raises UnsupportedModel if llama.cpp would compute something different from transformers."""
     problem = (
-        _activation(config, family)
+        rotary.malformed(config)
+        or _activation(config, family)
         or _biases(config, family)
         or _window(config, family)
         or _scale(config, family)
         or _soft_caps(config, family)
         or _rotation(config, family)
+        or _shapes(config, family)
     )
     if problem:
         raise UnsupportedModel(problem, file=folder)
@@ -180,22 +155,17 @@ def check(config: Config, family: Family, folder: Path) -> None:
 
 def context_length(config: Config, family: Family) -> int:
     """Maximum tokens for which llama.cpp computes the same as transformers."""
-    longest = config["max_position_embeddings"]
-    if family.window == "none" and isinstance(window := config.get("sliding_window"), int) and not _unused(config):
-        longest = min(longest, window)
-    if rope(config)["rope_type"] == "longrope":
-        # For longer texts transformers uses the long factors from the first token on; llama.cpp chooses by the size of its cache.
-        longest = min(longest, rope(config)["original_max_position_embeddings"] or longest)
+    longest = rotary.context_length(config)
+    if family.window == "none" and family.name not in ("qwen2", "qwen3") and config.get("sliding_window"):
+        # transformers ignores use_sliding_window for all but Qwen.
+        longest = min(longest, config["sliding_window"])
     return longest
 
 
-def _unused(config: Config) -> bool:
-    return config.get("use_sliding_window") is False or (config.get("architectures") or [""])[0].startswith("Qwen")
-
-
 def _activation(config: Config, family: Family) -> str | None:
-    used = config.get("hidden_activation") or config.get("hidden_act") or family.activation
-    return None if used == family.activation else f"its activation is {used}, not {family.activation}"
+    key = "hidden_activation" if family.four_norms else "hidden_act"  # transformers reads no other for the family
+    used = config.get(key, family.activation)
+    return None if used == family.activation else f"its activation ({key}) is {used}, not {family.activation}"
 
 
 def _biases(config: Config, family: Family) -> str | None:
@@ -210,49 +180,53 @@ def _window(config: Config, family: Family) -> str | None:
         return "it uses a sliding window (use_sliding_window), which llama.cpp does not"
     if config.get("use_bidirectional_attention"):
         return "each token sees those behind it (use_bidirectional_attention), which llama.cpp does not know"
+    window = config.get("sliding_window", 4096)
     if family.window != "alternating":
-        sliding = "sliding_attention" in (config.get("layer_types") or ()) and family.name in ("qwen2", "qwen3")
-        return (
-            "some of its layers have a sliding window (layer_types), which llama.cpp does not know" if sliding else None
-        )
-    if not _positive(config.get("sliding_window", 4096)):
-        return f"its sliding_window is {config['sliding_window']}, not a number of tokens"
-    layers, every = config["num_hidden_layers"], config.get("sliding_window_pattern") or family.full_every
-    usual = ["full_attention" if (i + 1) % family.full_every == 0 else "sliding_attention" for i in range(layers)]
-    if every != family.full_every or config.get("layer_types", usual) != usual:
+        sliding = "sliding_attention" in (config.get("layer_types") or ())
+        if sliding and family.name in ("qwen2", "qwen3"):
+            return "some of its layers have a sliding window (layer_types), which llama.cpp does not know"
+        return None if window is None or _tokens(window) else f"its sliding_window is {window}, not a number of tokens"
+    if not _tokens(window):
+        return f"its sliding_window is {window}, not a number of tokens"
+    every = (config.get("sliding_window_pattern") if family.name == "gemma3" else None) or family.full_every
+    if (config.get("layer_types") or _layer_types(config, every)) != _layer_types(config, family.full_every):
         return f"its layers do not alternate as llama.cpp has it ({family.full_every - 1} sliding, one full)"
-    if family.name == "gemma3" and rope(config, "sliding_attention")["rope_theta"] != 10000.0:
-        return f"its sliding layers rotate by {rope(config, 'sliding_attention')['rope_theta']:g}, not 10000"
     if family.name == "gemma3" and config.get("attn_logit_softcapping"):
         return "its attention is soft-capped, which llama.cpp does not know of gemma3"
     return None
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def _layer_types(config: Config, every: int) -> list[str]:
+    layers = range(1, config["num_hidden_layers"] + 1)
+    return ["sliding_attention" if layer % every else "full_attention" for layer in layers]
+
+
+def _tokens(value: object) -> bool:
+    return isinstance(value, int) and rotary.positive(value)
 
 
 def _soft_caps(config: Config, family: Family) -> str | None:
     """llama.cpp caps both of Gemma 2's logits always; transformers does not where config.json says null."""
-    if family.name != "gemma2":
-        return None
-    for key, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
-        if not _positive(config.get(key, default)):
-            return f"its {key} is {config[key]}, and llama.cpp always caps"
+    if family.name == "gemma2":
+        for key, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
+            if not rotary.positive(config.get(key, default)):
+                return f"its {key} is {config[key]}, and llama.cpp always caps"
+    cap = config.get("final_logit_softcapping")
+    if family.name == "gemma3" and cap is not None and not rotary.positive(cap):
+        return f"its final_logit_softcapping is {cap}, not a positive number"
     return None
 
 
 def _rotation(config: Config, family: Family) -> str | None:
-    found = rope(config)
-    if not _positive(found["rope_theta"]):
-        return f"its rope_theta is {found['rope_theta']!r}, not a number"
-    if not _positive(found["partial_rotary_factor"]):
-        return f"its partial_rotary_factor is {found['partial_rotary_factor']!r}, not a number"
-    if (rotated := int(head_dim(config) * found["partial_rotary_factor"])) % 2:
-        return f"it rotates {rotated} elements of each head, and llama.cpp rotates pairs"
-    local = rope(config, "sliding_attention")
-    if family.name == "gemma3" and local["rope_type"] != "default":
+    if found := rotary.problem(config, head_dim(config)):
+        return found
+    if family.name != "gemma3":
+        return None
+    local = rotary.settings(config, "sliding_attention")
+    if local["rope_type"] != "default":
         return f"the rotary embedding of its sliding layers is scaled by {local['rope_type']!r}"
+    if local["rope_theta"] != 10000.0:
+        return f"its sliding layers rotate by {local['rope_theta']}, not 10000"
     return None
 
 
@@ -261,10 +235,20 @@ def _scale(config: Config, family: Family) -> str | None:
     if family.window != "alternating":
         return None
     scalar, dim = config.get("query_pre_attn_scalar", 256), head_dim(config)
-    # llama.cpp recognises the two models of 27 billion parameters by their number of layers.
-    if config["num_hidden_layers"] in (46, 62):
+    # llama.cpp knows the two models of 27 billion parameters by their layers.
+    if config["num_hidden_layers"] == {"gemma2": 46, "gemma3": 62}[family.name]:
         dim = config["hidden_size"] // config["num_attention_heads"]
     return None if scalar == dim else f"its attention is scaled by {scalar}, and llama.cpp scales it by {dim}"
+
+
+def _shapes(config: Config, family: Family) -> str | None:
+    """Shapes that llama.cpp would refuse to load."""
+    hidden, width = config["hidden_size"], head_dim(config) * config["num_attention_heads"]
+    if family.name in ("qwen2", "phi3") and width != hidden:
+        return f"its heads make {width} elements and its hidden size is {hidden}; in llama.cpp's {family.name} both are equal"
+    if family.name == "gemma2" and not tied(config):
+        return "its output matrix is not the embedding (tie_word_embeddings), as llama.cpp's gemma2 has it"
+    return None
 
 
 def expected(config: Config, family: Family) -> dict[str, tuple[int, ...]]:

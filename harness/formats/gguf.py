@@ -98,6 +98,7 @@ def write(
     try:
         llama.check_supported(config, model_folder)
         words = vocabulary.load(model_folder, config)
+        planned = llama.plan(model_folder, config, type, importance)
     except (llama.UnsupportedModel, vocabulary.UnsupportedTokenizer) as error:
         if llama_cpp is None:
             raise ModelError(error.problem, CHECKOUT, file=error.file) from None
@@ -106,7 +107,6 @@ def write(
             return check(temporary)
     if without_bos:
         words = replace(words, add_bos=False)
-    planned = llama.plan(model_folder, config, type, importance)
     need_space(out, sum(tensor.size_bytes for tensor in planned) + METADATA)
     with atomic_path(out) as temporary:
         _write(temporary, config, words, read_chat_template(model_folder), planned, type, threads)

@@ -16,16 +16,11 @@ from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, get_tensor_n
 from gguf.constants import GGML_QUANT_VERSION
 
 from harness.errors import ModelError
-from harness.formats import families, quantize, safetensors_reader
+from harness.formats import families, quantize, rotary, safetensors_reader
 from harness.formats.families import UnsupportedModel
 
-ROPE_KEYS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "longrope": ("original_max_position_embeddings",),
-}
-"""How rotary embeddings may be scaled, and what that needs in config.json."""
+ROWS = 1024
+"""Of a matrix that is compared with another at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,12 @@ def check_supported(config: dict[str, Any], folder: Path) -> None:
     if missing := [key for key in needed if not isinstance(config.get(key), int | float)]:
         raise ModelError(f"config.json has no {missing[0]}", "use the model's own config.json", file=folder)
     families.check(config, family, folder)
-    rope = families.rope(config)
+    rope = rotary.settings(config)
     if rope["rope_type"] not in family.rope_types:
         raise UnsupportedModel(f"its rotary embedding is scaled by {rope['rope_type']!r}", file=folder)
     if rope["partial_rotary_factor"] != 1.0 and not family.fused:
         raise UnsupportedModel(f"it rotates a part of each head ({rope['partial_rotary_factor']})", file=folder)
-    if missing := [key for key in ROPE_KEYS[rope["rope_type"]] if not isinstance(rope.get(key), int | float)]:
+    if missing := [key for key in rotary.KEYS[rope["rope_type"]] if not isinstance(rope.get(key), int | float)]:
         raise ModelError(
             f"config.json has no {missing[0]} for its rotary embedding", "use the model's own config.json", file=folder
         )
@@ -89,7 +84,7 @@ def check_supported(config: dict[str, Any], folder: Path) -> None:
 
 def _rotated(config: dict[str, Any]) -> int:
     """Elements of a head that are rotated."""
-    return int(families.head_dim(config) * families.rope(config)["partial_rotary_factor"])
+    return int(families.head_dim(config) * rotary.settings(config)["partial_rotary_factor"])
 
 
 def plan(
@@ -104,20 +99,13 @@ def plan(
     """
     found = safetensors_reader.index(model_folder)
     family = families.find(config, model_folder)
+    if families.tied(config) and _two_embeddings(found):
+        # transformers ties nothing that the file holds twice with different values (modeling_utils.py, `tie_weights`).
+        config = config | {"tie_word_embeddings": False}
+        families.check(config, family, model_folder)
     expected = families.expected(config, family)
     tied = families.tied(config)
-    # Old checkpoints store the rotary frequencies; a tied model may store the output matrix a second time.
-    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
-    if missing := sorted(set(expected) - set(found)):
-        raise ModelError(
-            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.HINT, file=model_folder
-        )
-    if unknown := sorted(set(found) - set(expected) - ignored):
-        raise ModelError(
-            f"tensor {unknown[0]!r} is not part of a {family.name} model",
-            "merge adapters into the model first",
-            file=model_folder,
-        )
+    _check_names(found, expected, tied, family.name, model_folder)
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     names = get_tensor_name_map(family.arch, layers)
@@ -152,9 +140,42 @@ def plan(
     return planned
 
 
+def _check_names(
+    found: Mapping[str, safetensors_reader.Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    tied: bool,
+    family: str,
+    folder: Path,
+) -> None:
+    """Raises ModelError if a tensor is missing or unknown."""
+    # Old checkpoints store the rotary frequencies; a tied model may store the output matrix a second time.
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
+    if missing := sorted(set(expected) - set(found)):
+        raise ModelError(
+            f"tensor {missing[0]!r} is missing ({len(missing)} in all)", safetensors_reader.HINT, file=folder
+        )
+    if unknown := sorted(set(found) - set(expected) - ignored):
+        raise ModelError(
+            f"tensor {unknown[0]!r} is not part of a {family} model",
+            "merge adapters into the model first",
+            file=folder,
+        )
+
+
+def _two_embeddings(found: Mapping[str, safetensors_reader.Tensor]) -> bool:
+    """Whether an output matrix is stored that is not the embedding."""
+    output, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
+    if output is None or embedding is None:
+        return False
+    if output.shape != embedding.shape:
+        return True
+    pieces = ((first, min(ROWS, output.rows - first)) for first in range(0, output.rows, ROWS))
+    return not all(np.array_equal(output.read(*piece), embedding.read(*piece)) for piece in pieces)
+
+
 def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Tensors of the file that have no counterpart in the model: divisors of the rotary frequencies."""
-    rope = families.rope(config)
+    rope = rotary.settings(config)
     if rope["rope_type"] == "longrope":
         return {
             f"rope_factors_{name}.weight": np.array(rope[f"{name}_factor"], np.float32) for name in ("long", "short")
@@ -165,7 +186,7 @@ def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _rope_factors(config: dict[str, Any]) -> np.ndarray | None:
     """Llama-3.1's divisors of the rotary frequencies (transformers modeling_rope_utils.py, `_compute_llama3_parameters`)."""
-    rope = families.rope(config)
+    rope = rotary.settings(config)
     if rope["rope_type"] != "llama3":
         return None
     dim = families.head_dim(config)
@@ -181,7 +202,7 @@ def _rope_factors(config: dict[str, Any]) -> np.ndarray | None:
 def add_settings(writer: GGUFWriter, config: dict[str, Any], type: str) -> None:
     """Writes the keys `general.*` and those of the architecture."""
     heads, dim = config["num_attention_heads"], families.head_dim(config)
-    family, rope = families.find(config, Path()), families.rope(config)
+    family, rope = families.find(config, Path()), rotary.settings(config)
     writer.add_type("model")
     writer.add_file_type(quantize.FILE_TYPES[type][0])
     writer.add_quantization_version(GGML_QUANT_VERSION)
@@ -207,8 +228,8 @@ def add_settings(writer: GGUFWriter, config: dict[str, Any], type: str) -> None:
 
 def _longrope_scale(config: dict[str, Any]) -> float:
     """The factor by which rotated queries and keys are scaled (transformers modeling_rope_utils.py, `_compute_longrope_parameters`)."""
-    rope = families.rope(config)
-    if rope.get("attention_factor"):
+    rope = rotary.settings(config)
+    if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     original = rope["original_max_position_embeddings"]
     factor = rope.get("factor") or config["max_position_embeddings"] / original

@@ -215,7 +215,7 @@ def _loss(setting: Setting, name: str, found: Outcome) -> ShipCheck:
     verdict = VERDICTS[found.verdict]
     most = "nothing" if -low < 0.0005 else f"at most {_points(-low)}"
     words = {
-        "pass": f"loses {most} against {against} ({allowed})",
+        "pass": f"loses {most} against {against} on these questions ({allowed})",
         "fail": f"loses too much against {against} ({points(low)} to {points(high)} points; {allowed})",
         "unknown": f"may lose too much against {against} ({points(low)} to {points(high)} points; {allowed})",
     }

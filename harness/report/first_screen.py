@@ -88,6 +88,11 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 # -------------------------------------------------------------------------------------------------------------- formats
 
+LOSS_NOTE = (
+    "What a format loses at most is a bound for these questions, by the gate's test; the tables of differences speak of all questions like "
+    "these, and their intervals are wider where few questions differ."
+)
+
 
 def format_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One row a variant that could be shipped: `label`, `quality`, `size`, `speed`, `loss`, `words`, `verdict`, `ship`."""

@@ -177,6 +177,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
         "shipping": comparison.shipping,
         "identity": first_screen.identity(inputs),
         "format_rows": first_screen.format_rows(comparison),
+        "loss_note": first_screen.LOSS_NOTE,
         "adapter_note": first_screen.adapter_note(comparison),
         "strengths": first_screen.strengths(comparison),
         "leakage": first_screen.leakage(inputs),

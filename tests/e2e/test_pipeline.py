@@ -16,6 +16,8 @@ from tests.hostile.canaries import CANARIES
 PROJECT = Path(__file__).parents[2]
 SHORT = [
     "train.max_steps=40",
+    "train.batch_size=16",
+    "train.learning_rate=0.001",
     "train.eval_rows=16",
     "train.eval_every=20",
     "data.heldout=80",
