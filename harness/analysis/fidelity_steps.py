@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> FidelityStep:
         found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed], tokens)
     except ValueError:
         return row  # a padded vocabulary: the distributions are over other tokens
-    return row if found is None else row | asdict(found)
+    return row if found is None else cast(FidelityStep, row | asdict(found))
 
 
 def _answers(run: RunFolder, name: str) -> _Answers:
