@@ -388,6 +388,27 @@ def test_headline_says_what_was_tested(reported, word, said):
     assert said in headline.headline(changed).text
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"endpoint": "http://127.0.0.1:1/v1", "model": "m"}, "mine is better than Base: exact match"),
+        ({"adapter": "elsewhere/lora_model"}, "Fine-tuning raised exact match"),
+    ],
+)
+def test_only_an_adapter_is_called_fine_tuning(reported, source, said):
+    """Of a server or a replayed file nobody knows how it was made."""
+    comparison = comparison_of(reported)
+    pairs = [p for p in comparison.pairs if (p.left, p.right) == ("adapter", "base")]
+    changed = comparison.model_copy(
+        update={
+            "variants": {"base": comparison.variants["base"], "mine": comparison.variants["adapter"]},
+            "pairs": [p.model_copy(update={"left": "mine", "verdict": "better"}) for p in pairs],
+            "provenance": {"config": {"predict": {"extra": {"mine": source}}}},
+        }
+    )
+    assert headline.headline(changed).text.startswith(said)
+
+
 def test_beaten_by_a_baseline_is_said(reported):
     comparison = comparison_of(reported)
     strong = comparison.model_copy(update={"baselines": {"nearest_train_copy": dict.fromkeys(METRICS, 0.99)}})

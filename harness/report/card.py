@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.errors import ConfigError
 from harness.report import first_screen, page, sections
-from harness.report.first_screen import mapping, shown_variant
-from harness.report.headline import primary_metric
+from harness.report.first_screen import shown_variant
+from harness.report.headline import mapping, primary_metric
 from harness.report.sections import Inputs
 from harness.variants import label as variant_label
 

@@ -5,13 +5,21 @@ The decision itself was made by `harness.gating.shipping` and is part of the com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
 from harness.records import Breakdown, Comparison, Question, ShipCandidate
-from harness.report.headline import find_pair, interval, megabytes, percent, points, primary_metric, tuned_variant
+from harness.report.headline import (
+    find_pair,
+    interval,
+    mapping,
+    megabytes,
+    percent,
+    points,
+    primary_metric,
+    tuned_variant,
+)
 from harness.report.sections import NONE, Inputs
 from harness.variants import ADAPTER, BASE, order
 from harness.variants import label as variant_label
@@ -79,11 +87,6 @@ def model_name(path: str) -> str:
 def _where(value: Any) -> str:
     found = mapping(value)
     return model_name(str(found.get("adapter") or found.get("path") or found.get("backend") or ""))
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """A value of a recorded config, if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
 
 
 # -------------------------------------------------------------------------------------------------------------- formats

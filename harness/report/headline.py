@@ -5,8 +5,9 @@ Only a pair that was tested is called better, worse or tied; everything else is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness import registry, variants
 from harness.records import Comparison, MetricValue, Pair, Verdict
@@ -36,6 +37,11 @@ class Statement:
     text: str
     verdict: Verdict | None = None
     """Of the tested pair behind it; None: a plain fact."""
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A value of a recorded config, if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def variant_order(comparison: Comparison) -> list[str]:
@@ -137,6 +143,8 @@ def headline(comparison: Comparison) -> Statement:
     span = f"from {percent(before)} to {percent(after)}"
     if pair is None:
         return Statement(f"{name[0].upper()}{name[1:]} went {span}, a difference that was not tested.")
+    if not _fine_tuned(comparison, tuned):
+        return Statement(_against_base(variant_label(tuned), name, pair.verdict, before, after), pair.verdict)
     words = {
         "better": f"Fine-tuning raised {name} {span}.",
         "worse": f"Fine-tuning lowered {name} {span}.",
@@ -145,6 +153,24 @@ def headline(comparison: Comparison) -> Statement:
         "undecided": f"It is undecided whether fine-tuning changed {name}: {percent(before)} before, {percent(after)} after.",
     }
     return Statement(words[pair.verdict], pair.verdict)
+
+
+def _fine_tuned(comparison: Comparison, name: str) -> bool:
+    """Whether `name` is known to be the base after fine-tuning: a variant of the run itself, or an adapter."""
+    extra = mapping(mapping(comparison.provenance.get("config", {}).get("predict")).get("extra"))
+    return name in variants.VARIANTS or bool(mapping(extra.get(name)).get("adapter"))
+
+
+def _against_base(label: str, metric: str, verdict: Verdict, before: float, after: float) -> str:
+    """The headline of a model of which only the answers are known."""
+    figures = f"{metric} {percent(after)} against {percent(before)}"
+    return {
+        "better": f"{label} is better than {variant_label(BASE)}: {figures}.",
+        "worse": f"{label} is worse than {variant_label(BASE)}: {figures}.",
+        "identical": f"{label} gave the same answers as {variant_label(BASE)}: {metric} {percent(after)}.",
+        "tied": f"{label} is as good as {variant_label(BASE)}: {figures}.",
+        "undecided": f"It is undecided whether {label} is better than {variant_label(BASE)}: {figures}.",
+    }[verdict]
 
 
 def evidence(comparison: Comparison) -> list[Statement]:

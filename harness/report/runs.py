@@ -9,8 +9,8 @@ from typing import Any
 from harness import storage
 from harness.errors import ArtifactError, ConfigError
 from harness.records import Comparison, GateResult
-from harness.report.first_screen import mapping, measured_on, model_name
-from harness.report.headline import GATE_WORDS, percent, primary_metric, tuned_variant
+from harness.report.first_screen import measured_on, model_name
+from harness.report.headline import GATE_WORDS, mapping, percent, primary_metric, tuned_variant
 from harness.storage import RunFolder
 
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report", "gate")
