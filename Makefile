@@ -120,7 +120,7 @@ gate: eval                          ## fail if the run is worse than reports/bas
 	@code=0; $(HARNESS) gate $(OPTIONS) --baseline $(BASELINE) || code=$$?; \
 	if [ -f $(OUT)/gate.json ]; then $(HARNESS) report $(OPTIONS) || exit $$?; fi; exit $$code
 
-# Trains the recipe with further seeds to measure the variance between them: four minutes for each on two cores.
+# Trains the recipe with further seeds to measure the variance between them: nine minutes for each on two cores.
 baseline: eval                      ## save this run and further trainings with SEEDS as the gate's baseline (FORCE=1 to lower it, FORGET=1 to forget the best means)
 	for seed in $(SEEDS); do $(HARNESS) run --until compare $(CHOSEN) --run $(RUN)-seed-$$seed \
 		--set train.seed=$$seed --set predict.fidelity_questions=0 || exit $$?; done

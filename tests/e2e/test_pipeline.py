@@ -1,4 +1,7 @@
-"""The real pipeline on the embedded default, from the QA file to the report, shortened: fewer steps, fewer questions, every stage and format real."""
+"""The real pipeline on the embedded default, from the QA file to the report, shortened: fewer steps, fewer questions, every stage and format real.
+
+With E2E_PROJECT=FOLDER, where `make gate` has ended, its whole run is examined instead and nothing is trained: CI does so.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ SHORT = [
     "data.taught=null",
     "predict.max_new_tokens=48",
 ]
+FINISHED = os.environ.get("E2E_PROJECT")
 VARIANTS = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -31,7 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 def harness(folder: Path, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | CANARIES | {"WANDB_MODE": "offline"}
-    settings = [word for setting in SHORT for word in ("--set", setting)]
+    settings = [] if FINISHED else [word for setting in SHORT for word in ("--set", setting)]
     return subprocess.run(
         [sys.executable, "-m", "harness", verb, *settings, *arguments],
         cwd=folder,
@@ -48,6 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data").mkdir()
     shutil.copyfile(PROJECT / "data" / "constitution_qa.json", folder / "data" / "constitution_qa.json")
     shutil.copytree(PROJECT / "data" / "tiny-llama3", folder / "data" / "tiny-llama3")
+    if FINISHED:
+        for part in ("runs/tiny", "reports/tiny"):
+            shutil.copytree(Path(FINISHED) / part, folder / part)
+        shutil.copyfile(PROJECT / "data" / "constitution_taught.json", folder / "data" / "constitution_taught.json")
+        return folder
     for verb in ("split", "train", "export", "predict", "score", "compare", "report"):
         done = harness(folder, verb)
         assert done.returncode == 0, f"{verb}: {done.stdout}\n{done.stderr}"
@@ -131,6 +140,7 @@ def test_a_damaged_artifact_is_named_and_never_asked(folder: Path) -> None:
     assert harness(folder, "predict").returncode == 0
 
 
+@pytest.mark.skipif(bool(FINISHED), reason="the run was made without planted secrets")
 def test_no_secret_is_written_anywhere(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
