@@ -42,7 +42,7 @@ def main() -> None:
             execution = Execution(libllama=options.libllama, gpu_layers=options.gpu_layers)
             backend = LlamaCppBackend(Source(file), Generation(options.tokens, (), 0), execution)
             backend.ends = set()
-            # Nothing in common, so that a prompt is computed whole, as the forecast has it.
+            # No common prefix, so that each prompt is computed whole, as the forecast assumes.
             prompts = [
                 backend.model.tokenize(f"{n} " + ASKED.format(n=n))[1:] for n in range(10, 10 + options.questions)
             ]

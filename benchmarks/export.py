@@ -2,7 +2,7 @@
 
     python benchmarks/export.py --run tiny --config tiny      on a trained run; takes what `harness export` takes
 
-Exports again, sampling the process's memory, then asks each format the first held-out questions and counts how many of the first tokens match
+Exports again and samples the memory of the process; then asks each format the first held-out questions and counts how many of the first tokens match
 `merged_16bit`. A 16-bit format should match; formats with fewer bits diverge where two tokens are almost equally probable.
 """
 
@@ -31,7 +31,7 @@ MEMORY = re.compile(r"^(Rss|Anonymous): +(\d+) kB$", re.M)
 
 
 def export(arguments: list[str]) -> None:
-    """Runs the verb and prints its time and the most memory that it held."""
+    """Runs the verb and prints its time and its peak memory."""
     began, most = time.monotonic(), {"Rss": 0, "Anonymous": 0}
     process = subprocess.Popen([sys.executable, "-m", "harness", "export", *arguments, "--force"])
     while process.poll() is None:
@@ -45,12 +45,12 @@ def export(arguments: list[str]) -> None:
         sys.exit(process.returncode)
     anonymous, resident = (most[name] / 2**30 for name in ("Anonymous", "Rss"))
     print(
-        f"exported in {time.monotonic() - began:.0f} s, hashing included; at most {anonymous:.1f} GiB, {resident:.1f} with mapped files"
+        f"exported in {time.monotonic() - began:.0f} s, hashing included; peak memory {anonymous:.1f} GiB, {resident:.1f} GiB with mapped files"
     )
 
 
 def first_tokens(run: RunFolder, config_name: str, settings: list[str]) -> None:
-    """Prints, for each format, how far its answers begin like the merged 16-bit model's."""
+    """Prints, for each format, how many first tokens of each answer equal those of the merged 16-bit model."""
     config = load(config_name, settings)
     device = base_model.device_of(config.device)
     tokenizer = load_tokenizer(run.merged_16bit)
@@ -68,11 +68,11 @@ def first_tokens(run: RunFolder, config_name: str, settings: list[str]) -> None:
         found = [completion.answer_ids for completion in model.answer(prompts)]
         model.close()
         expected = expected or found
-        alike = [
+        equal = [
             sum(1 for _ in takewhile(bool, map(eq, mine, theirs))) for mine, theirs in zip(found, expected, strict=True)
         ]
         print(
-            f"{name}: {exported[name].seconds:.1f} s; first tokens alike: {alike} of {[len(answer) for answer in expected]}"
+            f"{name}: {exported[name].seconds:.1f} s; first tokens equal: {equal} of {[len(answer) for answer in expected]}"
         )
 
 

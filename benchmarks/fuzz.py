@@ -1,10 +1,10 @@
-"""Feeds broken files to every reader of untrusted files, and stops at whatever is not one line to the user.
+"""Feeds broken files to every reader of untrusted files, and fails where one ends in anything but success or a one-line error.
 
     python benchmarks/fuzz.py --seconds 60            every reader in turn, a minute each, guided by coverage (needs: pip install atheris)
     python benchmarks/fuzz.py qa.csv --seconds 600    one reader
 
-Prints how many inputs each reader was given. An input that is not taken and not refused with a HarnessError is a bug: its traceback and its bytes are
-printed, and the process fails. So is one that takes more than ten seconds, or two gigabytes.
+Prints how many inputs each reader was given. An input that is neither accepted nor refused with a HarnessError is a bug, and so is one
+that takes more than ten seconds or two gigabytes: its traceback and its bytes are printed, and the process fails.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "safetensors": ("model.safetensors", lambda path: safetensors_reader.index(path.parent)),
     "gguf": ("m.gguf", gguf.check),
 }
-"""Name -> the file that it reads, and how."""
+"""Name of the reader -> the file that it reads, and the function."""
 
 ROW = {
     "id": "a",
@@ -71,7 +71,7 @@ BASELINE = Baseline(
 
 
 def seeds(name: str) -> list[bytes]:
-    """Files that the reader takes, or nearly: what mutation begins with."""
+    """The seed corpus: files that the reader accepts, or nearly accepts."""
     header = json.dumps(
         {"a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
     ).encode()
@@ -114,7 +114,7 @@ def _gguf() -> bytes:
 
 
 def feed(name: str, data: bytes, folder: Path) -> bool:
-    """Gives a reader a file of these bytes, and tells whether it took it; raises what is neither success nor one line to the user."""
+    """Gives a reader a file of these bytes; returns whether it accepted it. Raises what is neither success nor a one-line error."""
     file, reader = READERS[name]
     path = folder / file
     path.write_bytes(data)
@@ -127,7 +127,7 @@ def feed(name: str, data: bytes, folder: Path) -> bool:
 
 
 def run(name: str, seconds: int) -> None:
-    """Fuzzes one reader in this process, which ends with it."""
+    """Fuzzes one reader in this process; libFuzzer then ends the process."""
     atheris: Any = import_module("atheris")
     for module in (dataset, config, baseline, records_io, safetensors_reader, gguf, strict_json, strict_yaml):
         for _, function in inspect.getmembers(module, inspect.isfunction):

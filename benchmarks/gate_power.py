@@ -22,14 +22,14 @@ RIGHT = 0.65
 """Mean share of right answers."""
 MARGIN = 0.02
 KINDS = (0.35, 0.25, 0.2, 0.2)
-"""Shares of the groups that are of one kind of question; one more kind has some 20 questions."""
+"""Share of the groups in each of the large kinds of question; one more kind has about 20 questions."""
 SMALL_KIND = 19
 LEAST = 15
-"""Questions of a kind that is checked."""
+"""Fewest questions of a kind for the gate to check it."""
 MEASURED_SPREAD = 0.0125
-"""`seed_spread` with which exact match differs between trainings by 1.7 to 1.9 points (standard deviation), as the five of the committed baseline: 1.5 to 2.1."""
+"""`seed_spread` at which the standard deviation of exact match between trainings is 1.7 to 1.9 points; of the committed baseline's five it is 1.5 to 2.1."""
 FLIPS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04)
-"""Variant -> the share of answers that its format changes by itself."""
+"""Variant -> the share of answers that the format changes at random."""
 PARTIAL = (0.35, 0.4)
 """Graded metric -> the most that a wrong answer scores."""
 
@@ -45,7 +45,7 @@ def simulated(
     trainings: int = 1,
     seed_spread: float = 0.0,
 ) -> tuple[list[Column], list[Column], list[NDArray[np.bool_]], NDArray[np.int64]]:
-    """Scores before and after of six variants on exact match and two graded metrics, the same by kind of question, the kinds' questions, and the groups of the n.
+    """Simulated scores of six variants before and after a change: exact match and two graded metrics.
 
     Groups have 1 to 12 questions (mean 3) and their own chance of a right answer. A loss forgets some groups more than others.
 
@@ -53,9 +53,12 @@ def simulated(
         loss: true loss of exact match, 0..1.
         churn: share of the groups that two trainings answer independently of each other.
         only: the one variant that loses; None: all.
-        lost_kind: the kind of question, by its place in `KINDS`, the small one after them, whose every answer is lost besides.
-        trainings: that the baseline knows, its own included.
-        seed_spread: standard deviation of the share of answers that a training gets right or wrong everywhere, 0..1.
+        lost_kind: index in `KINDS` of a kind whose answers are all lost as well; `len(KINDS)` is the small kind.
+        trainings: number of trainings in the baseline, its own included.
+        seed_spread: standard deviation, between trainings, of the share of answers that the seed makes right or wrong, 0..1.
+
+    Returns:
+        The columns over all questions, the columns by kind, a mask (n,) of the questions of each kind, and the group of each question (n,).
     """
     rng = np.random.default_rng([seed, trainings])
     sizes: list[int] = []
@@ -70,8 +73,8 @@ def simulated(
     usual = rng.random(n) < level
     runs = []
     for _ in range(trainings + 1):
-        anew = (rng.random(len(sizes)) < 1 - (1 - churn) ** 0.5)[groups]
-        right = np.where(anew, rng.random(n) < level, usual)
+        redrawn = (rng.random(len(sizes)) < 1 - (1 - churn) ** 0.5)[groups]
+        right = np.where(redrawn, rng.random(n) < level, usual)
         shift = rng.normal(0, seed_spread)
         changed = rng.random(n) < abs(shift) / (RIGHT if shift < 0 else 1 - RIGHT)
         runs.append(np.where(changed, shift > 0, right))
@@ -121,12 +124,12 @@ MEASURED = {"seed_spread": MEASURED_SPREAD}
 WIDE = {"seed_spread": 0.02}
 TABLE: list[tuple[str, float, dict[str, float]]] = [
     ("harmless", 0.0, {}),
-    ("harmless, 40% of the groups answered anew", 0.0, {"churn": 0.4}),
+    ("harmless, 40% of the groups answered independently", 0.0, {"churn": 0.4}),
     ("1 point lost by all variants", 0.01, {}),
     ("2 points (the margin) lost by all", 0.02, {}),
     ("5 points lost by all", 0.05, {}),
     ("10 points lost by all", 0.10, {}),
-    ("10 points lost by all, 40% answered anew", 0.10, {"churn": 0.4}),
+    ("10 points lost by all, 40% answered independently", 0.10, {"churn": 0.4}),
     ("10 points lost by the steadiest variant alone", 0.10, {"only": 0}),
     ("10 points lost by the noisiest variant alone", 0.10, {"only": 5}),
     ("one kind of some 20 questions lost wholly, nothing else", 0.0, {"lost_kind": 4}),
@@ -145,10 +148,10 @@ TABLE: list[tuple[str, float, dict[str, float]]] = [
 
 
 def share_of_drifts_stopped(runs: int, loss: float = 0.015, releases: int = 6, *, remembered: bool = True) -> float:
-    """The share of chains that fail before they end: `loss` lost at each release, the baseline of one variant renewed after each.
+    """The share of release chains that fail before their end; each release loses `loss`, and the baseline is renewed after it.
 
     Args:
-        remembered: the gate holds each release against the best mean ever as well.
+        remembered: the gate also compares each release with the best mean ever.
     """
     stopped = 0
     for seed in range(runs):

@@ -50,7 +50,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     model = load(options, device)
     tokenizer: Any = load_tokenizer(options.model or EMBEDDED)
-    # No answer ends: BOS is never the most probable token, and asked for as the end it costs what looking for an end costs.
+    # BOS as the end token: it is never the most probable, so no answer ends, while the check for an end is still paid for.
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.bos_token
     prompter = Prompter(load_tokenizer(options.model or EMBEDDED), TEMPLATE)
     rows = json.loads(QUESTIONS.read_text(encoding="utf-8"))
@@ -66,13 +66,13 @@ def main() -> None:
 
     bench = Bench(device, options.repeats)
     pad = tokenizer.bos_token_id
-    # The others first: ours then changes the model's attention and norms.
+    # The others first, since ours replaces the model's attention and norms.
     for batch in options.batches:
         bench.measure(
             f"model.generate, batch {batch}", lambda batch=batch: generate(model, prompts, batch, options.new, pad)
         )
     for batch in options.lm_eval_batches:
-        # One by one takes minutes: a share of the questions tells as much.
+        # One by one takes minutes, so only a share of the questions is asked.
         asked = texts if batch != "1" else texts[: max(1, len(texts) // 25)]
         if (ask := lm_eval(model, tokenizer, asked, batch, options.new)) is None:
             print("lm-evaluation-harness: not installed")
@@ -100,7 +100,7 @@ class Bench:
         self.answers: dict[str, Answers] = {}
 
     def measure(self, name: str, call: Callable[[], Answers | None], *, tokens: int = 0) -> None:
-        """Prints the rate of a call that returns the new tokens, or of `tokens`."""
+        """Prints the tokens per second of a call that returns the new tokens; `tokens` overrides their number."""
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
@@ -116,7 +116,7 @@ class Bench:
         print(f"{name}: {self.rates[name]:,.0f} tokens/s ({seconds} s; first call {first:.2f} s){memory}", flush=True)
 
     def report(self) -> None:
-        """Prints ours against each of the others."""
+        """Prints the ratio of our rate to each of the others."""
         *others, mine = self.rates
         for other in others:
             print(f"{mine} is {self.rates[mine] / self.rates[other]:.1f} times {other}")
@@ -142,8 +142,8 @@ def agreed(left: Sequence[int], right: Sequence[int]) -> float:
 
 
 def generate(model: Any, prompts: Answers, batch: int, new: int, pad: int) -> Answers:
-    """What a loop over `model.generate` gives, prompts sorted by length."""
-    # The model's own settings: what a call leaves out is taken from them, its end token too.
+    """The answers of a loop over `model.generate`, prompts sorted by length."""
+    # What a call leaves out, the end token too, comes from the model's own generation config.
     whole(model).generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=new, pad_token_id=pad, eos_token_id=None, use_cache=True
     )
@@ -158,7 +158,7 @@ def generate(model: Any, prompts: Answers, batch: int, new: int, pad: int) -> An
 
 
 def lm_eval(model: Any, tokenizer: Any, texts: list[str], batch: str, new: int) -> Callable[[], None] | None:
-    """A call of lm-evaluation-harness's `hf` backend, given this very model; None if it is not installed."""
+    """A call of lm-evaluation-harness's `hf` backend, given the same model object; None if it is not installed."""
     try:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
@@ -225,7 +225,7 @@ def load(options: argparse.Namespace, device: str) -> Any:
 
 
 def random_8b(device: str, dtype: torch.dtype) -> Any:
-    """Llama-3 8B's shape with random weights: speed and memory do not depend on what they say."""
+    """Llama-3 8B's shape with random weights: speed and memory do not depend on the values."""
     shape = LlamaConfig(
         vocab_size=128256,
         hidden_size=4096,

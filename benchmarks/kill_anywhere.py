@@ -1,10 +1,10 @@
-"""Kills the stages at random moments runs the same command again, and compares everything with an undisturbed run.
+"""Kills the stages at random moments, runs the same command again, and compares everything with an undisturbed run.
 
     python benchmarks/kill_anywhere.py --kills 30 --interrupts 12 --seed 1
 
 Each stage of the embedded default (shortened: see SETTINGS) is started, ended at a random moment, and started again until it is done; what it then
 has written must equal what an undisturbed run wrote, byte for byte but for times (see `TIMES`). The next stage continues from there. A kill is
-SIGKILL, to the whole process group or to the stage's own process alone, by turns; an interrupt is SIGINT to the group, as Ctrl-C sends it, or SIGTERM
+SIGKILL, alternately to the whole process group and to the stage's own process alone; an interrupt is SIGINT to the group, as Ctrl-C sends it, or SIGTERM
 to the stage's process, as `kill` and containers do.
 
 Prints a line for each kill and a table; exits 1 if anything differed.
@@ -65,17 +65,17 @@ TIMES = {
     "threads",
     "how",
 }
-"""Keys that are not compared: times, memory, what llama.cpp measures to be fastest (also in the noise's `how`), the step that a training went on from, and hashes of files that hold times."""
+"""Keys that are not compared: times, memory, what llama.cpp measures to be fastest (also in the noise's `how`), the step that a training resumed from, and hashes of files that hold times."""
 APART = {".lock", "run.json", "selection"}
 """Files that are not compared: the holder of the lock, and the log of the stages with their times."""
 ENDED = "had ended"
 GONE_S = 20.0
-"""Until when the processes of a stage that was killed must have ended."""
+"""Seconds within which all processes of a killed stage must have ended."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill and what came of it."""
+    """One kill and its outcome."""
 
     stage: str
     signal: str
@@ -88,7 +88,7 @@ class Kill:
 
 
 def hear_interrupts() -> None:
-    """In a new process: a shell that started this one in the background has it, and all it starts, ignore SIGINT."""
+    """Restores SIGINT in a new process: a shell makes its background jobs, and their children, ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -98,7 +98,7 @@ class Bench:
     Args:
         folder: made if it is not there.
         arguments: of every stage.
-        durations: stage -> seconds undisturbed, from which the moments of kills are reckoned; measured by `finish` where it lacks one.
+        durations: stage -> seconds undisturbed, which the times of the kills are shares of; `finish` measures those that are missing.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Bench:
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
 
     def start(self, verb: str) -> subprocess.Popen[str]:
-        """Starts a stage in a session of its own."""
+        """Starts a stage in a separate session (and process group)."""
         environment = os.environ | {
             "WANDB_MODE": "offline",
             "TMPDIR": str(self.folder / "tmp"),
@@ -137,7 +137,7 @@ class Bench:
         self.durations.setdefault(verb, time.monotonic() - began)
 
     def left(self) -> list[int]:
-        """Processes of this bench that are still there."""
+        """Processes of this bench that are still running."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -148,7 +148,7 @@ class Bench:
         return found
 
     def is_locked(self) -> bool:
-        """Whether somebody holds the run folder."""
+        """Whether a process holds the lock of the run folder."""
         with (self.run.path / ".lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,14 +161,14 @@ class Bench:
 
 
 def without_times(value: Any, dropped: set[str] = TIMES) -> Any:
-    """A JSON value without what `TIMES` names, at every depth."""
+    """A JSON value without the keys in `TIMES`, at every depth."""
     if isinstance(value, dict):
         return {key: without_times(part, dropped) for key, part in value.items() if key not in dropped}
     return [without_times(part, dropped) for part in value] if isinstance(value, list) else value
 
 
 def contents(run: RunFolder) -> dict[str, Any]:
-    """Everything that the stages wrote, by path, ready to be compared."""
+    """Path -> content of everything that the stages wrote, without times."""
     found: dict[str, Any] = {}
     for root in (run.path, run.reports):
         for file in sorted(p for p in root.rglob("*") if p.is_file()):
@@ -220,7 +220,7 @@ def _zeroed(value: Any) -> Any:
 
 
 def differences(run: RunFolder, reference: RunFolder) -> list[str]:
-    """The files that differ, or that only one of them has."""
+    """The files that differ or exist on one side only."""
     left, right = contents(run), contents(reference)
     return sorted(
         name
@@ -246,9 +246,9 @@ def kill_once(
 
     Args:
         how: SIGKILL, SIGKILL-alone, SIGINT or SIGTERM.
-        share: of the stage's undisturbed time, after which it is ended.
-        again: the next try is killed as well.
-        when: it is ended before that time as soon as this is true.
+        share: fraction of the stage's undisturbed time after which it is ended.
+        again: the next attempt is killed as well.
+        when: a condition that ends it earlier, as soon as it is true.
     """
     problems: list[str] = []
     found = end(bench, stage, how, share, when, problems)
@@ -274,7 +274,7 @@ def end(
     earlier = _temporary(bench)
     process = bench.start(stage)
     if how in ("SIGINT", "SIGTERM"):
-        # Until the first line Python itself is starting, and its own way of being interrupted applies.
+        # Wait for the first line: while Python itself starts, its own handling of interrupts applies.
         assert process.stdout
         process.stdout.readline()
     began = time.monotonic()
@@ -283,7 +283,7 @@ def end(
     if process.poll() is not None:
         _, errors = process.communicate()
         if process.returncode:
-            problems.append(f"ended by itself with {process.returncode}: {errors.strip()[-1500:]!r}")
+            problems.append(f"ended before the kill, with exit code {process.returncode}: {errors.strip()[-1500:]!r}")
         bench.durations[stage] = time.monotonic() - began
         return ENDED
     number = getattr(signal, how.partition("-")[0])
@@ -296,7 +296,7 @@ def end(
     while (left := bench.left()) and time.monotonic() < deadline:
         time.sleep(0.05)
     if left:
-        problems.append(f"{len(left)} processes are still there after {GONE_S:.0f} s")
+        problems.append(f"{len(left)} processes are still running after {GONE_S:.0f} s")
         for pid in left:
             os.kill(pid, signal.SIGKILL)
     if how in ("SIGINT", "SIGTERM") and (rest := _temporary(bench) - earlier):
@@ -332,7 +332,7 @@ def begun(run: RunFolder) -> str:
 
 
 def journalled(run: RunFolder) -> Iterator[tuple[str, dict[str, float]]]:
-    """(variant, question -> seconds) of the answers that an interrupted predict kept; the seconds tell an answer from a later one."""
+    """(variant, question -> seconds) of the answers that an interrupted predict kept; the seconds distinguish an answer from a later one."""
     for file in sorted(run.predictions.glob("*.partial")):
         answers = {}
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
@@ -345,7 +345,7 @@ def journalled(run: RunFolder) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def asked_again(run: RunFolder, kept: dict[str, dict[str, float]]) -> Iterator[tuple[str, int]]:
-    """(variant, how many) of the kept answers that were thrown away."""
+    """(variant, number of kept answers that were asked again)."""
     for variant, seconds in kept.items():
         lines = run.prediction(variant)[0].read_text(encoding="utf-8").splitlines()
         final = {row["id"]: row["seconds"] for row in map(json.loads, lines)}
@@ -357,7 +357,7 @@ def asked_again(run: RunFolder, kept: dict[str, dict[str, float]]) -> Iterator[t
 
 
 def plan(kills: int, interrupts: int, seed: int, stages: Sequence[str]) -> dict[str, list[tuple[str, float, bool]]]:
-    """Stage -> (how, share of its time, whether the next try is killed as well) of each kill; depends on the seed alone."""
+    """Stage -> (how, share of its time, whether the next attempt is killed as well) of each kill; determined by the seed."""
     rng = random.Random(seed)
     order = [stage for stage, share in SHARES.items() for _ in range(share)]
     drawn: dict[str, list[tuple[str, float, bool]]] = {stage: [] for stage in SHARES}
@@ -388,7 +388,7 @@ def main() -> int:
 
 
 def embedded(folder: Path, settings: Sequence[str]) -> Bench:
-    """A bench for the embedded default, with every so many of its questions."""
+    """A bench for the embedded default, with `QUESTIONS` of its questions, evenly spaced."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     if not (data / "tiny-llama3").exists():
@@ -427,7 +427,7 @@ def run_all(
                 flush=True,
             )
             yield kill
-        # The chain goes on with what the last kill left, in an earlier call perhaps; with the undisturbed run where there was none.
+        # The chain continues from what the last kill left (perhaps in an earlier call), or else from the undisturbed run.
         before = root / "after" / stage
         if wanted.get(stage) or not before.exists():
             _copy(bench.folder if wanted.get(stage) else snapshots / stage, before)
@@ -445,7 +445,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def table(results: Sequence[Kill]) -> int:
-    """Prints how often what happened; returns the number of failures."""
+    """Prints the table of outcomes; returns the number of failures."""
     print("\n| stage | signal | times | equal | not |\n| --- | --- | --- | --- | --- |")
     keys = list(dict.fromkeys((kill.stage, kill.signal) for kill in results))
     for stage, how in keys:

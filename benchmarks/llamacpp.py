@@ -2,7 +2,7 @@
 
     python benchmarks/llamacpp.py MODEL.gguf [--questions 48] [--tokens 32] [--libllama PATH] [--gpu-layers N]
 
-Prints, in tokens a second with prompts left out and counted in: the plain loop at each number of sequences (no batching, no log-probabilities: all
+Prints generated tokens per second: the plain loop at each number of sequences (no batching, no log-probabilities: all
 prompts at once, then one token of every sequence a step), the backend with measured threads and sequences, and the seconds in which 24
 questions get 16 whole next-token distributions each. Both sides generate the same number of tokens: end tokens are ignored.
 """

@@ -43,7 +43,7 @@ def make(out: Path, layers: int) -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model = model.to_empty(device=device)
-    # Rotary tables are buffers that no weight file holds; they are made again on loading.
+    # Rotary tables are buffers that no weight file holds; loading recomputes them.
     for name, parameter in model.named_parameters():
         torch.nn.init.ones_(parameter) if "norm" in name else torch.nn.init.normal_(parameter, std=0.02)
     model.save_pretrained(out, max_shard_size="4GB")

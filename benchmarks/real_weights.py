@@ -4,7 +4,7 @@
     python benchmarks/real_weights.py --model models/smollm2-135m --qa data/constitution_qa.json --steps 1022      # a GPU, a few minutes
     python benchmarks/real_weights.py --model models/smollm2-135m --qa data/constitution_qa.json --steps 5 --questions 12   # a CPU, to try it
 
-Every stage runs as a user's would. Written are OUT/real_weights.md, a table, and OUT/real_weights.json, what it was made of.
+Every stage runs through the command line. Writes OUT/real_weights.md, a table, and OUT/real_weights.json, its data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ASKED = {"chat": "its chat template", "few": "its chat template, three examples"
 
 
 def settings(form: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The config of a run: all runs split alike and differ in how they ask; only `chat` trains."""
+    """The config of a run: all runs have the same split and differ in the form of the prompt; only `chat` trains."""
     prompt: dict[str, Any] = {"format": "text"} if form == "text" else {"format": "chat", "system": SYSTEM}
     return {
         "device": options.device,

@@ -1,10 +1,10 @@
 """Real faults in the real pipeline on the embedded default, and the gate's verdict on each.
 
 make eval && python benchmarks/sabotage.py             everything: six trainings, half an hour on two cores
-python benchmarks/sabotage.py double_bos template      some, which must be at the end of a run `tiny` that is done
+python benchmarks/sabotage.py double_bos template      some cases; needs the finished run `tiny`
 python benchmarks/sabotage.py --store                  also keeps the answers in tests/golden/sabotage/, for tests/e2e/test_sabotage.py
 
-Every verb runs as a user's would, in a separate process with the fault put in; the runs stay in runs/sabotage-*.
+Every verb runs through the command line, in a separate process with the fault injected; the runs stay in runs/sabotage-*.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "sabotage"
 TUNED = ("adapter", "merged_16bit", "gguf_q8_0", "gguf_q4_k_m")
-"""Whose answers are kept: one of each backend and kind of weights."""
+"""The variants whose answers are kept: one of each backend and kind of weights."""
 
 # -------------------------------------------------------------------------------------------------------------- faults
 
 
 def shuffle_answers() -> None:
-    """A fifth of the training rows have each other's answers."""
+    """A fifth of the training rows swap answers."""
     from harness import storage
 
     write = storage.write_jsonl
@@ -64,7 +64,7 @@ def leave_the_end_unlabelled() -> None:
 
 
 def double_the_bos() -> None:
-    """The prompt is given a second BOS, and is hashed with it."""
+    """The prompt gets a second BOS, and its hash covers both."""
     from harness.prompt import Prompter
 
     ids = Prompter.ids
@@ -111,9 +111,9 @@ class Case:
 
     Args:
         settings: of every verb from `since` on.
-        fault: put into every verb from `since` on.
-        since: the first verb that runs; what those before it wrote is taken from the run `tiny`.
-        only: the variants that answer anew; the others keep tiny's answers.
+        fault: injected into every verb from `since` on.
+        since: the first verb that runs; the output of the verbs before it is taken from the run `tiny`.
+        only: the variants that are answered again; the others keep tiny's answers.
     """
 
     settings: tuple[str, ...] = ()
@@ -151,20 +151,20 @@ def sabotage(name: str) -> int:
             Path(f"runs/{run}/export.json").unlink()
     chosen = ["--run", run, *(word for setting in settings for word in ("--set", setting))]
     for verb in VERBS[VERBS.index(case.since) :]:
-        # A fault leaves no trace in what an answer is filed under: tiny's would be kept.
-        anew = (
+        # The fingerprint of an answer does not cover the fault, so tiny's answers would be kept without --force.
+        again = (
             ["--force", *(word for variant in case.only for word in ("--variant", variant))]
             if verb == "predict"
             else []
         )
-        code = subprocess.run([sys.executable, __file__, "--fault", name, verb, *chosen, *anew]).returncode
+        code = subprocess.run([sys.executable, __file__, "--fault", name, verb, *chosen, *again]).returncode
         if code and verb != "gate":
             raise SystemExit(f"{name}: {verb} ended with {code}")
     return code
 
 
 def keep(run: str, name: str, variants: Iterable[str]) -> None:
-    """Writes what a run answered as a golden file: for each variant the texts in the order of the split with what each ended for, and its weights."""
+    """Writes what a run answered as a golden file: for each variant the texts and finish reasons in the order of the split, and the hash of its weights."""
     kept = {}
     for variant in variants:
         rows = [
@@ -198,7 +198,7 @@ def main(arguments: list[str]) -> None:
 
 
 def faulty(name: str, arguments: list[str]) -> None:
-    """`harness` with a case's fault in it; answers come from this process, since a child would not have it."""
+    """`harness` with a case's fault in it; answers come from this process, since a child process would not have the fault."""
     from harness import cli
 
     if name in CASES and (fault := CASES[name].fault):

@@ -3,8 +3,8 @@
     make train eval smollm2
     python benchmarks/scenarios.py --run tiny --model models/smollm2-135m [--few-shot 2] [--tokens 32] [--device cpu] [--out FOLDER]
 
-Of the tiny model, before and after fine-tuning, the answers of the run are read. SmolLM2 is asked by its chat template, alone and with the training
-questions nearest to each scenario in front of it, and is not fine-tuned. Written are OUT/scenarios.md, a table, and OUT/scenarios.json.
+For the tiny model, before and after fine-tuning, the run's answers are read. SmolLM2 is not fine-tuned; it is asked through its chat template, without
+examples and with the training questions nearest to each scenario as examples. Writes OUT/scenarios.md, a table, and OUT/scenarios.json.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ OPENINGS = ("yes", "no")
 
 @dataclass(frozen=True)
 class Column:
-    """A measure of answers: which scenarios it is over, and each one's score."""
+    """A measure of answers: the scenarios that it covers, and their scores."""
 
     label: str
     values: list[float | None]
-    """In the order of the scenarios; None: not over this one."""
+    """In the order of the scenarios; None: not covered."""
 
 
 def main() -> None:
@@ -69,19 +69,19 @@ def main() -> None:
 
 
 def without_a_model(train: Sequence[Question], asked: Sequence[Question]) -> dict[str, list[str]]:
-    """What needs no model: one word for everything, and the answer of the nearest training question."""
+    """Model-free baselines: one constant word, and the answer of the nearest training question."""
     copied = no_model_baselines.answers(train, asked, 5)["nearest_train_copy"]
     return {"always Yes": ["Yes"] * len(asked), "always No": ["No"] * len(asked), "nearest training answer": copied}
 
 
 def tiny(run: RunFolder, asked: Sequence[Question]) -> dict[str, list[str]]:
-    """What the run's model answered before and after fine-tuning."""
+    """The answers of the run's model before and after fine-tuning."""
     names = {"base": "tiny (5M), before fine-tuning", "adapter": "tiny (5M), fine-tuned"}
     return {label: read(run, variant, asked) for variant, label in names.items()}
 
 
 def chat(asked: Sequence[Question], train: Sequence[Question], options: Any) -> dict[str, list[str]]:
-    """The chat model, alone and with examples."""
+    """The answers of the chat model, without and with examples."""
     test, trained_on = files(asked, train, options.out)
     settings = {
         "device": options.device,
@@ -118,7 +118,7 @@ def files(asked: Sequence[Question], train: Sequence[Question], out: Path) -> tu
 
 
 def harness(options: Any, *arguments: str) -> None:
-    """Runs a verb in the output folder, where its run folders then stand."""
+    """Runs a verb in the output folder, which then holds its run folders."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
     subprocess.run([sys.executable, "-m", "harness", *arguments], check=True, cwd=options.out, env=environment)
 
@@ -149,7 +149,7 @@ def measure(texts: Sequence[str], asked: Sequence[Question]) -> list[Column]:
 
 
 def opening(text: str) -> str | None:
-    """The Yes or No that an answer opens with."""
+    """The Yes or No that an answer begins with."""
     first = text.strip().lower().replace(",", " ").replace(".", " ").split(" ")[0]
     return first if first in OPENINGS else None
 

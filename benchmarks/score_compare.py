@@ -108,13 +108,13 @@ def make(run: RunFolder, n_variants: int, n: int) -> None:
 
 
 def lines_file(path: Path) -> TextIO:
-    """The file, opened for writing, with its folder."""
+    """The file, opened for writing; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("w", encoding="utf-8")
 
 
 def measure(root: Path) -> None:
-    """Scores and compares the run at `root` and prints what it took; in a separate process, whose peak memory is its own."""
+    """Scores and compares the run at `root` and prints time and memory; in a separate process, so that the peak memory is that of these two stages."""
     run, config = RunFolder("bench", root), Config()
     times = [time.perf_counter()]
     for stage in (score, compare):

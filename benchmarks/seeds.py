@@ -17,13 +17,13 @@ from harness.analysis.resampling import Floats
 PAIRS = 400
 GROUPS = 60
 SPREAD = 0.015
-"""Standard deviation of the share of answers that a training gets right or wrong everywhere: as the embedded default's trainings have it."""
+"""Standard deviation, between trainings, of the share of answers that the seed makes right or wrong: as measured on the embedded default."""
 CHURN = 0.15
 """Share of the groups that two trainings answer independently."""
 
 
 def simulated(seed: int, n_seeds: int, *, loss: float = 0.0) -> tuple[list[Floats], list[Floats], Floats]:
-    """Scores of `n_seeds` trainings on each of two sides, and the groups; the right side's recipe is worse by `loss`."""
+    """Scores (n,) of `n_seeds` trainings on each of two sides, and the groups (n,); the right side's recipe is worse by `loss`."""
     rng = np.random.default_rng([seed, n_seeds])
     sizes = np.minimum(rng.geometric(1 / 4, GROUPS), 15)
     groups = np.repeat(np.arange(GROUPS), sizes)
@@ -31,8 +31,8 @@ def simulated(seed: int, n_seeds: int, *, loss: float = 0.0) -> tuple[list[Float
     usual = rng.random(len(groups)) < level
 
     def training(worse: float) -> Floats:
-        anew = (rng.random(GROUPS) < 1 - (1 - CHURN) ** 0.5)[groups]
-        right = np.where(anew, rng.random(len(groups)) < level, usual)
+        redrawn = (rng.random(GROUPS) < 1 - (1 - CHURN) ** 0.5)[groups]
+        right = np.where(redrawn, rng.random(len(groups)) < level, usual)
         shift = rng.normal(-worse, SPREAD)
         share = right.mean()
         changed = rng.random(len(groups)) < abs(shift) / max(share if shift < 0 else 1 - share, 0.01)

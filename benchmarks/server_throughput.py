@@ -1,11 +1,11 @@
-"""How near `harness` comes to a server's own throughput: the same requests by a bare client and by the predict stage, in turn.
+"""How near `harness` comes to a server's own throughput: the same requests by a bare client and by the predict stage, alternating.
 
     python benchmarks/server_throughput.py MODEL.gguf [--questions 400] [--slots 4] [--new 16] [--rounds 2] [--threads 1]
 
-Starts llama.cpp's own server (xllamacpp) in a separate process on the loopback interface. The bare client sends bodies that were built beforehand over
-as many open connections as the harness has requests in flight, and throws the answers away: nothing can drive this server faster. The harness builds,
-sends, checks, and has each answer on disk before it counts. Both sides are timed from the first request to the last answer; what the harness needs to
-start is printed apart.
+Starts llama.cpp's own server (xllamacpp) in a separate process on the loopback interface. The bare client sends prebuilt bodies over as many open
+connections as the harness has requests in flight, and discards the answers: nothing can drive this server faster. The harness builds,
+sends, checks, and writes each answer to disk before it counts. Both sides are timed from the first request to the last answer; the start-up time
+of the harness is printed separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predict and score again and again in one process: does anything pile up?
+"""Predict and score many times in one process: does anything accumulate?
 
     python benchmarks/soak.py --replay 50 --real 5
 
@@ -32,15 +32,15 @@ PROJECT = Path(__file__).parents[1]
 WARM_UP = 3
 """Cycles until every library is loaded and its caches are filled."""
 GROWTH = 0.05
-"""Of the memory, at most, from the end of the warm-up to the end."""
+"""Largest allowed growth of the memory after the warm-up, as a fraction."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds at one moment."""
+    """Resources of a process at one moment."""
 
     memory_bytes: int
-    """Unique to this process and to those it started: pages that they share count once at most."""
+    """Memory unique to this process and to those it started; pages that they share count once at most."""
     files: int
     threads: int
     processes: int
@@ -49,7 +49,7 @@ class Held:
 
 
 def held() -> Held:
-    """What this process and its descendants hold now."""
+    """Resources that this process and its descendants hold now."""
     gc.collect()
     own = psutil.Process()
     family = [own, *own.children(recursive=True)]
@@ -60,7 +60,7 @@ def held() -> Held:
 
 
 def cycles(run: RunFolder, config: Config, n: int) -> Iterator[Held]:
-    """Answers and scores `n` times; yields what is held after each."""
+    """Answers and scores `n` times; yields the resources held after each."""
     for _ in range(n):
         predict.run(run, config, force=True)
         score.run(run, config, force=True)
@@ -68,7 +68,7 @@ def cycles(run: RunFolder, config: Config, n: int) -> Iterator[Held]:
 
 
 def grown(found: list[Held], warm_up: int = WARM_UP) -> list[str]:
-    """What piled up between the end of the warm-up and the end, in words; nothing if nothing did."""
+    """What grew between the end of the warm-up and the last cycle, in words; empty if nothing did."""
     first, last = found[warm_up - 1], found[-1]
     growth = last.memory_bytes / first.memory_bytes - 1
     problems = [f"memory grew by {growth:.1%}"] if growth > GROWTH else []
@@ -107,12 +107,12 @@ def prepare(folder: Path, model: Path, qa: Path, *settings: str) -> tuple[RunFol
     return run, replay, real
 
 
-def soak(run: RunFolder, config: Config, n: int, told: Callable[[str], None] = lambda _: None) -> list[Held]:
-    """`cycles` as a list, each told in a line."""
+def soak(run: RunFolder, config: Config, n: int, log: Callable[[str], None] = lambda _: None) -> list[Held]:
+    """`cycles` as a list, each logged as a line."""
     found = []
     for i, now in enumerate(cycles(run, config, n), 1):
         found.append(now)
-        told(
+        log(
             f"{i:4} {now.memory_bytes / 1e6:8.1f} MB {now.files:4} files {now.threads:3} threads {now.processes:3} processes {now.temporary:3} temporary"
         )
     return found
@@ -127,7 +127,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="soak-tmp-")
-        # The processes' own folder is in it, and goes as the last.
+        # The workers' own folder is in it and is removed last.
         Finalize(None, shutil.rmtree, args=(tempfile.tempdir, True), exitpriority=-200)
         quick = ["data.heldout=40", "predict.max_new_tokens=24", "predict.fidelity_questions=4"]
         run, replay, real = prepare(

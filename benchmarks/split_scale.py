@@ -3,9 +3,9 @@
     python benchmarks/split_scale.py                          10,000, 100,000 and 1,000,000 rows
     python benchmarks/split_scale.py alpaca:10000 100000      other sizes; alpaca: instruction, input and output
 
-The file is made up, of the words of data/constitution_qa.json and others (as often as words are: the n-th by 1/n). Half of its rows are
+The file is synthetic: words of data/constitution_qa.json and made-up ones, drawn by Zipf's law (the n-th commonest with weight 1/n). Half of its rows are
 free questions and half come from templates with one or two slots. A QA file has at most 100 MB, which a million rows of the alpaca shape exceed. Every size runs
-in a separate process, whose peak memory is measured; where other work runs beside it, the CPU time says more than the seconds.
+in a separate process, whose peak memory is measured; on a busy machine compare the CPU time rather than the seconds.
 """
 
 from __future__ import annotations

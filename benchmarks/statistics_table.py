@@ -50,7 +50,7 @@ class Row:
     """Yields (ours, theirs)."""
     allowed: float = EXACT
     unit: str = ""
-    """Of the difference, if it is not the statistic's own."""
+    """Unit of the difference, where it is not that of the statistic."""
 
     def measure(self) -> tuple[int, float]:
         """(cases, largest difference)."""
@@ -59,7 +59,7 @@ class Row:
 
 
 def clustered(rng: np.random.Generator, n_groups: int = 50) -> tuple[Floats, np.ndarray]:
-    """Scores in 0..1 that are alike within groups of 1 to 20, and the groups."""
+    """Scores in 0..1 that are correlated within groups of 1 to 20, and the groups."""
     groups = np.repeat(np.arange(n_groups), np.minimum(rng.geometric(0.25, n_groups), 20))
     return np.clip(rng.beta(0.8, 0.8, n_groups)[groups] + rng.normal(0, 0.2, len(groups)), 0, 1), groups
 
@@ -157,7 +157,7 @@ def max_t(rng: np.random.Generator) -> Values:
 
 
 def equivalence(rng: np.random.Generator) -> Values:
-    """1 where it is called tied: two one-sided tests at 2.5% each."""
+    """1 where the verdict is tied: two one-sided tests at 2.5% each."""
     for n in rng.integers(10, 200, 500):
         left = rng.normal(0.5, 0.1, n)
         right = left + rng.normal(rng.uniform(-0.03, 0.03), 0.03, n)
@@ -218,7 +218,7 @@ def rouge(kind: str) -> Callable[[np.random.Generator], Values]:
 
 
 def token_f1(rng: np.random.Generator) -> Values:
-    """On words that the normalisation leaves as they are, where both have some."""
+    """On words that the normalisation leaves unchanged, where both texts have some."""
     chrf = CHRF(char_order=0, word_order=1, beta=1, eps_smoothing=False)
     kept = [word.lower() for word in WORDS if word != "the"]
     for prediction, reference in pairs_of(rng, kept):

@@ -2,9 +2,9 @@
 
     python benchmarks/training_speed.py --model MODEL --qa QA.json [--steps 40] [--sides ours notebook plain 7gib] [--profile]
 
-Each side trains in a separate process on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Reported are the
-median of the steady steps; the memory that PyTorch allocated at its peak, what it had taken by then, and what of the whole card is gone in the
-end, CUDA and its graphs included; and how far the losses of the first steps lie from the notebook's.
+Each side trains in a separate process on the same rows in the same order: NF4, LoRA r=16 on all projections, 8 rows a step. Reports the
+median time of a step after the warm-up; PyTorch's peak allocated and reserved memory, and the memory in use on the card at the end, CUDA and its
+graphs included; and how far the losses of the first steps are from the notebook's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIDES = {
     "padded": "this harness, rows side by side",
 }
 STOCK = ("notebook", "plain")
-"""Sides with TRL's own trainer."""
+"""The sides that use TRL's own trainer."""
 
 
 def settings_of(side: str) -> dict[str, Any]:
@@ -54,13 +54,13 @@ def settings_of(side: str) -> dict[str, Any]:
 
 
 def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> dict[str, Any]:
-    """Trains `steps` steps, the slow sides the first quarter of them; returns what was measured."""
+    """Trains `steps` steps, or the first quarter of them on the slow sides; returns the measurements."""
     from harness.config import TEMPLATE, Train
     from harness.models.base_model import quiet_libraries, read_config
     from harness.prompt import Prompter
     from harness.questions import dataset
     from harness.training import plan as planning
-    from harness.training.distributed import agree, processes
+    from harness.training.distributed import broadcast, processes
     from harness.training.model import add_lora, device_memory, load_model
 
     quiet_libraries()
@@ -70,7 +70,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     if side == "notebook":
         os.environ.update(UNSLOTH_DISABLE_AUTO_PADDING_FREE="0", UNSLOTH_BLOCK_COMPILE="1")  # as Unsloth comes
     among = processes()
-    agree(None, among, cpu=False)
+    broadcast(None, among, cpu=False)
     model, tokenizer = load_model(model_path, settings, "cuda", among)
     loaded = time.monotonic() - loaded
 
@@ -104,7 +104,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
     model = add_lora(model, settings, engine=settings.engine, checkpointing=stock or plan.checkpointing)
 
     class Clock(TrainerCallback):
-        """When each step ended, and its loss."""
+        """The end time and the loss of each step."""
 
         def __init__(self) -> None:
             self.ends: list[float] = []
@@ -118,7 +118,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
                 self.profiler.__enter__()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # A slow side ends early, on the schedule of all.
+            # A slow side ends early, with the learning-rate schedule of the full length.
             control.should_training_stop |= state.global_step >= stop
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -161,7 +161,7 @@ def train(side: str, model_path: Path, qa: Path, steps: int, profile: bool) -> d
 
 
 def stock_trainer(model: Any, tokenizer: Any, rows: list[Any], settings: Any, steps: int, out: str, clock: Any) -> Any:
-    """The notebook's trainer: 2 rows at once, 4 times a step."""
+    """The notebook's trainer: micro-batches of 2 rows, 4 a step."""
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -193,7 +193,7 @@ def stock_trainer(model: Any, tokenizer: Any, rows: list[Any], settings: Any, st
 
 
 def tell_profile(profiler: Any, steps: int) -> None:
-    """Where the device's time goes, for each of `steps` steps."""
+    """Prints the device time of a step by kernel, as the mean of `steps` steps."""
     events = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
     busy = sum(e.self_device_time_total for e in events) / steps / 1e6
     count = sum(e.count for e in events if e.self_device_time_total > 0) / steps
@@ -226,7 +226,7 @@ def main() -> None:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if side == "2gpus" else []
         asked = ["--side", side, "--model", str(options.model), "--qa", str(options.qa), "--steps", str(options.steps)]
         command = [sys.executable, *several, __file__, *asked, *(["--profile"] if options.profile else [])]
-        # torchrun gives each process one thread unless told otherwise; TRL refuses to train with several GPUs in sight of one process.
+        # torchrun gives each process one thread unless OMP_NUM_THREADS is set; TRL refuses to train where one process sees several GPUs.
         threads, gpu = (
             str(max((os.cpu_count() or 2) // 2, 1)),
             os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
@@ -238,20 +238,20 @@ def main() -> None:
             continue
         found = json.loads(next(line for line in done.stdout.splitlines()[::-1] if line.startswith("{")))
         results.append(found)
-        told = ("    profile", "      ", "out of memory", "steps cannot")
+        shown = ("    profile", "      ", "out of memory", "steps cannot")
         print(
             "\n".join(
                 line
                 for line in done.stderr.splitlines()
-                if line.startswith(told) and "%|" not in line and "File" not in line
+                if line.startswith(shown) and "%|" not in line and "File" not in line
             )
         )
         print(f"{SIDES[side]}: {found['seconds']:.4f} s/step; {found['plan']}")
         print("    losses " + " ".join(f"{loss:.4f}" for loss in found["losses"][:12]), flush=True)
-    tell(results)
+    print_results(results)
 
 
-def tell(results: list[dict[str, Any]]) -> None:
+def print_results(results: list[dict[str, Any]]) -> None:
     """The table, as Markdown."""
     reference = {r["side"]: r["seconds"] for r in results}
     notebook = next((r for r in results if r["side"] == "notebook"), results[0])

@@ -2,7 +2,7 @@
 
     python benchmarks/whole_job.py --run NAME [--config llama3-8b] [--budget 540] [--set KEY=VALUE ...]
 
-A stage that is still at work after `--budget` seconds is ended as Ctrl-C would; the same command resumes where it stopped (exit code 3 until all is
+A stage that still runs after `--budget` seconds is interrupted as by Ctrl-C; the same command resumes where it stopped (exit code 3 until all is
 done), and the times add up in runs/NAME/whole_job.json. On random weights of the Llama-3 8B shape, on a GPU host:
 
     python benchmarks/random_llama.py models/random-8b
@@ -21,7 +21,7 @@ from pathlib import Path
 
 STAGES = ("split", "train", "export", "predict", "score", "compare", "report")
 SECONDS_TO_END = 45
-"""That a stage gets to keep what it has."""
+"""Seconds that an interrupted stage gets to save its work."""
 UNFINISHED = 3
 
 
@@ -55,20 +55,20 @@ def main() -> None:
     common += [part for setting in options.settings for part in ("--set", setting)]
     end = time.monotonic() + options.budget
     for stage in STAGES:
-        told = times.setdefault(stage, {"seconds": 0.0, "done": False})
-        if told["done"]:
+        entry = times.setdefault(stage, {"seconds": 0.0, "done": False})
+        if entry["done"]:
             continue
         code, took = run(stage, common, end - time.monotonic() - SECONDS_TO_END)
-        told["seconds"], told["done"] = float(told["seconds"]) + took, code == 0
+        entry["seconds"], entry["done"] = float(entry["seconds"]) + took, code == 0
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(times, indent=2))
         if code:
             sys.exit(code)
         if code is None:
             break
-    for stage, told in times.items():
-        print(f"{stage:8} {told['seconds']:8.1f} s{'' if told['done'] else '  (not done yet)'}")
-    print(f"{'in all':8} {sum(float(told['seconds']) for told in times.values()):8.1f} s")
+    for stage, entry in times.items():
+        print(f"{stage:8} {entry['seconds']:8.1f} s{'' if entry['done'] else '  (not done yet)'}")
+    print(f"{'in all':8} {sum(float(entry['seconds']) for entry in times.values()):8.1f} s")
     sys.exit(0 if all(times.get(stage, {}).get("done") for stage in STAGES) else UNFINISHED)
 
 

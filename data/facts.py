@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Point:
-    """A short fact: reads in "<what> is <value>" and "What is <what>?"."""
+    """A short fact, worded to fit "<what> is <value>" and "What is <what>?"."""
 
     what: str
     value: str
@@ -43,13 +43,13 @@ class Fact:
     """(who, what they may do)."""
     points: tuple[Point, ...]
     must: bool = False
-    """The authority has to act, where the text says that it shall."""
+    """The authority has a duty (the text says "shall")."""
     right: bool = False
-    """The authority holds a right, not a power."""
+    """The authority has a right, not a power."""
 
     @property
     def name(self) -> str:
-        """As it stands within a sentence."""
+        """The name as written within a sentence."""
         return self.key if self.article else f"the {self.key}"
 
     @property

@@ -78,9 +78,9 @@ PARTS = [
 
 
 def sentences(fact: Fact, rng: random.Random) -> list[str]:
-    """One pass over a fact: every attribute in several wordings, drawn anew.
+    """One pass over a fact: every attribute in several wordings, drawn at random.
 
-    The short facts get the most sentences: each has a value of its own, and a small model learns them worst.
+    The short facts get the most sentences: each has a different value, and a small model learns them worst.
     """
     names = [fact.subject, *fact.aliases]
     words = {
@@ -115,9 +115,9 @@ def part_sentences(part: Part, rng: random.Random) -> list[str]:
 
 
 def corpus(seed: int) -> list[str]:
-    """One pass over the Constitution: every sentence a document of its own, all in random order.
+    """One pass over the Constitution: every sentence is a separate document, all in random order.
 
-    Sentences of one fact are kept apart on purpose: beside one another, the second could be read off the first and would teach nothing.
+    Sentences of one fact are not adjacent: the second could then be copied from the first and would teach nothing.
     """
     rng = random.Random(seed)
     every_fact, every_part, fixed = _read()
@@ -130,4 +130,4 @@ def corpus(seed: int) -> list[str]:
 @cache
 def _read() -> tuple[list[Fact], list[Part], list[str]]:
     """The facts, the Parts, and the sentences that are the same in every pass: read once for all passes."""
-    return facts(), parts(), [s for told in statements() for s in told]
+    return facts(), parts(), [s for group in statements() for s in group]

@@ -1,7 +1,7 @@
-"""Makes constitution_taught.json: generated questions of the QA file asked in other words, each with the original in `restates`.
+"""Makes constitution_taught.json: paraphrases of generated questions of the QA file, each with the original in `restates`.
 
-The harness asks those whose original is trained on and never trains on them (`data.taught`): did the model learn what it was taught? None of
-them is in the QA file.
+The harness asks those whose original is in the training set and never trains on them (`data.taught`): they measure what the model learned of its
+training questions. None of them is in the QA file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def in_other_words(fact: Fact, point: Point) -> str:
 
 
 def rows(pairs: list[dict]) -> list[dict]:
-    """`ROWS` rows, drawn by hash: a new fact displaces one at most.
+    """`ROWS` rows, drawn by hash, so that a new fact replaces one row at most.
 
     Args:
         pairs: the QA file.

@@ -1,4 +1,4 @@
-"""Prints a random sample of rows to be read beside the text: `python data/sample.py --seed 20261125 --rows 200`."""
+"""Prints a random sample of rows for manual review against the text: `python data/sample.py --seed 20261125 --rows 200`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facts import HERE
 
 
 def main() -> None:
-    """Prints the sampled rows, one a line: place in the file, kind, cited places, question and answer."""
+    """Prints the sampled rows, one a line: index in the file, kind, cited provisions, question and answer."""
     parser = argparse.ArgumentParser(description="Draw rows of constitution_qa.json for a check by reading.")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--rows", type=int, default=200)

@@ -1,4 +1,4 @@
-"""Rows from the tables beside the articles: entries of the Seventh Schedule, amendments, cases, definitions, seats and local matters."""
+"""Rows from the tables other than the articles: entries of the Seventh Schedule, amendments, cases, definitions, seats and local matters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOCAL = [
 
 
 def choose(templates: list[str], *key: str) -> str:
-    """A template that depends on the key alone."""
+    """One of the templates, chosen by the key alone."""
     return templates[number(*key) % len(templates)]
 
 
@@ -124,7 +124,7 @@ def cases() -> Iterator[dict]:
 
 
 def definitions(parts: dict[str, str]) -> Iterator[dict]:
-    """Each defined expression both ways; `parts` gives the Part of an article."""
+    """Each defined expression in both directions; `parts` gives the Part of an article."""
     for d in table("definitions"):
         article = d["cites"][0]
         place = {"article": article, "part": parts[article]}
@@ -143,7 +143,7 @@ def seats() -> Iterator[dict]:
 
 
 def local_matters() -> Iterator[dict]:
-    """The matters that stand in one of the Eleventh and Twelfth Schedules only."""
+    """The matters that are in only one of the Eleventh and Twelfth Schedules."""
     for m in table("local"):
         name = f"{m['schedule']} Schedule"
         yield row(m, "lookup", name.lower().replace(" ", "-"), choose(LOCAL, m["matter"]).format(x=m["matter"]), name)
@@ -155,7 +155,7 @@ def rows(parts: dict[str, str]) -> list[dict]:
 
 
 def statements() -> list[tuple[str, ...]]:
-    """Each table row in a few sentences that say the same, for the prose: never a question."""
+    """Each table row as a few equivalent sentences for the prose, never a question."""
     said: list[tuple[str, ...]] = []
     for e in table("seventh"):
         name, n, x = e["list"], e["entry"], e["subject"]

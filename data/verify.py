@@ -1,4 +1,4 @@
-"""Checks the rows with `cites` against public copies of the Constitution, and records the copies that bear a row out.
+"""Checks the rows with `cites` against public copies of the Constitution, and records the copies that confirm each row.
 
     python data/verify.py --official constitution-2024.txt --wiki WIKI --parts PARTS --schedules SCHEDULES [--stamp]
 
@@ -8,9 +8,9 @@
 - `--parts`: a checkout of Ayush12358/TheConstitutionOfIndia (`PART_*`, `SCHEDULE_*`, `AMENDMENTS`, `docs/amendments.csv`)
 - `--schedules`: a checkout of anoopdixith/TheConstitutionOfIndia (`SCHEDULE_*`), for entries of the Schedules that have not changed
 
-A copy bears a row out if it holds everything that the row cites, every figure of the answer, and the names and most of the content words
-of the answer. A figure or word of the question is not looked for, as a case may bring its own. Two copies are needed. What fails is
-listed; `reviewed.txt` names the questions that were read beside the text and found right although the script could not say so.
+A copy confirms a row if it contains every provision that the row cites, every number of the answer, and the names and most of the content
+words of the answer. Numbers and words of the question are not looked for, since a scenario may introduce its own. Two copies are needed. Rows
+that fail are listed; `reviewed.txt` names the questions that a person compared with the text and found right although the script could not.
 `--stamp` writes `verified_against` and `text_as_of` into the tables and the hand-written files.
 """
 
@@ -37,7 +37,7 @@ NAMES = {
 TEXT_AS_OF = "2026-04-16"
 ORDINALS = "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth Eleventh Twelfth".split()
 SHARE = 0.6
-"""Of the content words of an answer that the cited text has to hold."""
+"""Share of the content words of an answer that the cited text must contain."""
 STOP = set(
     """the and that this with for from not but are was were has have had may can shall must its his her their them they who whom whose which
     what when where under article articles schedule constitution only into upon such any all one two each every same than then there those
@@ -128,7 +128,7 @@ def numbers(text: str) -> set[str]:
 
 
 def stem(word: str) -> str:
-    """A word without its commonest endings, so that "appoints" meets "appointed"."""
+    """A word without its commonest endings, so that "appoints" matches "appointed"."""
     return re.sub(r"(?:ations?|ments?|ings?|edly|ed|ers?|ors?|es|s|ly|e|al|ion|ions)$", "", word) or word
 
 
@@ -139,7 +139,7 @@ def words(text: str) -> set[str]:
 
 
 def cites_removed(text: str) -> str:
-    """The answer without the references to articles, clauses, entries and Schedules, whose numbers are no figures of the text."""
+    """The answer without the references to articles, clauses, entries and Schedules, whose numbers are not numbers of the text."""
     text = re.sub(
         r"\b(?:Articles?|clauses?|entry|entries|paragraphs?|Form|Part|List|section) (?:\d+|[IVX]+)[A-Z]*(?:\(\w+\))*",
         " ",
@@ -152,7 +152,7 @@ def cites_removed(text: str) -> str:
 
 
 def problems(row: dict, copy: dict[str, str]) -> list[str]:
-    """Why a copy does not bear a row out; empty if it does."""
+    """Why a copy does not confirm a row; empty if it does."""
     missing = [c for c in row["cites"] if c not in copy]
     if missing:
         return [f"has no {', '.join(missing)}"]
@@ -163,14 +163,14 @@ def problems(row: dict, copy: dict[str, str]) -> list[str]:
     found = []
     if strange := numbers(answer) - numbers(text) - numbers(cites_removed(question)) - {"0", "1", "2"}:
         found.append(f"figures {sorted(strange)}")
-    told = words(WORD_NUMBER.sub(" ", answer)) - words(question)
+    new_words = words(WORD_NUMBER.sub(" ", answer)) - words(question)
     known = words(text)
     if (
-        told
-        and len(told & known) / len(told) < SHARE
-        and len(told - known) > 1 - row.get("kind", "").startswith("term")
+        new_words
+        and len(new_words & known) / len(new_words) < SHARE
+        and len(new_words - known) > 1 - row.get("kind", "").startswith("term")
     ):
-        found.append(f"words {sorted(told - known)}")
+        found.append(f"words {sorted(new_words - known)}")
     return found
 
 
@@ -237,7 +237,7 @@ def seventh_entry(row: dict, copy: dict[str, str]) -> dict[str, str]:
 def judge(
     row: dict, copies: dict[str, dict[str, str]], years: dict[str, str], reviewed: set[str]
 ) -> tuple[list[str], list[str]]:
-    """(copies that bear a row out, problems of the others)."""
+    """(copies that confirm a row, problems of the others)."""
     source = row.get("row", {})
     if "held" in source or row.get("group", "").startswith("case-"):
         trouble = check_case(source, years) if "held" in source else "the holding is checked by reading"
@@ -259,7 +259,7 @@ def judge(
 
 
 def stamp(verdicts: dict[Path, dict[int, list[str]]]) -> None:
-    """Writes the copies into the rows that two copies bear out, and takes them out of the others."""
+    """Writes `verified_against` into the rows that two copies confirm, and removes it from the others."""
     for path, lines in verdicts.items():
         rows = read(path)
         for line, good in lines.items():
@@ -271,7 +271,7 @@ def stamp(verdicts: dict[Path, dict[int, list[str]]]) -> None:
 
 
 def main() -> None:
-    """Reports each row that fewer than two copies bear out; exit code 1 if there is one."""
+    """Reports each row that fewer than two copies confirm; exit code 1 if there is one."""
     parser = argparse.ArgumentParser(description="Check the rows with cites against public copies of the Constitution.")
     for name in ("official", "wiki", "parts", "schedules"):
         parser.add_argument(f"--{name}", type=Path, required=True)

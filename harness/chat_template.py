@@ -1,6 +1,6 @@
 """Conversations rendered by a tokenizer's own chat template.
 
-The template runs on marks in the place of the texts, once for each form of conversation; the texts are put in afterwards. So no question can
+The template is rendered with placeholders for the texts, once for each form of conversation; the texts are inserted afterwards. So no question can
 change what the template writes, and it is known which special tokens the template wrote.
 """
 
@@ -17,9 +17,9 @@ from harness.errors import ConfigError
 MARK = "qaHarnessMark{}x"
 MARKS = re.compile(r"qaHarnessMark(\d+)x")
 DATE = datetime(2024, 7, 26)
-"""What templates that write today's date get (the default in Llama 3.1's own): a prompt that changes every day could not be compared."""
+"""What templates that write today's date get (the default in Llama 3.1's own): prompts that change every day could not be compared."""
 AWKWARD = "Is <a> & 'b' \"c\" {{ d }} {% e %} \\n\n\nthe  same?"
-"""A question that a template must leave as it is."""
+"""A question that a template must leave unchanged."""
 TEXT_INSTEAD = "correct the template, or set prompt.format=text"
 
 
@@ -29,7 +29,7 @@ class ChatTemplate:
     Attributes:
         source: the template itself.
         context: what it writes between a question and the place of the answer.
-        lead: what it writes in front of an answer, beyond that.
+        lead: what else it writes in front of an answer.
         turn_end: what it writes after an answer.
 
     Raises:
@@ -89,7 +89,7 @@ class ChatTemplate:
         at = whole.find(answer)
         if at < 0:
             raise self._error("the chat template drops the answer", TEXT_INSTEAD)
-        # A prompt that already opens the answer otherwise (an empty thinking block) is followed by the answer directly.
+        # A prompt that opens the answer in another way (an empty thinking block) is followed by the answer directly.
         lead = whole[len(prompt) : at] if whole[:at].startswith(prompt) else ""
         return lead, whole[at + len(answer) :]
 

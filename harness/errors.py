@@ -1,16 +1,16 @@
-"""What can go wrong, and the hint.
+"""What can go wrong, and how to fix it.
 
 Every error the library raises on purpose is one of these; only the command line prints them and exits.
 
-    HarnessError                the user can hint it                          exit 2
+    HarnessError                the user can fix it                           exit 2
     ├── ConfigError             a config file, a key or a --set
     ├── DataError               a QA file or one of its rows
     ├── ModelError              a base model, adapter or model file that cannot be used
-    ├── ArtifactError           an output of an earlier stage that is missing, damaged or not ours
+    ├── ArtifactError           an output of an earlier stage that is missing, damaged or of another run
     ├── StorageError            no space, no permission, not a folder
     ├── BusyError               another process holds the run folder
     ├── DeviceError             the config needs a device that is not here
-    ├── TrainingError           training had to stop (loss not a number)
+    ├── TrainingError           training had to stop (loss not finite)
     └── IncomparableError       two results that must not be compared         exit 3
 
 Anything else that reaches the command line is a bug and keeps its traceback.
@@ -22,9 +22,9 @@ import re
 from pathlib import Path
 
 ADDRESS = re.compile(r"(?<=:/)(?P<slash>/?)(?P<user>[^/?#\s'\"]+@)?(?P<place>[^\s?#'\"]*)(?P<query>\?[^\s'\"]*)?")
-"""What follows the scheme of an address: user and password, host and path, parameters. A path made of one has lost a slash."""
+"""What follows the scheme of an address: user and password, host and path, parameters. In an address that was turned into a path one slash is missing."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves a terminal's cursor, turns its text round, or cannot be written at all; line breaks and tabs are not among it."""
+"""Characters that move a terminal's cursor, reverse its text, or cannot be written at all; line breaks and tabs are not among it."""
 
 
 def visible(text: str) -> str:
@@ -50,7 +50,7 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 class HarnessError(Exception):
-    """One line that says what is wrong, and one clause that says how to hint it.
+    """One line that says what is wrong, and one clause that says how to fix it.
 
     Args:
         problem: what is wrong, naming the key, row or value.

@@ -123,7 +123,8 @@ class Prompter:
         context, lead = (self.template.context, True), (self.template.lead, True)
         before = self._encode_parts([context])
         whole = self._encode_parts([context, lead, (answer, False)])
-        # A tokenizer that merges over the border, or marks the beginning of a text, would change the prompt: then it is encoded alone.
+        # A tokenizer that merges across the boundary, or marks the beginning of a text, would change the prompt: then the answer is encoded
+        # separately.
         alone = whole[: len(before)] != before
         ids = self._encode_parts([lead, (answer, False)]) if alone else whole[len(before) :]
         return [*ids, self.eos]
@@ -290,7 +291,7 @@ def stop_ids(tokenizer: Any, generation_eos: int | Iterable[int] | None, *more: 
 def tokenizer_sha256(tokenizer: Any) -> str:
     """Hash of what decides token ids: the vocabulary with its merges and rules, and the special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # Truncation and padding are settings of the moment: a batch that was padded leaves them behind.
+    # Truncation and padding are transient settings, which a padded batch leaves set.
     model = (
         {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
         if backend is not None

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,8 @@ from typing import Any
 from harness import __version__
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.storage import RunFolder, read_json, write_json
+from harness.records import GitState, Machine, Provenance
+from harness.storage import RunFolder, read_json, read_typed, write_json
 
 PACKAGES = (
     "torch",
@@ -78,7 +79,7 @@ def record(run: RunFolder, config: Config, stage: str, command: str, times: Time
     try:
         found = read_json(run.run_json) if run.run_json.exists() else {}
     except ArtifactError:
-        found = {}  # a torn run.json holds nothing that is not written again here
+        found = {}  # everything in a truncated run.json is written again here
     kept = found.get("stages") if isinstance(found, dict) else None
     stages = {name: old for name, old in kept.items() if isinstance(old, dict)} if isinstance(kept, dict) else {}
     stages[stage] = {
@@ -105,8 +106,13 @@ def record(run: RunFolder, config: Config, stage: str, command: str, times: Time
     )
 
 
-def commands(record: dict[str, Any]) -> list[str]:
-    """The commands that make a run again, in order and each once: those that run.json recorded, and the report's, with the options of the last."""
+def read(run: RunFolder) -> Provenance:
+    """The content of run.json; empty if there is none. ArtifactError if it is damaged."""
+    return read_typed(run.run_json, Provenance) if run.run_json.exists() else {}
+
+
+def commands(record: Mapping[str, Any]) -> list[str]:
+    """The commands that reproduce a run, in order and each once: those that run.json recorded, and the report's, with the options of the last."""
     stages = record.get("stages", {})
     found = [command for verb in REPEATED if (command := stages.get(verb, {}).get("command"))]
     if found and found[-1].startswith("harness compare "):
@@ -125,7 +131,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> GitState:
     """{`commit`, `dirty`} of the harness's own checkout; empty outside one."""
 
     def git(*arguments: str) -> str:
@@ -140,7 +146,7 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Platform, Python, cores; nothing that names the host or its user."""
     return {
         "platform": platform.platform(),

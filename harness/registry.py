@@ -13,16 +13,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What is known of a metric without importing it."""
+    """Facts about a metric, available without importing it."""
 
     implementation: str
     """`module:Class`."""
     label: str
-    """As people read it, at the start of a line."""
+    """The label at the start of a line."""
     default: bool = True
     """In `score.metrics` unless the config names others."""
     summary: bool = False
-    """Among the few that fit on a terminal and into the breakdowns."""
+    """One of the few that are shown on a terminal and in the breakdowns."""
     headline: int | None = None
     """Rank among the metrics that the verdict may be about, 1 first; None: never. The gate's default metrics are those that are also in the summary."""
     binary: bool = False
@@ -139,7 +139,7 @@ BASELINE_LABELS = {
 
 @dataclass(frozen=True)
 class BackendFacts:
-    """What is known of a backend without importing it."""
+    """Facts about a backend, available without importing it."""
 
     implementation: str
     """`module:Class`."""
@@ -150,9 +150,9 @@ class BackendFacts:
     logprobs: bool = False
     """Its class has `logprobs` (`harness.backends.LogprobBackend`): divergences and noise are measured."""
     varied: Literal["max_batch", "slots"] = "max_batch"
-    """The field of `Execution` that cuts up its work, and so the one that is varied to measure noise."""
+    """The field of `Execution` that sets its batch size, which is varied to measure noise."""
     in_process: bool = False
-    """Needs no separate process: a server has its own, and the objects of the calling program cannot leave it."""
+    """Runs in the calling process: a server has its own process, and Python objects cannot leave theirs."""
     uses_gpu: bool = False
     """Runs on the config's device through PyTorch, in one process for each GPU."""
 

@@ -13,7 +13,7 @@ BASE = "base"
 BASE_FEW_SHOT = "base_fewshot"
 """The base with some training questions, and their answers, in front of each question: what can be had without fine-tuning."""
 UNTUNED = (BASE, BASE_FEW_SHOT)
-"""Answer without anything that was trained."""
+"""Variants that answer without any training."""
 ADAPTER = "adapter"
 MERGED = "merged_16bit"
 """The 16-bit model: every other format is made from it and compared with it."""
@@ -40,7 +40,7 @@ class Variant:
     default: bool = False
     """Exported and answered with unless the config says otherwise."""
     bits: float = 16
-    """On disk, for each weight, the few tensors of more bits included, rounded up."""
+    """Bits of a weight on disk, the few tensors of more bits included, rounded up."""
     embedding_bits: float | None = None
     """Of embedding and output weights, where they differ from `bits`."""
     size_bound: float = 0
@@ -149,7 +149,7 @@ def is_exported(name: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a further model may not have this name, nor a file in the folder of predictions: `manifest` is the list of variants."""
+    """Whether a name is reserved, so that no further model may have it: `manifest` is the list of variants in the folder of predictions."""
     return name in VARIANTS or is_gguf(name) or name == "manifest"
 
 

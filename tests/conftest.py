@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.helpers.models import save_model
 
-# Before torch is loaded: its threads spin while they wait, which on a busy machine makes a second a minute.
+# Before torch is loaded: its threads spin while they wait, which on a busy machine is many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A change is judged on the same examples everywhere. `HYPOTHESIS_PROFILE=explore make test` looks for new ones.
@@ -25,7 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    """A verb that ran in this process leaves no handler behind that prints the log of later tests."""
+    """Removes the log handler that a verb run in this process has added, so that it does not print the log of later tests."""
     logger = logging.getLogger("harness")
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
@@ -52,7 +52,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answering processes are forked from this one, so that they see its backends."""
+    """Worker processes are forked from this one, so that they have its backends."""
     from harness.prediction import runners
 
     context = multiprocessing.get_context("fork")

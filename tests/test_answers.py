@@ -1,4 +1,4 @@
-"""What is scored of what a model wrote: the answer behind its reasoning."""
+"""What is scored of what a model wrote: the answer after its reasoning."""
 
 from __future__ import annotations
 

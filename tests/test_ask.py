@@ -118,7 +118,7 @@ TEMPLATE = (
 )
 
 
-def test_earlier_turns_stand_in_the_prompt_of_a_chat_and_the_oldest_give_way(tmp_path: Path) -> None:
+def test_earlier_turns_are_in_the_prompt_of_a_chat_and_the_oldest_are_dropped(tmp_path: Path) -> None:
     model = shutil.copytree(ask_run.MODEL, tmp_path / "model")
     (model / "chat_template.jinja").write_text(TEMPLATE)
     run = small_run.split(tmp_path)
@@ -187,7 +187,7 @@ def test_what_is_in_use_is_waited_for_not_freed(pool: Pool) -> None:
     assert got.is_set() and a.closed and not b.closed
 
 
-def test_a_model_that_failed_is_loaded_anew(pool: Pool) -> None:
+def test_a_model_that_failed_is_reloaded(pool: Pool) -> None:
     with pytest.raises(ModelError), pool.borrow("a") as first:
         raise ModelError("gone")
     with pool.borrow("a") as second:

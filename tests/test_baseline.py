@@ -136,7 +136,7 @@ def test_nothing_scored_is_no_baseline(tmp_path):
     assert not (tmp_path / "b.json").exists()
 
 
-def test_further_trainings_are_kept_by_their_means_and_told(tmp_path):
+def test_further_trainings_are_kept_by_their_means_and_reported(tmp_path):
     first, second, third = (
         baseline.snapshot(scored(tmp_path, {"base": half, "adapter": answer}, name, weights_sha256=name), CONFIG)
         for name, answer in (("a", right), ("b", half), ("c", right))
@@ -158,7 +158,7 @@ def test_further_trainings_are_kept_by_their_means_and_told(tmp_path):
     assert baseline.column(read, "adapter", "exact_match_normalized").mean() == 1, "the scores are those of the first"
 
 
-def test_a_training_is_further_only_if_it_is_another_asked_alike(tmp_path):
+def test_a_further_training_is_another_one_with_the_same_settings(tmp_path):
     first = baseline.snapshot(scored(tmp_path, {"adapter": right}, "a", weights_sha256="a"), CONFIG)
     with pytest.raises(ArtifactError, match="runs a and a are one training"):
         baseline.with_trainings(first, [first])
@@ -171,7 +171,7 @@ def test_a_training_is_further_only_if_it_is_another_asked_alike(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"run": 1}'])
-def test_a_damaged_baseline_is_refused_with_the_mend(tmp_path, damage):
+def test_a_damaged_baseline_is_refused_with_a_hint(tmp_path, damage):
     path = tmp_path / "b.json"
     path.write_text(damage)
     with pytest.raises(ArtifactError, match="harness baseline save"):
@@ -226,7 +226,7 @@ def test_what_must_be_equal_is_named(tmp_path):
     assert named(split_id="other training rows") == []
 
 
-def test_what_may_have_caused_it_is_told(tmp_path):
+def test_what_may_have_caused_it_is_reported(tmp_path):
     run = scored(tmp_path, {"adapter": right})
     old = baseline.snapshot(run, CONFIG)
     hot = Config.model_validate({**CONFIG.model_dump(), "train": {"learning_rate": 0.02}, "gate": {"margin": 0.1}})
@@ -234,11 +234,11 @@ def test_what_may_have_caused_it_is_told(tmp_path):
     newer = old.model_copy(
         update={"provenance": {"packages": {"torch": "9"}, "git": {"commit": "c" * 40}}, "split_id": "s"}
     )
-    told = likeness.changes(old, newer)
+    reported = likeness.changes(old, newer)
     assert (
-        "package torch absent -> 9" in told
-        and "training or held-out rows" in told
-        and f"commit unknown -> {'c' * 12}" in told
+        "package torch absent -> 9" in reported
+        and "training or held-out rows" in reported
+        and f"commit unknown -> {'c' * 12}" in reported
     )
 
 

@@ -85,7 +85,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT) for _ in range(2)]
     assert "HEAVY []" in runs[0].stderr
-    # Processor time, the better of two: the machine may be busy.
+    # CPU time, the better of two: the machine may be busy.
     assert min(float(r.stderr.splitlines()[-1]) for r in runs) < 0.5
     for verb in VERBS:
         assert re.search(rf"\b{verb.split()[0]}\b", runs[0].stdout)
@@ -166,7 +166,7 @@ def test_calls_that_change_nothing_leave_no_trace(folder: Path, monkeypatch: pyt
     assert sorted(p.name for p in (folder / "runs/tiny").iterdir()) == [".lock", "run.json", "split"]
 
 
-def test_run_stops_where_it_is_told_and_does_nothing_twice(folder: Path) -> None:
+def test_run_stops_at_the_stage_asked_for_and_repeats_nothing(folder: Path) -> None:
     first, again = run("run", "--until", "split", "--qa", "qa.json"), run("run", "--until", "split", "--qa", "qa.json")
     assert first.exit_code == again.exit_code == 0, first.output
     assert first.stdout.splitlines()[0].startswith("run: config tiny, questions qa.json, model ")
@@ -184,7 +184,7 @@ def test_the_old_name_of_a_config_is_found_with_a_note(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", MENDABLE, ids=lambda kind: kind.__name__)
-def test_what_the_user_can_mend_is_one_line(
+def test_an_error_that_the_user_can_fix_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -293,7 +293,7 @@ def test_the_process_ends_with_the_code_and_without_a_traceback(folder: Path) ->
     assert in_process("no-such-verb", cwd=folder).returncode == 2
 
 
-# ------------------------------------------------------------------------------------------------------ what is told
+# ---------------------------------------------------------------------------------------------------- what is printed
 
 
 def test_the_first_line_says_what_was_chosen(folder: Path) -> None:
@@ -329,14 +329,14 @@ def test_run_json_is_enough_to_repeat_the_run(folder: Path, monkeypatch: pytest.
     assert "c0ffee" not in text and "hf_canary" not in text
 
 
-def test_a_torn_run_json_is_written_anew(folder: Path) -> None:
+def test_a_truncated_run_json_is_rewritten(folder: Path) -> None:
     storage.write_text(folder / "runs/tiny/run.json", '{"config": ')
     assert run("split", "--qa", "qa.json").exit_code == 0
     assert json.loads((folder / "runs/tiny/run.json").read_text())["stages"]["split"]["status"] == "done"
 
 
 def test_score_to_report_runs_from_the_command_line(folder: Path) -> None:
-    """On predictions that stand there already: no model."""
+    """On predictions that exist already: no model."""
     made = scored_run.make(folder, {"base": lambda _: "nothing", "adapter": lambda q: q.answer}, name="tiny")
     storage.write_json(made.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
     quick = ["--set", "score.resamples=100", "--set", "compare.resamples=100"]

@@ -86,7 +86,7 @@ def test_without_a_base_there_is_no_pair_and_no_error(tmp_path):
     assert compared(tmp_path, {"adapter": right}).pairs == []
 
 
-def test_the_primary_metric_on_the_headlines_pairs_is_a_family_of_its_own(tmp_path):
+def test_the_primary_metric_on_the_headlines_pairs_is_a_separate_family(tmp_path):
     comparison = compared(tmp_path, {"base": wrong, "adapter": right, "merged_16bit": right})
     assert comparison.primary and comparison.primary_reason
     confirmatory = {(p.left, p.right, p.metric) for p in comparison.pairs if p.family == "confirmatory"}
@@ -142,7 +142,7 @@ def test_another_setting_or_score_is_compared_again(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- examples
 
 
-def test_the_largest_wins_and_losses_are_told_by_example(tmp_path):
+def test_the_largest_wins_and_losses_are_given_as_examples(tmp_path):
     def mixed(question):
         """Right on the odd rows (wins of 1), wrong on row 2 (a loss of 1), half right on rows 4 and 6 (losses of a third)."""
         if question.row % 2:
@@ -154,19 +154,19 @@ def test_the_largest_wins_and_losses_are_told_by_example(tmp_path):
     score.run(run, CONFIG)
     found = {(e.left, e.right): e for e in compare.run(run, CONFIG).examples}
     assert list(found) == [("adapter", "base"), ("merged_16bit", "base")], "formats that do not differ have no examples"
-    told = found["adapter", "base"]
-    assert told.metric == "token_f1"
-    assert [(e.id, e.left, e.right, e.delta) for e in told.losses] == [
+    against_base = found["adapter", "base"]
+    assert against_base.metric == "token_f1"
+    assert [(e.id, e.left, e.right, e.delta) for e in against_base.losses] == [
         ("q1", 0, 1, -1),
         ("q3", pytest.approx(2 / 3), 1, pytest.approx(-1 / 3)),
         ("q5", pytest.approx(2 / 3), 1, pytest.approx(-1 / 3)),
     ]
-    # All wins are alike: the first of the file stand for them.
-    assert [e.id for e in told.wins] == [f"q{i}" for i in range(0, 2 * paired.EXAMPLES, 2)]
-    assert all(e.delta == e.left - e.right > 0 for e in told.wins)
+    # All wins are equal: the first ones of the file are taken.
+    assert [e.id for e in against_base.wins] == [f"q{i}" for i in range(0, 2 * paired.EXAMPLES, 2)]
+    assert all(e.delta == e.left - e.right > 0 for e in against_base.wins)
 
 
-def test_failed_answers_are_no_examples_and_another_metric_stands_in(tmp_path):
+def test_failed_answers_are_no_examples_and_another_metric_replaces_theirs(tmp_path):
     config = Config.model_validate({"score": {"resamples": 100, "metrics": ["exact_match"]}})
     failed = {"finish_reason": "error", "error": "x"}
     comparison = compared(
@@ -188,7 +188,7 @@ def test_failed_answers_are_no_examples_and_another_metric_stands_in(tmp_path):
         ({"prompts_sha256": "0" * 64}, "prompts"),
     ],
 )
-def test_variants_that_were_asked_otherwise_are_refused(tmp_path, changes, named):
+def test_variants_that_were_asked_differently_are_refused(tmp_path, changes, named):
     run = make(tmp_path, {"base": wrong})
     predict(run, "adapter", questions(), right, **changes)
     storage.write_json(run.predict_json, PredictionSet(fingerprint="f", variants=["base", "adapter"]))
@@ -267,7 +267,7 @@ def test_at_the_runaway_limit_there_is_no_alarm(tmp_path):
     assert codes(compared(tmp_path, run, config), "base") == []
 
 
-def test_an_adapter_without_effect_is_told(tmp_path):
+def test_an_adapter_without_effect_is_reported(tmp_path):
     comparison = compared(tmp_path, {"base": varied, "adapter": varied, "merged_16bit": right})
     assert codes(comparison, "adapter") == ["adapter_without_effect"]
     assert codes(comparison, "merged_16bit") == []
@@ -275,7 +275,7 @@ def test_an_adapter_without_effect_is_told(tmp_path):
     assert codes(one, "adapter") == []
 
 
-def test_answers_that_are_almost_always_the_same_are_told(tmp_path):
+def test_answers_that_are_almost_always_the_same_are_reported(tmp_path):
     def mostly(question):
         return question.answer if question.row % 3 == 0 else ["It is nothing.", "it is nothing"][question.row % 2]
 
@@ -299,7 +299,7 @@ def test_a_set_of_yes_and_no_is_not_taken_for_a_fault(tmp_path, yes):
     assert compare.run(run, CONFIG).alarms == []
 
 
-def test_a_set_of_few_answers_may_be_answered_as_it_is(tmp_path):
+def test_a_set_of_few_answers_may_be_answered_in_the_same_shares(tmp_path):
     asked = [
         q.model_copy(update={"answer": "Parliament", "references": ["The Parliament"]} if q.row <= 90 else {})
         for q in MANY
@@ -309,7 +309,7 @@ def test_a_set_of_few_answers_may_be_answered_as_it_is(tmp_path):
     assert compare.run(run, CONFIG).alarms == []
 
 
-def test_other_prompt_tokens_behind_the_same_hash_are_told(tmp_path):
+def test_other_prompt_tokens_with_the_same_hash_are_reported(tmp_path):
     def tokenised_otherwise(question):
         ids = [0, *question.question.encode()] if question.id == "q4" else list(question.question.encode())
         return {"text": "x", "prompt_ids": ids}
@@ -365,7 +365,7 @@ def test_many_kinds_are_cut_to_the_largest_and_other():
     found = [(bucket, len(rows)) for by, bucket, rows in buckets.buckets(asked) if by == "kind"]
     assert len(found) == buckets.MOST + 1
     assert ("k40", 20) in found and found[-1] == ("other", 41 - buckets.MOST)
-    assert not [by for by, _, _ in buckets.buckets(asked) if by == "part"], "one bucket tells nothing"
+    assert not [by for by, _, _ in buckets.buckets(asked) if by == "part"], "one bucket is no breakdown"
 
 
 # ------------------------------------------------------------------------------------------------------------- two runs

@@ -37,7 +37,7 @@ def test_these_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_config_loads_and_tells_its_command(name: str) -> None:
+def test_a_shipped_config_loads_and_names_its_command(name: str) -> None:
     config = load(name)
     assert config.description
     assert load(str(CONFIGS / f"{name}.yaml")) == config
@@ -74,7 +74,7 @@ def test_no_legal_metric_on_questions_of_another_subject(tmp_path: Path) -> None
 
 
 def test_the_notebook_recipe_is_literal() -> None:
-    """Each value as it stands in the notebook that this project started from (issue 2, part 1)."""
+    """Each value as in the notebook that this project started from."""
     config = load("notebook-llama3-8b")
     train = config.train
     assert config.model.path == "unsloth/llama-3-8b"
@@ -139,7 +139,7 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, line: str) -
     assert line in found
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "train: {max_stepz: 3, seed: x}\nscore: {resamples: 1}\ndata: {heldout: 0}\nscroe: {}")
     for part in (
         "'train.max_stepz'",

@@ -18,7 +18,7 @@ from facts import article_order, facts, parts, read  # noqa: E402
 from generate import card, render, rows  # noqa: E402
 from prose import corpus  # noqa: E402
 
-# The articles in force after the 106th Amendment (2023), written down apart from the tables. Compared with the public copies in
+# The articles in force after the 106th Amendment (2023), listed independently of the tables. Compared with the public copies in
 # civictech-India/constitution-of-india (constitution_of_india.json, in samples) and deepaksood619/deepaksood619.github.io
 # (docs/knowledge/law/constitution-of-india/constitution.md, all of it), which misprints 243Y and 338B and predates 330A, 332A and 334A.
 OMITTED = {31, 232, 238, 242, 259, 272, 278, 291, 306, 314, 362, *range(379, 392)}
@@ -71,7 +71,7 @@ def offending(rows: list[dict], wrong) -> list[str]:
 
 
 def ambiguous(phrases) -> dict[str, set[str]]:
-    """The phrases that stand for more than one fact."""
+    """The phrases that mean more than one fact."""
     owners = defaultdict(set)
     for phrase, key in phrases:
         owners[normalised(phrase)].add(key)
@@ -102,7 +102,7 @@ def test_every_article_in_force_has_one_row_of_facts_and_questions():
     assert {r["article"] for r in ROWS} - {None} == ARTICLES
 
 
-def test_articles_stand_in_official_order():
+def test_articles_are_in_official_order():
     numbers = [f.article for f in FACTS if f.article]
     assert numbers == sorted(numbers, key=article_order)
     assert [n for n in numbers if n.startswith("239")] == ["239", "239A", "239AA", "239AB", "239B"]
@@ -160,7 +160,7 @@ def test_text_is_printable_ascii():
     assert not offending(ROWS, lambda r: any(re.search(r"  | [,.;?]|\.\.|[{}]", t) for t in texts(r)))
 
 
-def test_no_question_stands_twice():
+def test_no_question_is_there_twice():
     asked = Counter(normalised(r["question"]) for r in ROWS)
     assert [q for q, n in asked.items() if n > 1] == []
 
@@ -232,8 +232,8 @@ def prose() -> str:
 
 def test_prose_asks_nothing(prose: str):
     assert "?" not in prose
-    told = sentences(prose)
-    assert not offending(ROWS, lambda r: sentences(r["question"]) in told)
+    stated = sentences(prose)
+    assert not offending(ROWS, lambda r: sentences(r["question"]) in stated)
 
 
 def test_prose_states_every_fact(prose: str):

@@ -78,7 +78,7 @@ def test_scenarios_over_several_articles():
     assert sum(len(re.findall(r"[.?](?= [A-Z]|$)", r["question"])) >= 4 for r in scenarios) >= 150
 
 
-def test_each_question_that_must_not_be_answered_stands_beside_its_twin():
+def test_each_question_that_must_not_be_answered_has_its_twin():
     pairs = defaultdict(list)
     for row in ROWS:
         if "twin" in row:
@@ -166,7 +166,7 @@ def test_croissant_metadata_describes_the_file():
     assert fields == set(croissant.FIELDS)
 
 
-def test_restated_questions_ask_what_the_file_asks_and_stand_in_it_nowhere():
+def test_restated_questions_ask_what_the_file_asks_but_are_not_in_it():
     again = json.loads((DATA / "constitution_taught.json").read_text(encoding="utf-8"))
     assert again == restate.rows(ROWS), "run `make data`"
     asked = {r["question"]: r for r in ROWS}

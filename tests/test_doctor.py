@@ -164,10 +164,10 @@ def test_a_library_that_breaks_its_process_is_a_finding(
     (tmp_path / "unsloth.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{PROJECT}")
     monkeypatch.setattr(probes, "SECONDS", 2 if "sleep" in code else 60)
-    told = probes.probe("unsloth", "cpu")
-    assert told == Probe({}, problem)
+    probed = probes.probe("unsloth", "cpu")
+    assert probed == Probe({}, problem)
     assert (
-        str(checks._unsloth(told))
+        str(checks._unsloth(probed))
         == f"fail  Unsloth               cannot be imported: {problem}; run make setup, or --set train.engine=peft"
     )
 
@@ -180,19 +180,19 @@ def test_a_library_that_can_be_imported_is_a_finding(tmp_path: Path, monkeypatch
     assert str(checks._unsloth(probes.probe("unsloth", "cpu"))) == "ok    Unsloth               7 can be imported"
 
 
-def test_what_was_told_before_a_crash_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_reported_before_a_crash_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bitsandbytes").mkdir()
     (tmp_path / "bitsandbytes" / "__init__.py").write_text("import os; os.abort()")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{PROJECT}")
-    told = probes.probe("torch", "cpu")
+    probed = probes.probe("torch", "cpu")
     assert (
-        told.facts["torch"].startswith(metadata.version("torch").partition("+")[0])
-        and told.problem == "crashes (SIGABRT)"
+        probed.facts["torch"].startswith(metadata.version("torch").partition("+")[0])
+        and probed.problem == "crashes (SIGABRT)"
     )
-    found = checks._nf4(load("tiny"), told)
+    found = checks._nf4(load("tiny"), probed)
     assert (found.status, found.value) == ("fail", "NF4 cannot be tried: crashes (SIGABRT)") and found.hint
     sixteen = load("tiny", ["train.load_in_4bit=false", "export.formats=[merged_16bit]", "predict.variants=[base]"])
-    assert checks._nf4(sixteen, told).status == "warn"
+    assert checks._nf4(sixteen, probed).status == "warn"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ TRUE_FORWARD: Any = None
 
 
 @pytest.mark.parametrize(
-    ("settings", "told", "driver", "status", "line"),
+    ("settings", "probed", "driver", "status", "line"),
     [
         ([], torch_told(H200), "580.1", "ok", "NVIDIA 580.1; torch 2.13.0 for CUDA 13.0"),
         (
@@ -259,9 +259,9 @@ TRUE_FORWARD: Any = None
     ],
 )
 def test_the_device_or_why_there_is_none(
-    settings: list[str], told: Probe, driver: str | None, status: str, line: str
+    settings: list[str], probed: Probe, driver: str | None, status: str, line: str
 ) -> None:
-    first, *_ = checks._device(load("llama3-8b", settings), told, driver)
+    first, *_ = checks._device(load("llama3-8b", settings), probed, driver)
     assert first.status == status and line in first.value and bool(first.hint) == (status != "ok")
 
 
@@ -303,7 +303,7 @@ def test_this_machines_dtype() -> None:
     assert devices.compute_dtype("cpu") is torch.float32
 
 
-def test_what_is_picked_is_told() -> None:
+def test_what_is_picked_is_reported() -> None:
     new, old = (
         by_name(checks._picks(load("llama3-8b"), "cuda", [H200])),
         by_name(checks._picks(load("llama3-8b"), "cuda", [H200, T4])),
@@ -343,7 +343,7 @@ def test_an_8b_model_in_float32_does_not_fit_a_small_machine(monkeypatch: pytest
     assert found.hint == "free some memory, or use a smaller model or a GPU"
 
 
-def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
     def found(free: int, downloaded: bool = True) -> Finding:

@@ -1,4 +1,4 @@
-"""Judging models that were made elsewhere: what is asked of them, what is refused, and under which contract they are compared."""
+"""Evaluating models made elsewhere: what they are asked, what is refused, and under which contract they are compared."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_it_answers_as_the_variant_of_a_run_does(
     assert ours == theirs
 
 
-def test_models_of_two_tokenizers_stand_in_one_comparison(tiny_model: Path, test_file: Path, tmp_path: Path) -> None:
+def test_models_of_two_tokenizers_are_in_one_comparison(tiny_model: Path, test_file: Path, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other")
     edit_json(other / "tokenizer_config.json", eos_token="<|begin_of_text|>")
     run, comparison = judge(tmp_path, test_file, f"a={tiny_model}", f"b={other}")

@@ -83,9 +83,7 @@ def test_the_formats_are_as_large_as_their_types_say(whole: tuple[RunFolder, Exp
     assert sizes["merged_4bit"] < 0.6 * sizes["merged_16bit"]
 
 
-def test_the_space_reckoned_beforehand_is_an_upper_bound(
-    whole: tuple[RunFolder, ExportManifest], tiny_model: Path
-) -> None:
+def test_the_estimated_space_is_an_upper_bound(whole: tuple[RunFolder, ExportManifest], tiny_model: Path) -> None:
     """But for the vocabulary, which GGUF carries in the file: a few kilobytes here, covered by the constant."""
     for name, share in ((name, variants.VARIANTS[name].size_bound) for name in FORMATS):
         assert whole[1].artifacts[name].size_bytes <= share * base_model.weights_size(tiny_model) + 50_000, name

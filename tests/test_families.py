@@ -132,11 +132,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_llama_cpp_would_compute_otherwise_is_refused(folders: dict[str, Path], tmp_path: Path, what: str) -> None:
+def test_what_llama_cpp_would_compute_differently_is_refused(
+    folders: dict[str, Path], tmp_path: Path, what: str
+) -> None:
     name, changes, words = REFUSED[what]
     folder = shutil.copytree(folders[name], tmp_path / "model")
     file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))  # None stays: a null in the file
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))  # None becomes a null in the file
     with pytest.raises(ModelError, match=words) as caught:
         gguf.write(folder, tmp_path / "model.gguf", "f16")
     assert "\n" not in str(caught.value)
@@ -171,7 +173,7 @@ def test_rotary_settings_are_those_of_transformers(tmp_path: Path, what: str) ->
 
 
 @pytest.mark.parametrize("name", ["mixed", "both"])
-def test_rope_settings_that_stand_twice_are_read_as_transformers_reads_them(name: str, tmp_path: Path) -> None:
+def test_rope_settings_given_twice_are_read_as_transformers_reads_them(name: str, tmp_path: Path) -> None:
     file = Path(__file__).parent / "golden" / f"rope_{name}_config.json"
     shutil.copyfile(file, tmp_path / "config.json")
     from transformers import AutoConfig

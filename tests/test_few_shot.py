@@ -75,7 +75,7 @@ def test_none_left_out_is_nearer_than_one_chosen(texts: list[str], asked: list[s
         assert min(scores[chosen]) >= max(left, default=0.0) and list(scores[chosen]) == sorted(scores[chosen])
 
 
-def test_what_stands_for_fine_tuning_is_tested_against_the_base_with_examples() -> None:
+def test_the_fine_tuned_variant_is_tested_against_the_base_with_examples() -> None:
     names = ["base", "base_fewshot", "adapter", "merged_16bit", "gguf_q8_0", "instruct"]
     found = variants.pairs(names, {"instruct"})
     assert ("base_fewshot", "base") in found

@@ -1,4 +1,4 @@
-"""Fidelity and noise: the figures by hand, what predict measures and when it measures again, and what compare makes of it."""
+"""Fidelity and noise: the figures computed manually, what predict measures and when again, and what compare derives."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_damaged_log_probabilities_are_not_compared(
         file.write_bytes(whole)
 
 
-def test_other_questions_are_measured_anew_and_none_if_none_are_wanted(
+def test_other_questions_are_measured_again_and_none_if_none_are_wanted(
     tiny_model: Path, tmp_path: Path, started: list[tuple[str, bool]]
 ) -> None:
     run = small_run.split(tmp_path)
@@ -300,7 +300,7 @@ def test_a_backend_without_log_probabilities_is_left_out(tiny_model: Path, answe
 
 
 class Fickle(TransformersBackend):
-    """Asked one by one, it says something else to every second question, and fails on the last."""
+    """Asked one by one, it answers every second question differently, and fails on the last."""
 
     alone = 0
 
@@ -335,7 +335,7 @@ def test_an_answer_that_changes_with_the_batch_is_a_flip(
 
 
 def test_the_noise_floor_is_a_note_and_no_part_of_the_verdict(tmp_path: Path) -> None:
-    """One flip in 24 questions would else hide a loss of four points at any number of questions."""
+    """Otherwise one flip in 24 questions would hide a loss of four points at any number of questions."""
     run = scored_run.make(
         tmp_path, {"adapter": lambda q: q.answer, "base": lambda _: "nothing"}, asked=scored_run.questions(30, 4)
     )

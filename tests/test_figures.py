@@ -108,8 +108,8 @@ def test_figures(comparison: Comparison, name: str, value: float, n: int) -> Non
 
 
 def test_point_recall_is_scored_where_points_are_listed_and_nowhere_else(comparison: Comparison) -> None:
-    told = comparison.variants["adapter"].metrics["point_recall"]
-    assert (told.value, told.n, told.n_unscored) == (0.5, 1, 12)
+    value_of = comparison.variants["adapter"].metrics["point_recall"]
+    assert (value_of.value, value_of.n, value_of.n_unscored) == (0.5, 1, 12)
 
 
 def test_a_failed_answer_is_neither_a_refusal_nor_none(tmp_path: Path) -> None:

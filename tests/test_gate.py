@@ -1,4 +1,4 @@
-"""The gate: a table of its verdicts, its outputs, and how often it errs by simulation (benchmarks/gate_power.py), seeded: it passes or fails for good."""
+"""The gate: a table of its verdicts, its outputs, and how often it errs by simulation (benchmarks/gate_power.py), seeded: the outcome is deterministic."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def checks(result, kind):
         (-0.021, (-0.021, -0.021), 0.001, "regression"),
         (-0.01, (-0.019, -0.001), 0.001, "pass"),  # real, and within the margin
         (-0.01, (-0.05, 0.03), 0.6, "inconclusive"),
-        (-0.05, (-0.11, 0.01), 0.1, "inconclusive"),  # the point is far below, the interval does not tell
+        (-0.05, (-0.11, 0.01), 0.1, "inconclusive"),  # the estimate is far below, but the interval is wide
         (-0.05, (-0.09, -0.01), 0.001, "regression"),
         (-0.05, (-0.09, -0.01), 0.2, "inconclusive"),  # one of many differences: chance
         (-0.015, (-0.029, -0.001), 0.001, "inconclusive"),  # a loss, most likely within the margin
@@ -83,8 +83,8 @@ def test_a_format_breaches_its_limit_only_surely():
             "inconclusive",
         ),  # another seed may lose nearly as much: 4 points below the mean, sqrt(4^2 + 2^2) = 4.5 wanted
         (-0.056, -0.01, 0.04, "regression"),
-        (-0.05, 0.02, 0.04, "regression"),  # the baseline's own seed was an unlucky one: no excuse
-        (0.05, 0.02, 0.04, "pass"),  # a lucky seed is no improvement
+        (-0.05, 0.02, 0.04, "regression"),  # a bad seed in the baseline does not excuse the loss
+        (0.05, 0.02, 0.04, "pass"),  # within seed variance: not an improvement
         (0.05, -0.02, 0.04, "improvement"),
         (0.05, 0.0, 0.04, "improvement"),
     ],
@@ -115,14 +115,14 @@ def test_more_is_never_judged_worse(delta, below, above, p, margin):
     "before, after, verdict, exit_code",
     [
         (right, right, "pass", 0),
-        (wrong, wrong, "pass", 0),  # a baseline of 0: nothing is divided by it
+        (wrong, wrong, "pass", 0),  # a baseline of 0: no division by it
         (wrong, right, "improvement", 0),
         (right, wrong, "regression", 1),
         (right, right_but(5), "regression", 1),
         (right, right_but(143), "pass", 0),  # one of 285
         (*CHURN, "inconclusive", 0),  # as many lost as won, of both kinds
         (right, lambda q: FAILED, "regression", 1),  # all errors: unscored, not 0, and no pass
-        (right, right_but(20, FAILED), "regression", 1),  # what failed is not left out in silence
+        (right, right_but(20, FAILED), "regression", 1),  # failed answers are not silently left out
     ],
     ids=["same", "zero", "improved", "lost all", "lost a fifth", "lost one", "churn", "all errors", "some errors"],
 )
@@ -132,7 +132,7 @@ def test_verdicts(tmp_path, before, after, verdict, exit_code):
     assert json.loads((tmp_path / "reports/new/gate.json").read_text())["verdict"] == verdict
 
 
-def test_too_few_questions_are_told_and_fail_only_if_strict(tmp_path):
+def test_too_few_questions_are_reported_and_fail_only_if_strict(tmp_path):
     assert gated(tmp_path, *CHURN).exit_code == 0
     assert gated(tmp_path, *CHURN, strict=True).exit_code == 4
     assert gated(tmp_path, *CHURN, config(strict=True)).exit_code == 4
@@ -150,7 +150,7 @@ def test_another_metric_or_variant_cannot_hide_a_loss(tmp_path):
     assert "gguf_f16" in result.reason
 
 
-def test_a_loss_no_worse_than_that_of_other_seeds_is_told_and_does_not_fail(tmp_path):
+def test_a_loss_no_worse_than_that_of_other_seeds_is_reported_and_does_not_fail(tmp_path):
     trainings = {"good": right, "second": right_but(30), "third": right_but(20)}
     runs = {
         name: scored(tmp_path, name, {"adapter": answer}, weights_sha256=name) for name, answer in trainings.items()
@@ -187,7 +187,7 @@ def test_a_kind_of_question_cannot_vanish_in_the_mean(tmp_path):
     assert all(name.endswith("/scenario") for name in failed)
     assert {example.id for example in found.examples} <= {q.id for q in asked if q.kind == "scenario"}
     assert run(config(kind_questions=0)).exit_code == run(config(kind_questions=20)).exit_code == 0
-    # A baseline of an earlier version knows no kinds: those of the run do.
+    # A baseline of an earlier version has no kinds; those of the run are used.
     path = tmp_path / "baseline.json"
     stored = json.loads(path.read_text())
     for question in stored["questions"]:
@@ -198,7 +198,7 @@ def test_a_kind_of_question_cannot_vanish_in_the_mean(tmp_path):
     assert gate.run(storage.RunFolder("new", tmp_path), config(), baseline_file=path).exit_code == 1
 
 
-def test_small_losses_one_after_another_are_held_against_the_best_mean_ever(tmp_path):
+def test_small_losses_in_a_row_are_compared_with_the_best_mean_ever(tmp_path):
     path, settings = tmp_path / "baseline.json", config()
     verdicts = []
     for release in range(6):
@@ -232,7 +232,7 @@ def test_best_means_of_other_questions_are_forgotten(tmp_path):
     ids=["untrained", "trained to no effect", "nearly all right", "right"],
 )
 def test_must_improve_fails_a_model_that_is_not_better_than_its_base(tmp_path, answer, exit_code):
-    """The negative control: against a baseline of its own an untrained model passes every other check."""
+    """The negative control: against its own baseline an untrained model passes every other check."""
     settings = config(alarms={})
     result = gated(tmp_path, answer, answer, settings)
     assert result.verdict == "pass"
@@ -244,7 +244,7 @@ def test_must_improve_fails_a_model_that_is_not_better_than_its_base(tmp_path, a
     assert by_config.exit_code == exit_code
 
 
-def test_what_changed_stands_in_the_result(tmp_path):
+def test_what_changed_is_in_the_result(tmp_path):
     result = gated(tmp_path, right, right_but(5))
     worst = checks(result, "baseline")["baseline/adapter/exact_match_normalized"]
     assert worst.delta == pytest.approx(-0.2, abs=1e-9)
@@ -271,7 +271,7 @@ def test_what_changed_stands_in_the_result(tmp_path):
         ({"asked": MANY[:-1]}, "held-out questions: 1 gone"),
     ],
 )
-def test_what_is_not_alike_is_named_with_the_command_that_renews(tmp_path, changes, named):
+def test_what_is_not_comparable_is_named_with_the_command_that_renews(tmp_path, changes, named):
     result = gated(tmp_path, right, wrong, **changes)
     assert (result.verdict, result.exit_code, result.checks) == ("incomparable", 3, [])
     assert any(line.startswith(named) for line in result.differs) and named in result.reason
@@ -280,7 +280,7 @@ def test_what_is_not_alike_is_named_with_the_command_that_renews(tmp_path, chang
         assert "harness baseline save" in text
 
 
-def test_a_variant_that_vanished_is_incomparable_and_a_new_one_is_told(tmp_path):
+def test_a_variant_that_vanished_is_incomparable_and_a_new_one_is_reported(tmp_path):
     result = gated(tmp_path, {"adapter": right, "gguf_f16": right}, {"adapter": right, "gguf_q8_0": right})
     assert result.differs == ["variant gguf_f16 is not in the run"]
     assert result.notes == ["gguf_q8_0 is not in the baseline and was not gated"]
@@ -350,7 +350,7 @@ def test_costs_are_ratios_to_the_base(tmp_path, cost, settings, verdict):
 
 
 @pytest.mark.parametrize("left, right_", [("gguf_q8_0", "merged_16bit"), ("merged_16bit", "gguf_q8_0")])
-def test_a_format_that_thinks_otherwise_fails_before_its_scores_fall(tmp_path, left, right_):
+def test_a_format_with_other_log_probabilities_fails_before_its_scores_fall(tmp_path, left, right_):
     answers = {"merged_16bit": right, "gguf_q8_0": right}
     run = scored(tmp_path, "new", answers)
     path, measured = tmp_path / "baseline.json", {"left": left, "right": right_, "mean_kl": 0.03}
@@ -435,7 +435,7 @@ def test_a_report_shows_the_verdict_on_its_own_results_only(tmp_path):
     assert "Gate: out of date." in page and "Gate: passed." not in page
 
 
-def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
+def test_results_that_do_not_belong_together_are_not_combined(tmp_path):
     run = scored(tmp_path, "r", {"adapter": right})
     baseline.save(tmp_path / "b.json", baseline.snapshot(run, CONFIG), CONFIG, confirm=lambda _: True)
     readers = [lambda: report.run(run, CONFIG), lambda: gate.run(run, CONFIG, baseline_file=tmp_path / "b.json")]
@@ -463,7 +463,7 @@ def test_results_that_are_not_of_each_other_are_not_put_together(tmp_path):
         report.run(run, CONFIG)
 
 
-def test_a_difference_of_two_that_are_not_alike_is_refused(tmp_path):
+def test_a_difference_of_two_that_are_not_comparable_is_refused(tmp_path):
     old = baseline.snapshot(scored(tmp_path, "old", {"adapter": right}), config())
     with pytest.raises(IncomparableError, match="prompts"):
         differences.difference(old, old.model_copy(update={"prompts_sha256": "0"}), config())
@@ -471,7 +471,7 @@ def test_a_difference_of_two_that_are_not_alike_is_refused(tmp_path):
 
 @pytest.mark.slow  # its times need a machine without other work
 def test_the_gate_alone_ends_within_three_seconds(tmp_path):
-    """Processor time, since a busy machine may not give it at once; all seven variants of 360 questions."""
+    """CPU time, since the machine may be busy; all seven variants of 360 questions."""
     formats = ["adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
     run = scored(tmp_path, "tiny", dict.fromkeys(formats, right_but(3)), asked=questions(n_groups=120, size=3))
     baseline.save(tmp_path / "reports/baseline.json", baseline.snapshot(run, CONFIG), CONFIG, confirm=lambda _: True)

@@ -1,4 +1,4 @@
-"""How often the gate errs, by simulation (benchmarks/gate_power.py), seeded: it passes or fails for good."""
+"""How often the gate errs, by simulation (benchmarks/gate_power.py), seeded: the outcome is deterministic."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_family_p_is_that_of_one_column_alone_and_no_smaller_with_more():
     one = rng.normal(0.1, 1, (60, 1))
     alone = family_p(Totals.of(one, np.arange(60)), flips=4000, seed=1)[0]
     same = family_p(Totals.of(np.hstack([one] * 7), np.arange(60)), flips=4000, seed=1)
-    assert same == pytest.approx(alone), "seven formats that answer alike are one"
+    assert same == pytest.approx(alone), "seven formats with the same answers count as one"
     unlike = family_p(Totals.of(np.hstack([one, rng.normal(0, 1, (60, 6))]), np.arange(60)), flips=4000, seed=1)[0]
     assert unlike > alone
     assert family_p(Totals.of(np.zeros((9, 2)), np.arange(9)), flips=100, seed=0).tolist() == [1, 1]

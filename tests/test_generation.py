@@ -82,7 +82,7 @@ def test_how_a_batch_is_laid_out_changes_no_text(
     assert made.generate(prompts) == expected
 
 
-def test_rows_are_moved_together_when_half_have_finished(
+def test_the_batch_is_compacted_when_half_of_its_rows_have_finished(
     embedded: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops, rows = [embedded.config.eos_token_id], []
@@ -93,7 +93,7 @@ def test_rows_are_moved_together_when_half_have_finished(
     assert rows[0] == len(asked) and rows == sorted(rows, reverse=True) and len(set(rows)) > 2
 
 
-def test_every_batch_comes_by_the_same_numbers_of_rows(embedded: Any) -> None:
+def test_every_batch_passes_through_the_same_sizes(embedded: Any) -> None:
     made = Decoder(embedded, [2], 0, NEW, graphs=True)
     assert [made._rows(n) for n in (1, 3, 8, 9, 395, 400)] == [1, 4, 8, 16, 400, 400]
     found = {made._fewer(400, n) for n in range(1, 401)}
@@ -212,7 +212,7 @@ def test_the_cache_of_llama_3_8b() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked_for", "room", "questions", "processes", "earlier", "settled"),
+    ("asked_for", "room", "questions", "processes", "earlier", "resolved"),
     [
         ((0, 0), 0, 400, 1, None, (16384, 64)),
         ((0, 0), 100_000, 400, 1, None, (100_000, 400)),
@@ -224,9 +224,11 @@ def test_the_cache_of_llama_3_8b() -> None:
         ((0, 0), 100_000, 400, 1, (5000, 33), (5000, 33)),
     ],
 )
-def test_automatic_sizes(asked_for: Any, room: int, questions: int, processes: int, earlier: Any, settled: Any) -> None:
+def test_automatic_sizes(
+    asked_for: Any, room: int, questions: int, processes: int, earlier: Any, resolved: Any
+) -> None:
     found = resolve_batch_size(Execution("cuda", *asked_for), room, questions, processes, earlier=earlier)
-    assert (found.batch_tokens, found.max_batch) == settled
+    assert (found.batch_tokens, found.max_batch) == resolved
 
 
 def test_more_processes_than_gpus_are_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_another_architecture_goes_through_the_checkout(other: Path, llama_cpp: 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_without_a_checkout_the_mend_names_it(other: Path, tmp_path: Path) -> None:
+def test_without_a_checkout_the_hint_names_it(other: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"FalconForCausalLM.*export\.llama_cpp"):
         gguf.write(other, tmp_path / "f16.gguf", "f16")
 

@@ -1,4 +1,4 @@
-"""Training curves: every log becomes a point, and a loss that is no number stops."""
+"""Training curves: every log becomes a point, and a loss that is not finite stops the training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def callback(path: Path, wandb: Any = None, **options: Any) -> HistoryCallback:
     return HistoryCallback(path, wandb, **{"tokens_per_epoch": 1000, "steps": 10, **options})
 
 
-def tell(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: float) -> None:
+def log(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: float) -> None:
     arguments: Any = SimpleNamespace(fp16=fp16)
     state: Any = SimpleNamespace(global_step=step, epoch=step / 4)
     control: Any = None
@@ -32,10 +32,10 @@ def tell(history: HistoryCallback, step: int, *, fp16: bool = False, **logs: flo
 def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
     rows: list[tuple[dict[str, Any], int]] = []
     history = callback(tmp_path / "h.jsonl", SimpleNamespace(log=lambda values, step: rows.append((values, step))))
-    tell(history, 1, loss=2.0, grad_norm=1.0, learning_rate=0.1)
-    tell(history, 2, loss=1.0, grad_norm=0.5, learning_rate=0.05)
-    tell(history, 2, eval_loss=3.0, eval_runtime=1.0)
-    tell(history, 2, train_runtime=9.0)
+    log(history, 1, loss=2.0, grad_norm=1.0, learning_rate=0.1)
+    log(history, 2, loss=1.0, grad_norm=0.5, learning_rate=0.05)
+    log(history, 2, eval_loss=3.0, eval_runtime=1.0)
+    log(history, 2, train_runtime=9.0)
     points = storage.read_records(tmp_path / "h.jsonl", HistoryPoint)
     assert [(p.step, p.epoch, p.loss, p.dev_loss, p.tokens) for p in points] == [
         (1, 0.25, 2.0, None, 250),
@@ -56,16 +56,16 @@ def test_every_log_is_a_point_in_the_file_and_in_wandb(tmp_path: Path) -> None:
 def test_the_file_is_whole_after_every_log(tmp_path: Path) -> None:
     history = callback(tmp_path / "h.jsonl")
     for step in (1, 2):
-        tell(history, step, loss=1.0)
+        log(history, step, loss=1.0)
         assert len(storage.read_records(tmp_path / "h.jsonl", HistoryPoint)) == step
 
 
 def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
     first = callback(tmp_path / "h.jsonl")
     for step in (1, 2, 3):
-        tell(first, step, loss=4.0 - step)
+        log(first, step, loss=4.0 - step)
     second = callback(tmp_path / "h.jsonl", resume_step=2)
-    tell(second, 3, loss=0.5)
+    log(second, 3, loss=0.5)
     points = storage.read_records(tmp_path / "h.jsonl", HistoryPoint)
     assert [(p.step, p.loss) for p in points] == [(1, 3.0), (2, 2.0), (3, 0.5)]
     assert points[2].seconds >= points[1].seconds
@@ -84,28 +84,28 @@ def test_a_resumed_history_drops_what_comes_again(tmp_path: Path) -> None:
 )
 def test_a_value_that_is_not_finite_stops_and_names_the_step(tmp_path: Path, logs: dict[str, Any], line: str) -> None:
     history = callback(tmp_path / "h.jsonl")
-    tell(history, 6, loss=1.0)
+    log(history, 6, loss=1.0)
     with pytest.raises(TrainingError, match=rf"{line}; lower train.learning_rate; the last good checkpoint is kept"):
-        tell(history, 7, **logs)
+        log(history, 7, **logs)
     assert [p.step for p in storage.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [6]
 
 
-def test_a_step_that_fp16_leaves_out_is_no_end(tmp_path: Path) -> None:
+def test_a_step_that_fp16_skips_does_not_stop_the_training(tmp_path: Path) -> None:
     history = callback(tmp_path / "h.jsonl")
-    tell(history, 1, fp16=True, loss=2.0, grad_norm=float("inf"))
-    tell(history, 2, fp16=True, loss=1.5, grad_norm=0.5)
+    log(history, 1, fp16=True, loss=2.0, grad_norm=float("inf"))
+    log(history, 2, fp16=True, loss=1.5, grad_norm=0.5)
     assert [(p.loss, p.grad_norm) for p in storage.read_records(tmp_path / "h.jsonl", HistoryPoint)] == [
         (2.0, None),
         (1.5, 0.5),
     ]
     with pytest.raises(TrainingError, match="loss is nan at step 3"):
-        tell(history, 3, fp16=True, loss=float("nan"), grad_norm=float("nan"))
+        log(history, 3, fp16=True, loss=float("nan"), grad_norm=float("nan"))
 
 
-def test_fp16_that_leaves_out_every_step_is_the_end(tmp_path: Path) -> None:
-    """With the loss no longer scaled up, an infinite gradient is one, and no later step would be taken."""
+def test_fp16_that_skips_every_step_stops_the_training(tmp_path: Path) -> None:
+    """Once the loss is no longer scaled up, an infinite gradient is real, and every later step would be skipped."""
     history = callback(tmp_path / "h.jsonl")
     for step in range(1, 2 * MOST_LEFT_OUT):
-        tell(history, step, fp16=True, loss=2.0, grad_norm=1.0 if step == MOST_LEFT_OUT else float("inf"))
+        log(history, step, fp16=True, loss=2.0, grad_norm=1.0 if step == MOST_LEFT_OUT else float("inf"))
     with pytest.raises(TrainingError, match=f"gradient norm is nan at step {2 * MOST_LEFT_OUT}"):
-        tell(history, 2 * MOST_LEFT_OUT, fp16=True, loss=2.0, grad_norm=float("nan"))
+        log(history, 2 * MOST_LEFT_OUT, fp16=True, loss=2.0, grad_norm=float("nan"))

@@ -1,4 +1,4 @@
-"""The lines that the report shows run as they stand, and answer as the harness does."""
+"""The commands that the report shows run verbatim, and answer as the harness does."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_each_format_has_its_ways(variant: str, tools: list[str], words: list[st
             assert all(shlex.split(line) for line in way.lines)
 
 
-def test_vllm_is_told_to_decode_greedily() -> None:
+def test_vllm_is_run_with_greedy_decoding() -> None:
     (line,) = how_to_run.ways("merged_16bit", "m", SERVING)[0].lines
     words = shlex.split(line)
     settings: Any = json.loads(words[words.index("--override-generation-config") + 1])

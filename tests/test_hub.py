@@ -1,4 +1,4 @@
-"""Hub models that cannot be had, each in one line with its hint; a local server stands for the hub, and huggingface_hub raises its own errors."""
+"""Hub models that cannot be had, each in one line with its hint; a local server replaces the hub, and huggingface_hub raises its own errors."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ CASES = {
     "down/model": f"cannot be reached (the hub answers with 503); try again later, or {ELSEWHERE}",
     "slow/model": f"cannot be reached (the hub does not answer in time); run the same command to resume, or {ELSEWHERE}",
     "quantised/model": "is already quantised; use the 16-bit model: merging and exporting need its full weights",
-    "torn/model": f"cannot be downloaded (the connection breaks off); run the same command to resume, or {ELSEWHERE}",
+    "truncated/model": f"cannot be downloaded (the connection breaks off); run the same command to resume, or {ELSEWHERE}",
 }
 
 
 @dataclass
 class Hub:
-    """What one process was told, and what it asked the hub for."""
+    """The error of each model in one process, and what it asked the hub for."""
 
-    told: dict[str, str]
+    outcomes: dict[str, str]
     asked: list[str]
     home: Path
 
@@ -83,7 +83,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 def test_a_hub_model_is_downloaded_and_checked(hub: Hub) -> None:
-    folder = Path(hub.told["good/model"])
+    folder = Path(hub.outcomes["good/model"])
     assert folder.is_relative_to(hub.home) and {"config.json", "model.safetensors", "tokenizer.json"} <= {
         p.name for p in folder.iterdir()
     }
@@ -91,7 +91,7 @@ def test_a_hub_model_is_downloaded_and_checked(hub: Hub) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_hub_refuses_is_one_line(hub: Hub, name: str) -> None:
-    assert hub.told[name] == f"error 2: {name.partition('@')[0]}: {CASES[name]}"
+    assert hub.outcomes[name] == f"error 2: {name.partition('@')[0]}: {CASES[name]}"
 
 
 def test_a_quantised_model_is_refused_before_its_weights_are_downloaded(hub: Hub) -> None:
@@ -105,20 +105,20 @@ def test_a_hub_that_does_not_answer_is_asked_once(hub: Hub) -> None:
 
 def test_a_downloaded_model_needs_no_network(hub: Hub) -> None:
     """Neither with HF_HUB_OFFLINE nor without a hub; and what is only partly there is not taken for a model."""
-    asked = "good/model", "missing/model", "torn/model"
+    asked = "good/model", "missing/model", "truncated/model"
     offline, refused = (
         ask(*asked, home=hub.home, HF_HUB_OFFLINE="1"),
         ask(*asked, home=hub.home, HF_ENDPOINT=closed_port()),
     )
-    assert offline["good/model"] == refused["good/model"] == hub.told["good/model"]
+    assert offline["good/model"] == refused["good/model"] == hub.outcomes["good/model"]
     absent = f"error 2: missing/model: cannot be reached (HF_HUB_OFFLINE is set) and is not complete in the cache; unset it, or {ELSEWHERE}"
     assert offline["missing/model"] == absent
     assert (
         refused["missing/model"] == f"error 2: missing/model: cannot be reached (no connection to the hub); {ELSEWHERE}"
     )
-    assert offline["torn/model"].startswith("error 2: torn/model: ") and refused["torn/model"].startswith(
-        "error 2: torn/model: "
-    )
+    assert offline["truncated/model"].startswith("error 2: truncated/model: ") and refused[
+        "truncated/model"
+    ].startswith("error 2: truncated/model: ")
 
 
 def test_the_command_line_ends_with_that_line(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_command_line_ends_with_that_line(tmp_path: Path) -> None:
 
 
 def closed_port() -> str:
-    """An address on which nobody listens."""
+    """An address on which no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"

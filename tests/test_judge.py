@@ -1,4 +1,4 @@
-"""The judge: both orders, kept replies, and nothing told without people. The server is a stand-in that judges by rule, over real HTTP."""
+"""The judge: both orders, kept replies, and no result without people's marks. The server is a fake that judges by rule, over real HTTP."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_or_failed_is_in_no_count(made):
     assert len(asked) == 4, "a reply that failed is asked for again"
 
 
-def test_it_is_told_only_beside_its_agreement_with_people(made, tmp_path):
+def test_it_is_reported_only_beside_its_agreement_with_people(made, tmp_path):
     with server(by_reference) as (url, _):
         alone = judge.run(made, CONFIG, url, None, left="adapter", right="base")
         assert (
@@ -112,7 +112,7 @@ def test_it_is_told_only_beside_its_agreement_with_people(made, tmp_path):
         marks.add(made, CONFIG, [saved(tmp_path, [*lines_of(made, "adapter"), *lines_of(made, "base")])])
         shown = report.run(made, Config()).read_text().partition("A judge model</h3>")[2].partition("</section>")[0]
         assert "not shown" in shown and " prefers " not in shown
-        # On one question the people of these marks prefer the other: both verdicts occur, and kappa is defined.
+        # On one question these marks prefer the other side: both verdicts occur, so kappa is defined.
         first = next(iter(judge.people_prefer(made, report.read(made).comparison, "adapter", "base")))
         lines = [storage.read_records(made.marks_jsonl, Mark)[0].model_dump()]
         texts = {
@@ -121,8 +121,8 @@ def test_it_is_told_only_beside_its_agreement_with_people(made, tmp_path):
         vote = lines[0] | {"kind": "vote", "id": first, "mark": None, "variant": "base", "answer": texts["base"]}
         vote |= {"other": "adapter", "other_answer": texts["adapter"], "prefers": "variant"}
         marks.add(made, CONFIG, [saved(tmp_path, [vote])])
-        told = judge.run(made, CONFIG, url, None, left="adapter", right="base")
-    assert told.kappa is not None and told.kappa < 1 and told.n_people > 10
+        agreement = judge.run(made, CONFIG, url, None, left="adapter", right="base")
+    assert agreement.kappa is not None and agreement.kappa < 1 and agreement.n_people > 10
     assert "read it as that, and no more" in report.run(made, Config()).read_text()
 
 
@@ -137,19 +137,19 @@ def test_the_gate_takes_a_judge_only_if_it_agrees_with_people(made, tmp_path):
     with pytest.raises(ConfigError, match=r"kappa\) is unknown, and gate.judge_kappa asks for 0.6; mark more answers"):
         judged.check(made, comparison, asked)
     for kappa, message in ((0.59, r"is 0.59 on 40 questions, and gate.judge_kappa asks for 0.6"), (0.6, "")):
-        told = result.model_copy(update={"kappa": kappa, "n_people": 40, "checksum": ""})
-        storage.write_json(made.judge_json, told)
+        agreement = result.model_copy(update={"kappa": kappa, "n_people": 40, "checksum": ""})
+        storage.write_json(made.judge_json, agreement)
         if message:
             with pytest.raises(ConfigError, match=message) as error:
                 judged.check(made, comparison, asked)
             assert "\n" not in str(error.value)
     (found,) = judged.check(made, comparison, asked)
     assert (found.kind, found.variant, found.verdict) == ("judge", "adapter", "pass")
-    storage.write_json(made.judge_json, told.model_copy(update={"ci95": (-0.4, -0.1), "checksum": ""}))
+    storage.write_json(made.judge_json, agreement.model_copy(update={"ci95": (-0.4, -0.1), "checksum": ""}))
     assert judged.check(made, comparison, asked)[0].verdict == "regression"
-    storage.write_json(made.judge_json, told.model_copy(update={"ci95": (-0.1, 0.3), "checksum": ""}))
+    storage.write_json(made.judge_json, agreement.model_copy(update={"ci95": (-0.1, 0.3), "checksum": ""}))
     assert judged.check(made, comparison, asked)[0].verdict == "inconclusive"
-    storage.write_json(made.judge_json, told.model_copy(update={"split_id": "another", "checksum": ""}))
+    storage.write_json(made.judge_json, agreement.model_copy(update={"split_id": "another", "checksum": ""}))
     with pytest.raises(ArtifactError, match="other questions"):
         judged.check(made, comparison, asked)
 

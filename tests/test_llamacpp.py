@@ -1,4 +1,4 @@
-"""The llama.cpp backend against the original model, and everything that silently changes an answer."""
+"""The llama.cpp backend compared with the original model, and everything that silently changes an answer."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_an_answer_that_cannot_be_computed_is_an_error_and_the_others_are_not(
 # ---------------------------------------------------------------------------------------------------------- the library
 
 
-def test_a_library_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "libllama.so"
     file.write_bytes(b"not a library")
     for path, words in ((file, "cannot be used"), (tmp_path / "x.so", "does not exist"), (tmp_path, "cannot be used")):
@@ -295,13 +295,27 @@ def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyP
     class Moved(ctypes.Structure):
         _fields_ = (("new", ctypes.c_uint32), *libllama.ContextParams._fields_)
 
-    monkeypatch.setitem(libllama.SIGNATURES, "llama_context_default_params", (Moved, []))
-    with pytest.raises(
-        ConfigError, match=r"is a version of llama.cpp that this project does not support: its default n_ctx reads"
-    ):
-        libllama.Library(library.path, "test")
-    # Signatures belong to the loaded library, of which there is one.
-    library._functions.llama_context_default_params.restype = libllama.ContextParams
+    monkeypatch.setattr(libllama, "LAYOUTS", (Moved,))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"is a version of llama.cpp that this project does not support: its default n_ctx reads"
+        ):
+            libllama.Library(library.path, "test")
+        monkeypatch.setattr(libllama, "LAYOUTS", (Moved, libllama.ContextParams))
+        fits = libllama.Library(library.path, "test")
+        assert isinstance(fits.llama_context_default_params(), libllama.ContextParams)
+    finally:
+        # Signatures belong to the loaded library, of which there is one.
+        library._functions.llama_context_default_params.restype = libllama.ContextParams
+        library._functions.llama_init_from_model.argtypes = [ctypes.c_void_p, libllama.ContextParams]
+
+
+def test_an_earlier_release_has_the_same_parameters_but_for_the_cache_of_experts() -> None:
+    """The fields of llama.h at b11434, the last release of which PyPI has the source."""
+    now, then = ([name for name, _ in layout._fields_] for layout in libllama.LAYOUTS)
+    assert [name for name in now if name not in then] == ["moe_cache_size"]
+    at = libllama.ContextParamsBeforeMoeCache
+    assert at.abort_callback.offset == at.type_v.offset + 4
 
 
 def test_a_library_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +474,7 @@ def test_the_process_ends_however_it_leaves_the_model(f16: Path, end: str) -> No
     assert ("ZeroDivisionError" in done.stderr) if end == "1 / 0" else done.stderr == ""
 
 
-def test_it_is_found_by_name_and_tells_its_version(f16: Path) -> None:
+def test_it_is_found_by_name_and_reports_its_version(f16: Path) -> None:
     assert find("llamacpp") is LlamaCppBackend
     assert "llamacpp" in BACKENDS
     model = backend(f16)

@@ -1,4 +1,4 @@
-"""Make calls the verbs and decides nothing itself. The verb is stood in for by one that prints its arguments, as the shell hands them on."""
+"""Make calls the verbs and decides nothing itself. The verb is replaced by a script that prints its arguments as the shell passes them."""
 
 from __future__ import annotations
 

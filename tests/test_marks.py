@@ -1,4 +1,4 @@
-"""People's marks: checked, made the metric `human`, and held against every other metric."""
+"""People's marks: checked, made the metric `human`, and compared with every other metric."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_unsure_is_unscored_and_the_later_mark_holds(made, tmp_path):
     assert result.human["adapter"].n == 30 and result.human["adapter"].value == pytest.approx(1 / 3)
 
 
-def test_marks_of_answers_that_have_changed_are_left_out_and_told(made, tmp_path):
+def test_marks_of_answers_that_have_changed_are_left_out_and_reported(made, tmp_path):
     lines = [line | {"answer": "an answer of last week"} for line in lines_of(made, "adapter", n=3)]
     result = marks.add(made, CONFIG, [saved(tmp_path, lines)])
     assert result.marks == 0 and result.left_out == {"the answer has changed since": 3} and not result.human

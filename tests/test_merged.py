@@ -1,4 +1,4 @@
-"""Merged models against PEFT's own merge and bitsandbytes' own quantisation, bit by bit."""
+"""Merged models compared bit by bit with PEFT's own merge and bitsandbytes' own quantisation."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ merged.write_4bit(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def test_bitsandbytes_is_whole_before_tensors_are_worked_on_side_by_side(merged_16bit: Path, tmp_path: Path) -> None:
-    """Imported by one of several threads, another finds its functions before its kernels are registered."""
+    """If one of several threads imports it, another can use its functions before its kernels are registered."""
     command = [sys.executable, "-c", UNDER_WAY, str(merged_16bit), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -201,7 +201,7 @@ def test_a_damaged_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
-def test_an_adapter_with_values_that_are_no_numbers_is_refused(
+def test_an_adapter_with_values_that_are_not_finite_is_refused(
     tiny_model: Path, adapter: Path, tmp_path: Path, value: float
 ) -> None:
     broken = shutil.copytree(adapter, tmp_path / "a")
@@ -306,7 +306,7 @@ print(json.dumps({"tensors": written["tensors"], "16": sixteen, "4": four, "chec
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's memory counters")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    """20 and 100 tensors of 2 MiB, three of them in work at a time: 160 MiB more of model, and what the threads' libraries take is the same."""
+    """20 and 100 tensors of 2 MiB, three processed at a time: the model grows by 160 MiB, the libraries' share is the same."""
 
     def peaks(count: int) -> dict[str, int]:
         folder = tmp_path / str(count)

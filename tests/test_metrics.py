@@ -139,7 +139,7 @@ def test_the_best_reference_counts_and_none_gives_none(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_signature_tells_all(name):
+def test_the_signature_names_everything_that_moves_a_score(name):
     fields = find(name).signature.split("|")
     assert fields[0] == name
     assert [field.partition(":")[0] for field in fields[1:]] == ["v", "norm", "tok", "stem", "lib"]

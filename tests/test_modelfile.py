@@ -1,4 +1,4 @@
-"""What a server is told beside each GGUF file, judged by llama.cpp's own server where it can be."""
+"""The Modelfile beside each GGUF file, checked by llama.cpp's own server where it can be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exported(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunF
     return run
 
 
-def test_a_modelfile_stands_beside_each_file(exported: RunFolder) -> None:
+def test_a_modelfile_is_written_beside_each_file(exported: RunFolder) -> None:
     lines = (exported.gguf / "Modelfile-q8_0").read_text()
     assert lines.startswith("FROM ./model-q8_0.gguf\n")
     assert 'TEMPLATE """### Question:\n{{ .Prompt }}\n\n### Answer:\n"""\n' in lines
@@ -40,7 +40,7 @@ def test_a_modelfile_stands_beside_each_file(exported: RunFolder) -> None:
         assert f"PARAMETER {parameter}\n" in lines
 
 
-def test_the_command_stands_in_the_manifest(exported: RunFolder) -> None:
+def test_the_command_is_in_the_manifest(exported: RunFolder) -> None:
     command = storage.read_record(exported.export_json, ExportManifest).artifacts["gguf_q8_0"].command
     words = shlex.split(command)
     assert words[0] == "llama-server" and (exported.path / words[2]).is_file()
@@ -104,7 +104,7 @@ def test_an_unknown_chat_template_is_left_to_the_file() -> None:
 
 @given(st.text(), st.text())
 def test_text_survives_gos_templates(head: str, tail: str) -> None:
-    """Undone as Go's text/template would: actions that print a string literal become it."""
+    """Unescapes as Go's text/template does: an action that prints a string literal becomes that string."""
     for text in (head, tail, head + "{{" + tail, head + '"""' + tail, head + "{", tail + '"'):
         if "\0" in text or "\1" in text:
             continue

@@ -70,7 +70,7 @@ def shown(comparison):
     return console.file.getvalue()
 
 
-def test_a_model_that_does_no_better_than_a_rule_is_told(tmp_path):
+def test_a_model_that_does_no_better_than_a_rule_is_reported(tmp_path):
     right = ASKED[1].answer
     good = with_training(tmp_path / "good", {"base": lambda q: "x", "adapter": lambda q: q.answer}, known(right))
     poor = with_training(tmp_path / "poor", {"base": lambda q: "x", "adapter": lambda q: right}, known(right))

@@ -1,4 +1,4 @@
-"""The predict stage: who is asked what, when an earlier answer may be kept, and what an interruption or a failure leaves behind."""
+"""The predict stage: what each variant is asked, when an earlier answer is kept, and what an interruption or a failure leaves."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_batch_of_mixed_lengths_answers_as_one_by_one(tiny_model: Path, prompt
     assert len({tuple(a) for a in together}) > len(CORPUS)
 
 
-def test_padding_stands_on_the_left_and_is_masked(
+def test_padding_is_on_the_left_and_masked(
     tiny_model: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -146,7 +146,7 @@ def test_every_end_token_stops(tiny_model: Path, prompts: list[list[int]]) -> No
     assert early == [a[: a.index(third)] if third in a else a for a in plain]
 
 
-def test_the_limit_is_told_from_the_end(tiny_model: Path, prompts: list[list[int]]) -> None:
+def test_the_limit_is_distinguished_from_the_end(tiny_model: Path, prompts: list[list[int]]) -> None:
     import torch
 
     whole = Prompter(load_tokenizer(tiny_model), "{question}").ids(CORPUS[0])
@@ -242,7 +242,7 @@ def killed(
     assert not partial(interrupted).exists()
 
 
-def test_a_killed_process_goes_on_where_it_stopped(killed: Job) -> None:
+def test_a_killed_process_resumes_where_it_stopped(killed: Job) -> None:
     predict.answer(killed)
     assert Counting.asked == len(killed.prompts) - 6
 
@@ -253,13 +253,13 @@ def test_a_torn_last_line_is_answered_again(killed: Job) -> None:
     assert Counting.asked == len(killed.prompts) - 3
 
 
-def test_a_damaged_journal_is_begun_anew(killed: Job) -> None:
+def test_a_damaged_journal_is_started_again(killed: Job) -> None:
     partial(killed).write_bytes(b"\xff\x00" * 50)
     predict.answer(killed)
     assert Counting.asked == len(killed.prompts)
 
 
-def test_a_journal_of_another_job_is_begun_anew(killed: Job) -> None:
+def test_a_journal_of_another_job_is_started_again(killed: Job) -> None:
     predict.answer(replace(killed, weights_sha256="other"))
     assert Counting.asked == len(killed.prompts)
 

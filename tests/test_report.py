@@ -1,4 +1,4 @@
-"""The report from its files: what it says, what it does without, and that nothing untrusted gets out of its place."""
+"""The report from its files: what it says, what it does without, and that untrusted text stays text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from harness import provenance, storage
 from harness.cli import app
 from harness.config import Config
 from harness.errors import ArtifactError
-from harness.records import Breakdown, Comparison, GateResult, HowToRun, SplitManifest
+from harness.records import Breakdown, Comparison, GateResult, HowToRun, Provenance, SplitManifest
 from harness.report import (
     answers,
     first_screen,
@@ -182,7 +183,7 @@ def test_a_run_that_must_not_be_compared_is_overlaid_and_says_why(tmp_path, monk
     assert "two, dev" in page
 
 
-def test_the_commands_that_made_a_run_stand_in_their_order(reported, tmp_path):
+def test_the_commands_that_made_a_run_are_in_their_order(reported, tmp_path):
     stages = {
         verb: {"command": f"harness {verb} --run r --set a='b c'"}
         for verb in ("score", "predict", "compare", "split", "gate", "demo")
@@ -200,8 +201,33 @@ def test_the_commands_that_made_a_run_stand_in_their_order(reported, tmp_path):
     edit(run, provenance={"commands": ["harness <script>"], "git": {"commit": "c", "dirty": True}})
     page = report.run(run, Config()).read_text()
     assert "c, with changes that were not committed\nharness &lt;script&gt;<" in page
-    edit(run, provenance={"commands": "no list", "git": None})
+    edit(run, provenance={})
     assert "No commands: this run" in report.run(run, Config()).read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("commands", "no list"), ("git", None), ("stages", {"split": []}), ("seeds", {"split": "0"})]
+)
+def test_provenance_of_another_shape_is_refused(reported, tmp_path, key, value):
+    file = tmp_path / "comparison.json"
+    shape = json.loads(reported.comparison_json.read_text()) | {"checksum": "", "provenance": {key: value}}
+    file.write_text(json.dumps(shape))
+    with pytest.raises(ArtifactError, match=rf"is damaged \(provenance\.{key}"):
+        storage.read_record(file, Comparison)
+
+
+def test_provenance_of_another_version_keeps_its_keys_and_values():
+    written = {
+        "config": {"train": {"warmup_ratio": 1, "betas": [0.9, 1]}, "description": None},
+        "git": {},
+        "machine": {"cores": None, "gpu": "T4"},
+        "of_a_later_version": [1, 1.0, True],
+        "seeds": {"split": 0},
+        "stages": {"train": {"seconds": 12, "status": "failed"}},
+        "variants": {"base": {"generation": {"temperature": 0, "do_sample": False, "stop": [2]}, "findings": []}},
+    }
+    read = TypeAdapter(Provenance).validate_python(written)
+    assert json.dumps(read, sort_keys=True) == json.dumps(written, sort_keys=True)
 
 
 # ------------------------------------------------------------------------------------------------------- first screen
@@ -221,8 +247,10 @@ def test_the_identity_names_model_data_rows_date_and_commit(reported):
     inputs = report.read(reported)
     stages = {"score": {"ended": "2026-11-25T09:43:00+00:00"}, "split": {"ended": "2026-11-25T09:00:00+00:00"}}
     known = inputs.comparison.provenance | {"stages": stages}
-    told = first_screen.identity(replace(inputs, comparison=inputs.comparison.model_copy(update={"provenance": known})))
-    assert told == [
+    identity = first_screen.identity(
+        replace(inputs, comparison=inputs.comparison.model_copy(update={"provenance": known}))
+    )
+    assert identity == [
         "tiny-llama3 fine-tuned on 2,520 rows of constitution_qa.json",
         "tested on 60 held-out questions in 40 groups",
         "25 Nov 2026, 09:43 UTC",
@@ -272,8 +300,12 @@ def test_strengths_and_weaknesses_are_sure_ones(reported):
     ]
     value = comparison.variants[variant].metrics[comparison.primary].model_copy(update={"value": overall})
     result = comparison.variants[variant].model_copy(update={"metrics": {comparison.primary: value}})
-    told = first_screen.strengths(comparison.model_copy(update={"breakdowns": kinds, "variants": {variant: result}}))
-    assert told.startswith("Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to decide: rare (0 of 3).")
+    strengths = first_screen.strengths(
+        comparison.model_copy(update={"breakdowns": kinds, "variants": {variant: result}})
+    )
+    assert strengths.startswith(
+        "Strong: part (100% of 50). Weak: scenario (1 of 19). Too few to decide: rare (0 of 3)."
+    )
 
 
 def test_three_real_answers(reported):
@@ -363,7 +395,7 @@ def test_beaten_by_a_baseline_is_said(reported):
     assert "does not beat that" not in headline.evidence(comparison)[1].text
 
 
-def test_pairs_are_found_turned_round():
+def test_pairs_are_found_in_either_order():
     stored = [pair(left="x", right="y", delta=0.1, ci95=(0.05, 0.2), verdict="better", wins=20, losses=10)]
     turned = headline.find_pair(stored, "y", "x", "m")
     assert turned and (turned.delta, turned.ci95, turned.verdict, turned.wins, turned.losses) == (
@@ -385,7 +417,7 @@ def test_best_is_the_highest_and_ties_are_tested_ones(reported):
     assert "base" not in ties and best not in ties
 
 
-def test_variants_stand_in_the_order_of_the_pipeline(reported):
+def test_variants_are_in_the_order_of_the_pipeline(reported):
     names = ["base", "adapter", "merged_16bit", "merged_4bit", "gguf_f16", "gguf_q8_0", "gguf_q4_k_m"]
     assert list(report.read(reported).comparison.variants) == names
 
@@ -414,7 +446,7 @@ def test_regressions_are_real_losses_and_sorted(reported):
     assert all(scores["gguf_q4_k_m"][row["id"]] < scores["merged_16bit"][row["id"]] for row in rows)
 
 
-def test_free_tables_take_any_keys():
+def test_tables_take_any_keys():
     shown = sections.table(
         [{"right": "b", "left": "gguf_q8_0", "identical": 0.9876, "mean_kl": 0.00412}, {"left": "a", "odd": None}]
     )
@@ -458,7 +490,7 @@ def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(reported):
     assert noise["rows"][0] == ["Adapter", "batch: 1 against 64 at most", "64", "0.4%"]
 
 
-def test_unscored_questions_are_told_once_if_they_are_the_same_for_all(reported):
+def test_unscored_questions_are_reported_once_if_they_are_the_same_for_all(reported):
     comparison = comparison_of(reported)
     metric = "token_f1"
 
@@ -499,37 +531,37 @@ def test_the_cost_in_money_is_a_column_where_a_price_is_given(reported, capsys):
     assert "0.01234" in capsys.readouterr().out
 
 
-def test_of_identical_texts_no_interval_is_told(reported, capsys):
+def test_of_identical_texts_no_interval_is_reported(reported, capsys):
     comparison = comparison_of(reported)
     same = pair(delta=0.0, ci95=(-0.03, 0.03), verdict="identical")
     comparison = comparison.model_copy(update={"pairs": [same]})
-    told = "the same text on all 100"
-    assert headline.interval(same) == told == sections.pair_rows(comparison)[0]["ci"]
-    assert "95% interval" not in two_runs.evidence(same) and told in two_runs.evidence(same)
+    no_interval = "the same text on all 100"
+    assert headline.interval(same) == no_interval == sections.pair_rows(comparison)[0]["ci"]
+    assert "95% interval" not in two_runs.evidence(same) and no_interval in two_runs.evidence(same)
     terminal.show_pairs([same])
     shown = capsys.readouterr().out
-    assert told in shown and "+3" not in shown
+    assert no_interval in shown and "+3" not in shown
 
 
-def test_the_page_tells_how_each_format_is_run_what_ships_first(reported):
+def test_the_page_says_how_each_format_is_run_what_ships_first(reported):
     inputs = report.read(reported)
     assert inputs.export is not None
     lines = ["llama-server --model 'runs/demo/gguf/<b>.gguf'"]
     way = HowToRun(tool="llama-server", language="shell", lines=lines, note="needs llama.cpp")
     artifacts = {name: a.model_copy(update={"ways": [way]}) for name, a in inputs.export.artifacts.items()}
-    told = replace(inputs, export=inputs.export.model_copy(update={"artifacts": artifacts}))
-    found = first_screen.ways(told)
+    with_formats = replace(inputs, export=inputs.export.model_copy(update={"artifacts": artifacts}))
+    found = first_screen.ways(with_formats)
     assert {entry["label"] for entry in found} == {variant_label(name) for name in artifacts}
-    ships = told.comparison.shipping.variant if told.comparison.shipping else None
+    ships = with_formats.comparison.shipping.variant if with_formats.comparison.shipping else None
     assert [entry["ship"] for entry in found] == [
         name == ships for name in sorted(artifacts, key=lambda n: (n != ships, order(n)))
     ]
-    text = rendering.html(told, [], [], {}, {}, "f")
+    text = rendering.html(with_formats, [], [], {}, {}, "f")
     assert text.count("&lt;b&gt;.gguf") == len(artifacts) and "<b>.gguf" not in text
     assert text.index('id="differences"') > text.index('id="run"') and text.index('id="training"') > text.index(
         'id="answers"'
     )
-    assert 'id="run"' not in rendering.html(inputs, [], [], {}, {}, "f"), "an export of an earlier version tells none"
+    assert 'id="run"' not in rendering.html(inputs, [], [], {}, {}, "f"), "an export of an earlier version has none"
 
 
 def test_what_grouping_is_worth_has_a_row_for_each_metric(reported):

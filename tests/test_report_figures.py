@@ -53,7 +53,7 @@ def test_curves_show_only_what_was_measured():
     assert training.curves({}) == []
 
 
-def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
+def test_curves_show_steps_and_epochs_and_name_each_of_several_runs_once():
     history = [
         HistoryPoint(step=step, epoch=step / 10, seconds=step, loss=1 / step, grad_norm=1.0) for step in range(1, 30)
     ]
@@ -68,7 +68,7 @@ def test_curves_tell_steps_and_epochs_and_name_each_of_several_runs_once():
     ]
     assert [trace["name"] for trace in norm.plotly["data"] if trace.get("showlegend", True)] == ["a", "&lt;b&gt;"]
     dashes = {trace["line"].get("dash") for trace in norm.plotly["data"] if trace.get("showlegend", True)}
-    assert len(dashes) == 2, "colour is not all that tells them apart"
+    assert len(dashes) == 2, "they differ in more than colour"
 
 
 def test_front_of_the_pareto_plot_is_beaten_by_none(reported):
@@ -84,7 +84,7 @@ def test_forest_draws_the_margin_and_the_noise_floor():
     shapes = {(shape["x0"], shape["x1"]): (shape["y0"], shape["y1"]) for shape in drawing.plotly["layout"]["shapes"]}
     assert shapes[(-2.0, 2.0)] == (0, 1), "the margin is every pair's"
     assert all(0.5 < end < 1.5 for x in (-1.0, 1.0) for end in shapes[(x, x)]), "the noise floor is its own pair's"
-    told = [note["text"] for note in drawing.plotly["layout"]["annotations"]]
-    assert told == ["+10 better", "+10 better"]
+    notes = [note["text"] for note in drawing.plotly["layout"]["annotations"]]
+    assert notes == ["+10 better", "+10 better"]
     assert [note["text"] for note in drawing.plotly["narrow"]["layout"]["annotations"]] == ["+10", "+10"]
     assert json.dumps(drawing.plotly)

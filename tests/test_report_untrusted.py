@@ -1,4 +1,4 @@
-"""The report holds nothing untrusted but as text, in HTML and in Markdown."""
+"""Untrusted content is in the report as text only, in HTML and in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs and many: the page of their own, the list of runs, quality over time."""
+"""Two runs and many: their page, the list of runs, quality over time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def difference(**changes) -> Pair:
     return Pair.model_validate(values | more | changes)
 
 
-def test_a_report_of_two_runs_has_a_folder_and_a_headline_of_its_own(tmp_path):
+def test_a_report_of_two_runs_has_its_own_folder_and_headline(tmp_path):
     one, two = write_run(tmp_path, "one", questions=24), write_run(tmp_path, "two", questions=24, seed=1)
     alone = report.run(one, Config()).read_bytes()
     tested = [difference(left="one/adapter", right="two/adapter", delta=-0.012, ci95=(-0.029, 0.005))]
@@ -88,11 +88,11 @@ def test_compare_of_two_runs_says_b_against_a_first(tmp_path, monkeypatch):
     quick = ["--set", "compare.resamples=200"]
     lines = CliRunner().invoke(app, ["compare", "a", "b", *quick]).stdout.splitlines()
     assert lines[0].startswith("b against a: better by 100 points (Adapter, exact match; difference +100 points")
-    told = CliRunner().invoke(app, ["compare", "a", "b", "--markdown", *quick]).stdout.splitlines()
-    assert told[0] == f"**{lines[0].replace('|', '')}**" and len({line.count("|") for line in told[2:]}) == 1
+    printed = CliRunner().invoke(app, ["compare", "a", "b", "--markdown", *quick]).stdout.splitlines()
+    assert printed[0] == f"**{lines[0].replace('|', '')}**" and len({line.count("|") for line in printed[2:]}) == 1
     value = json.loads(CliRunner().invoke(app, ["compare", "a", "b", "--json", *quick]).stdout)
     assert value["summary"] == lines[0] and {pair["left"] for pair in value["pairs"]} == {"b/base", "b/adapter"}
-    assert len(value["pairs"]) > len(told[4:]), "every metric in JSON, the one that decides in the table"
+    assert len(value["pairs"]) > len(printed[4:]), "every metric in JSON, the one that decides in the table"
     refused = CliRunner().invoke(app, ["compare", "--json"])
     assert refused.exit_code == 2 and "are for two runs" in refused.stderr
     assert all(p.left.startswith("b/") for p in compare_runs(storage.RunFolder("b"), storage.RunFolder("a"), CONFIG))
@@ -102,18 +102,18 @@ def test_the_list_of_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["runs"]).stdout == "no runs yet: harness run starts one\n"
     write_run(tmp_path, "good", questions=12)
-    write_run(tmp_path, "torn", questions=12).comparison_json.write_text("{")
+    write_run(tmp_path, "truncated", questions=12).comparison_json.write_text("{")
     (tmp_path / "runs" / "begun").mkdir()
-    (tmp_path / "reports" / "good-vs-torn").mkdir()
+    (tmp_path / "reports" / "good-vs-truncated").mkdir()
     found = {row.run: row for row in runs.rows(tmp_path)}
-    assert list(found) == ["begun", "good", "torn"]
+    assert list(found) == ["begun", "good", "truncated"]
     good = found["good"]
     assert good.stage == "compare" and good.value is not None and good.decision
-    assert "torn/comparison.json" in found["torn"].problem and found["begun"].stage == ""
+    assert "truncated/comparison.json" in found["truncated"].problem and found["begun"].stage == ""
     done = CliRunner().invoke(app, ["runs"])
-    assert done.exit_code == 0 and "torn: " in done.stdout
-    told = json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)
-    assert [row["run"] for row in told] == list(found) and told[1]["value"] == pytest.approx(good.value)
+    assert done.exit_code == 0 and "truncated: " in done.stdout
+    printed = json.loads(CliRunner().invoke(app, ["runs", "--json"]).stdout)
+    assert [row["run"] for row in printed] == list(found) and printed[1]["value"] == pytest.approx(good.value)
 
 
 def test_history_joins_only_equal_questions(tmp_path):
@@ -131,7 +131,7 @@ def test_history_joins_only_equal_questions(tmp_path):
     assert "<script" not in page and page.count("not comparable with the one before") == 7
     figure = page[page.index("<h3><bdi>Adapter") :].partition("</svg>")[0]
     joined = [line.count(",") for line in figure.split('points="')[1:] for line in [line.partition('"')[0]]]
-    assert joined == [2, 1], "one line over the two that are alike, and a point alone"
+    assert joined == [2, 1], "one line over the two that are comparable, and a single point"
 
 
 def test_history_reads_the_baselines_from_git(tmp_path):

@@ -153,7 +153,7 @@ def test_two_runs_of_the_stage_give_the_same_bytes(tmp_path):
         ("answered twice", ArtifactError, "'q0' twice"),
         ("edited", ArtifactError, "not what predict wrote"),
         ("no predictions", ArtifactError, "missing"),
-        ("torn line", ArtifactError, "row 36"),
+        ("truncated line", ArtifactError, "row 36"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, fault, error, named):
@@ -174,7 +174,7 @@ def test_predictions_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path
         changes = {}
     elif fault == "no predictions":
         lines.unlink()
-    elif fault == "torn line":
+    elif fault == "truncated line":
         lines.write_text("\n".join(rows)[:-20])
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
     with pytest.raises(error, match=named):

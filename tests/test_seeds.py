@@ -33,7 +33,7 @@ def scored(root, name, adapter, **further):
 
 
 def trained(root, name, shift=0):
-    """A run of three trainings: its own with seed 1, two further ones in runs of their own."""
+    """A run of three trainings: its own with seed 1, two further ones in separate runs."""
     first, *others = (
         scored(
             root,
@@ -58,7 +58,7 @@ def test_equal_recipes_of_several_seeds_seldom_differ_outside_the_interval(n_see
 
 
 def test_the_variance_of_seeds_leaves_out_what_the_questions_show_already():
-    """Trainings that differ by single answers only, in no common direction: their means differ by chance of the questions alone."""
+    """Trainings that differ in single answers only, with no common shift: their means differ by the variance of questions alone."""
     rng = np.random.default_rng(0)
     groups = np.arange(400)
     usual = rng.random(400) < 0.6
@@ -141,7 +141,7 @@ def test_two_runs_of_one_training_each_say_so(tmp_path):
     pair, of_base = pairs["a/adapter", "exact_match"], pairs["a/base", "exact_match"]
     assert pair.trainings == (1, 1) and "one training a side" in pair.seed_note and "questions only" in pair.seed_note
     assert of_base.seed_note == ""
-    # Terminal, --json, --markdown and the report's banner all tell the evidence.
+    # Terminal, --json, --markdown and the report's banner all show the evidence.
     assert pair.seed_note in two_runs.evidence(pair)
     everything = list(pairs.values())
     texts = [
@@ -193,7 +193,7 @@ def test_seeds_in_a_config():
             Config.model_validate({"train": broken})
 
 
-def test_run_with_seeds_trains_each_in_a_run_of_its_own_and_lists_them(tmp_path, monkeypatch):
+def test_run_with_seeds_trains_each_in_a_separate_run_and_lists_them(tmp_path, monkeypatch):
     """The stages are recorded instead of run: a training takes minutes. What compare does with the list is tested above."""
     monkeypatch.chdir(tmp_path)
     calls = []

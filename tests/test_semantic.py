@@ -1,4 +1,4 @@
-"""Semantic similarity: what is said without package or model, what the metric makes of embeddings, and, where it is installed, the real package."""
+"""Semantic similarity: the message without package or model, the score of given embeddings, and, where it is installed, the real package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VECTORS = {"north": (1.0, 0.0), "north-east": (0.6, 0.8), "east": (0.0, 1.0), "s
 
 
 class Compass:
-    """In the place of SentenceTransformer: texts are directions, and each batch that was asked for is remembered."""
+    """Replaces SentenceTransformer: texts are directions, and each requested batch is recorded."""
 
     asked: list[list[str]]
 
@@ -48,7 +48,7 @@ class Compass:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of a model; the package is there, and loads a Compass."""
+    """A folder in place of a model; the faked package loads a Compass."""
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Compass))
     monkeypatch.setattr(semantic, "version", lambda name: "6.2.0")
     folder = tmp_path / "model"
@@ -147,7 +147,7 @@ def test_each_text_is_embedded_once_and_in_batches(model: Path, monkeypatch: pyt
     assert list(metric._known) == ["north", "north-east"]
 
 
-def test_the_signature_tells_the_package_and_the_model(model: Path) -> None:
+def test_the_signature_names_the_package_and_the_model(model: Path) -> None:
     before = SemanticSimilarity(str(model)).signature
     assert "lib:sentence-transformers-6.2.0|model:" in before
     (model / ".cache").mkdir()
@@ -159,7 +159,7 @@ def test_the_signature_tells_the_package_and_the_model(model: Path) -> None:
 
 @pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="the extra `semantic` is not installed")
 def test_the_real_package(tmp_path: Path) -> None:
-    """A small random BERT: a text has one embedding whatever it is batched with, and is like itself."""
+    """A small random BERT: a text has one embedding whatever it is batched with, and equals itself."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer

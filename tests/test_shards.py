@@ -97,7 +97,7 @@ def test_batches_go_to_whoever_is_free_and_wall_time_is_counted(
     assert 0.1 < manifest.cost.seconds < 1.5
 
 
-def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
+def test_a_killed_process_ends_the_others_and_the_journal_is_resumed(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,11 +116,11 @@ def test_a_killed_process_ends_the_others_and_the_journal_goes_on(
     assert manifest.n == len(prompts) and not partial(made).exists()
 
 
-def test_an_interrupted_run_goes_on_in_its_own_batches(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_in_its_own_batches(tiny_model: Path, tmp_path: Path) -> None:
     run = small_run.split(tmp_path)
     split, asked = storage.read_record(run.split_json, SplitManifest), storage.read_records(run.heldout_jsonl, Question)
     made = next(predict.jobs(run, small_run.config(tiny_model), split.split_id, asked, ["base"]))
-    # As on a GPU, where the batch is what memory held then.
+    # As on a GPU, where the batch size depends on the free memory.
     automatic = replace(made, execution=replace(made.execution, batch_tokens=0, max_batch=0))
     whole = predict.answer(automatic)
     assert (whole.execution["batch_tokens"], whole.execution["max_batch"]) == (16384, 64)

@@ -21,7 +21,7 @@ SIZES = {"base": 10, "adapter": 12, "merged_16bit": 10, "gguf_q8_0": 5, "gguf_q4
 def decided(
     rights: Mapping[str, list[int] | np.ndarray], *, size: int = 4, changes: dict | None = None, **ship
 ) -> Shipping:
-    """The decision on variants that were right (1) or wrong (0) on the questions, `size` of which make a group."""
+    """The decision on variants that were right (1) or wrong (0) on the questions, in groups of `size`."""
     scores = {name: np.asarray(values, dtype=float) for name, values in rights.items()}
     n = len(next(iter(scores.values())))
     groups = [f"g{i // size}" for i in range(n)]
@@ -143,7 +143,7 @@ def test_a_kind_must_surely_reach_its_share(interval, verdict):
     ]
     found = decided(GAINED, changes={"breakdowns": kinds}, kinds={"scenario": 0.5})
     assert set(verdicts(found).values()) == {verdict}
-    assert decided(GAINED, kinds={"scenario": 0.5}).decision == "cannot tell", "nobody asked any"
+    assert decided(GAINED, kinds={"scenario": 0.5}).decision == "cannot tell", "no question of that kind was asked"
 
 
 def test_an_alarm_makes_a_variant_doubtful_and_one_of_the_base_does_not():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.metrics.normalize import normalize_question as normalise
-from harness.questions import grouping, similarity
+from harness.questions import grouping, meaning, normalised, similarity
 from harness.questions.dataset import Row
 from harness.questions.grouping import group_rows, is_long
 from harness.questions.meaning import Meanings
@@ -37,8 +37,46 @@ def test_normalise():
     assert normalise("अनुच्छेद १४ क्या है?") == "अनुच्छेद 14 क्या है"
     assert normalise("1,00,000 in C# and C++: 3.0 or -5") == "100000 in c# and c++ 3 or -5"
     assert normalise("銅の沸点は、何度？") == "銅の沸点は 何度"
-    # Nothing left would make all such questions one.
+    # If nothing were left, all such questions would be equal.
     assert normalise("?!") == "?!"
+
+
+PIECES = (
+    "Article 21 A|section 3|U.S.A.|e.g.|3.50|.5|1,000|21-A|-5|- 5|(a)|( ii )|IV|XI2|2XI|I|a_B|B|c#|c++|it's|`x`|?|!=|->|...|第十二条|请问制度|"
+    "Ⅷ|É|ǅ|Spain|ministers| |\t|\x1c|\0"
+).split("|")
+WORDING = st.builds(str.join, st.sampled_from(["", " "]), st.lists(st.sampled_from(PIECES), max_size=12))
+"""Texts of what normalising, keys and names treat in some special way."""
+
+
+@given(WORDING | st.text(st.characters(max_codepoint=127), max_size=30))
+def test_plain_words_are_normalised_as_all_texts_are(text):
+    assert normalised.normalised(text) == normalise(text)
+
+
+@given(WORDING)
+def test_keys_and_names_are_what_their_patterns_find_in_any_text(text):
+    found = meaning.WORD.findall(text)
+    roman = {
+        word.casefold()
+        for word in found
+        if set(word) <= set("IVXLC") and (len(word) > 1 or word not in "IC" or not text.isupper())
+    }
+    bracketed = {f"({match.casefold()})" for match in meaning.BRACKETED.findall(text)}
+    numbers = {word for word in normalise(text).split() if not word.isalpha() and any(map(str.isdigit, word))}
+    assert meaning.keys(text, normalise(text)) == numbers | bracketed | roman | set(meaning.ORDINAL_HAN.findall(text))
+    capital = [word for word in found if word[0].isupper()]
+    heading = len(found) < 2 or (len(capital) > 2 and len(capital) >= meaning.TITLE_CASE * len(found))
+    words = [] if heading else meaning.words(normalise(" ".join(capital)))
+    assert meaning.names(text) == {word for word in words if len(word) > 1 and word not in meaning.STOP_WORDS}
+
+
+@given(st.lists(WORDING.filter(str.strip), min_size=1, max_size=5))
+def test_meanings_number_the_words_of_each_question_in_order(texts):
+    meanings = Meanings.of([Row(str(at), at, text, "yes") for at, text in enumerate(texts)])
+    for at, text in enumerate(texts):
+        assert [meanings.vocabulary[number] for number in meanings.sequences[at]] == meaning.words(normalise(text))
+        assert meanings.question[at].indices.tolist() == sorted(set(meanings.sequences[at]))
 
 
 def test_is_long_counts_words_either_way():
@@ -288,7 +326,7 @@ few = st.lists(
 @given(few, few)
 def test_rows_added_break_no_firm_tie(old, new):
     before, after = groups(old), groups(old + new).of
-    # Labels and equal questions hold whatever is added; what a near-duplicate asks may become clear only by the rows that are added.
+    # Ties by label and equal questions are independent of added rows; those of near-duplicates may change with them.
     for link in before.links:
         if link.reason in ("group", "duplicate_question"):
             assert after[link.left] == after[link.right]

@@ -113,7 +113,7 @@ def test_a_damaged_manifest_is_made_again(tmp_path, damage):
     assert folder.heldout_jsonl.exists()
 
 
-def test_no_manifest_stands_beside_files_that_could_not_be_written(tmp_path, monkeypatch):
+def test_no_manifest_is_left_beside_files_that_could_not_be_written(tmp_path, monkeypatch):
     folder, _ = run(tmp_path, make(60))
 
     def full(path, rows):
@@ -214,7 +214,7 @@ def test_a_stock_answer_of_many_words_ties_nothing(tmp_path):
     assert [group["rows"] for group in manifest.largest_groups[:2]] == [3, 1]
 
 
-def test_conflicting_answers_are_told_and_stay_together(tmp_path):
+def test_conflicting_answers_are_reported_and_stay_together(tmp_path):
     rows = make(60)
     rows[10:13] = [
         {"question": "Who elects the Speaker?", "answer": "The House"},

@@ -1,4 +1,4 @@
-"""Three sides, a test file of one's own, and what a model was trained on elsewhere."""
+"""Three sides, a user's test file, and questions that a model was trained on elsewhere."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_training_reads_train_and_dev_and_never_opens_held_out(
 ) -> None:
 
     made = small_run.split(tmp_path)
-    # Poison: no JSON at all, and a marker that would be found in whatever training writes.
+    # A canary: not JSON, and a marker that would be found in any output of training.
     made.heldout_jsonl.write_text("MARKER-held-out-was-read\n")
     opened: list[str] = []
     import sys
@@ -142,7 +142,7 @@ def test_a_test_file_is_held_out_exactly_and_all_else_trains(tmp_path: Path) -> 
 
 
 def leaky() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """100 training rows and 20 to test: of these two are asked in training, and three in other words."""
+    """100 training rows and 20 to test: two of these are training questions, and three are paraphrases of some."""
     rows = [row for row in make(400) if "then" not in row["question"]]
     qa, test = rows[:100], rows[100:120]
     qa[7] = {"question": test[0]["question"].upper(), "answer": "something else"}

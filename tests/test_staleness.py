@@ -94,7 +94,7 @@ def test_every_module_is_found_that_a_stage_loads() -> None:
 def test_what_runs_again(
     tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch, file: str, expected: list[str]
 ) -> None:
-    """The stages themselves, after a change of one file: no old interval is left on the leaderboard."""
+    """Runs the stages after a change of one file: no old interval is left on the leaderboard."""
     run = make(tmp_path, {"base": lambda _: "nothing", "adapter": lambda q: q.answer})
 
     def written() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Formulas against statsmodels and scipy; coverage, size and power by simulation. Simulations are seeded: they pass or fail for good."""
+"""Formulas against statsmodels and scipy; coverage, size and power by simulation. Simulations are seeded: the outcome is deterministic."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ RESAMPLES = 500
 
 
 def make(rng, n_groups=50, mean_size=4):
-    """Scores in 0..1 that are alike within groups of unequal size."""
+    """Scores in 0..1 that are correlated within groups of unequal size."""
     groups = np.repeat(np.arange(n_groups), np.minimum(rng.geometric(1 / mean_size, n_groups), 20))
     level = rng.beta(0.8, 0.8, n_groups)[groups]
     return np.clip(level + rng.normal(0, 0.2, len(groups)), 0, 1), groups
@@ -369,7 +369,7 @@ def test_intervals_of_graded_scores_cover(kind):
 
 
 def pair_of_variants(rng, kind, gain):
-    """Two variants on questions of one difficulty a group; the left is `gain` better in truth, by gains of whole groups."""
+    """Two variants on questions of one difficulty a group; the left is truly better by `gain`, in whole groups."""
     sizes = group_sizes(rng, kind)
     groups = np.repeat(np.arange(len(sizes)), sizes)
     difficulty = rng.uniform(0.1, 0.5, len(sizes))
@@ -391,7 +391,7 @@ def test_intervals_of_differences_cover(kind, gain):
 
 @pytest.mark.parametrize("kind", ["equal", "unequal"])
 def test_false_alarms_are_at_most_5_percent(kind):
-    """Equal in truth, answers of a group correlated: of all A/A comparisons at most one in twenty may be called a difference."""
+    """Truly equal, answers of a group correlated: at most one in twenty A/A comparisons may be called a difference."""
     rng = np.random.default_rng(23)
     low_p = alarms = question_wise = 0
     for seed in range(DATASETS):
@@ -411,7 +411,7 @@ def test_false_alarms_are_at_most_5_percent(kind):
 
 
 def family_of_variants(rng, n_groups, loss, copies=7):
-    """Seven formats of one model and the model: six answer alike but for 2% of the groups, one loses `loss` of the questions, spread over groups."""
+    """Seven formats of one model and the model: six answer the same but for 2% of the groups, one loses `loss` of the questions, spread over groups."""
     sizes = np.minimum(rng.geometric(0.25, n_groups), 20)
     groups = np.repeat(np.arange(n_groups), sizes)
     before = (rng.random(len(groups)) < 0.6).astype(float)
@@ -434,7 +434,7 @@ def test_the_family_keeps_its_error_rate():
 
 
 def test_a_loss_of_the_detectable_size_is_found_four_times_in_five():
-    """The detectable effect speaks of the verdict, the correction for the family included."""
+    """The detectable effect is that of the verdict, including the correction for the family."""
     rng = np.random.default_rng(29)
     mdes = []
     for seed in range(60):
@@ -460,9 +460,11 @@ def test_the_table_of_the_docs_is_what_the_benchmark_prints(capsys):
     printed = capsys.readouterr().out.splitlines()
     page = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8").splitlines()
     start = page.index(printed[0])
-    # The differences themselves are the last bits of a machine's arithmetic.
-    told, found = ([line.split(" | ")[:3] for line in lines] for lines in (page[start : start + len(printed)], printed))
-    assert told == found
+    # The differences themselves depend on the last bits of a machine's arithmetic.
+    documented, found = (
+        [line.split(" | ")[:3] for line in lines] for lines in (page[start : start + len(printed)], printed)
+    )
+    assert documented == found
 
 
 def test_pooled_groups_keep_totals_and_their_standard_error() -> None:

@@ -79,10 +79,10 @@ def test_the_users_word_wins() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 200_000))
-def test_filling_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
-    size = planning.filled(tokens)
-    assert tokens <= size <= max(tokens * 9 / 8 + 1, tokens + planning.BUCKET) and planning.filled(size) == size
-    assert len({planning.filled(n) for n in range(tokens, 2 * tokens)}) <= 17
+def test_padding_adds_an_eighth_at_most_and_leaves_few_sizes(tokens: int) -> None:
+    size = planning.padded_size(tokens)
+    assert tokens <= size <= max(tokens * 9 / 8 + 1, tokens + planning.BUCKET) and planning.padded_size(size) == size
+    assert len({planning.padded_size(n) for n in range(tokens, 2 * tokens)}) <= 17
 
 
 def test_what_modules_hold_by_themselves_is_found() -> None:
@@ -279,7 +279,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
 
 
 def test_several_processes_end_as_one_does(tmp_path: Path) -> None:
-    """One line and exit code 2: torchrun has a traceback for whatever goes wrong, and every process an error."""
+    """One line and exit code 2, although torchrun prints a traceback and every process an error."""
     command = [sys.executable, "-m", "harness.training.launch", "2", "train", "--run", "two"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}

@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> 
         pytest.raises(StorageError, match=r"x: cannot write: no space left on device; free some space"),
         storage.atomic_path(file),
     ):
-        # As shutil.copyfile tells it: by the name of what it was reading.
+        # shutil.copyfile names the file that it was reading.
         raise OSError(errno.ENOSPC, "No space left on device", str(base))
     with pytest.raises(StorageError, match=r"x: cannot write: is a directory; check the path"):
         (tmp_path / "out" / "x").mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (
             RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
@@ -157,8 +157,8 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path: Path) -> 
         (OSError(errno.EFBIG, "File too large"), r"file too large; raise the limit on the size of files \(ulimit -f\)"),
     ],
 )
-def test_a_library_that_cannot_write_is_understood(error: Exception, told: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=rf"x: cannot write: {told}"), storage.storage_errors(tmp_path / "x"):
+def test_a_librarys_write_error_is_recognised(error: Exception, reported: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=rf"x: cannot write: {reported}"), storage.storage_errors(tmp_path / "x"):
         raise error
 
 
@@ -221,7 +221,7 @@ def test_a_changed_manifest_is_named(tmp_path: Path) -> None:
             match=r"x.json: is damaged or was changed: its checksum does not match; delete it and run the stage",
         ):
             read(file)
-    # Written by hand or by an older harness.
+    # Handwritten, or by an older harness.
     storage.write_text(file, '{"fingerprint": "f", "variants": ["bare"]}')
     assert storage.read_record(file, ScoreSet).variants == ["bare"]
 
@@ -315,7 +315,7 @@ def holder(root: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_folder(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
         with (
@@ -361,7 +361,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         ("adapter", ".x.tmp/replaced/letter"),
     ],
 )
-def test_what_stands_behind_a_link_in_a_received_run_stays_where_it_is(tmp_path: Path, link: str, letter: str) -> None:
+def test_the_target_of_a_link_in_a_received_run_is_left_alone(tmp_path: Path, link: str, letter: str) -> None:
     """What a killed process left is cleared away, and a folder that was being replaced goes back; neither reaches elsewhere."""
     run, home = RunFolder("r", tmp_path), tmp_path / "home"
     (home / letter).parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The second held-out side: chosen by the split, asked in the same process, scored apart, told in a row of its own."""
+"""The second held-out side: chosen by the split, asked in the same process, scored apart, reported in a separate row."""
 
 from __future__ import annotations
 
@@ -73,10 +73,12 @@ def test_no_figure_of_the_first_side_changes(done: tuple) -> None:
     assert [f for f in after.figures if f.name != "taught"] == before.figures
 
 
-def test_it_is_a_row_of_its_own_beside_what_a_copy_scores(done: tuple) -> None:
+def test_it_is_a_separate_row_beside_what_a_copy_scores(done: tuple) -> None:
     run, _, _, after = done
-    told = [figure for figure in after.figures if figure.name == "taught"]
-    assert [figure.variant for figure in told] == VARIANTS and {figure.n for figure in told} == {len(TAUGHT)}
+    taught_figures = [figure for figure in after.figures if figure.name == "taught"]
+    assert [figure.variant for figure in taught_figures] == VARIANTS and {figure.n for figure in taught_figures} == {
+        len(TAUGHT)
+    }
     label = table(after).lines[-1].label
     assert label.startswith("Trained questions in other words, ")
     assert "(the nearest training answer: 0%)" in label
@@ -98,7 +100,7 @@ def test_a_right_answer_counts(done: tuple) -> None:
         manifest.write_bytes(was[1])
 
 
-def test_nothing_is_asked_twice_and_damage_is_mended(done: tuple) -> None:
+def test_nothing_is_asked_twice_and_damage_is_repaired(done: tuple) -> None:
     run, config, _, _ = done
     first, second = run.prediction("base")[0], run.taught_prediction("base")[0]
     before = first.stat().st_mtime_ns, second.stat().st_mtime_ns

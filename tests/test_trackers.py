@@ -1,4 +1,4 @@
-"""Trackers besides W&B, each by its own package: what was logged is read back by that package."""
+"""Trackers other than W&B: what was logged is read back with the tracker's own package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from harness.training.tracker import Start
 assert not {"torch", "wandb", "trackio", "mlflow", "tensorboard"} & set(sys.modules)
 config = Config.model_validate({"tracking": sys.argv[1]})
 run = storage.RunFolder("demo")
-for step in (1, 2):  # the second goes on in the same run, as a resumed training does
+for step in (1, 2):  # the second continues the same run, as a resumed training does
     log = tracker.chosen(config)(Start(run.path, "p", "demo", "demo", "demo-1", config={"train": {"seed": 7}}))
     log.log({"train/loss": 1.0 / step}, step=step)
     print(json.dumps(log.finish()), log.problem())

@@ -1,4 +1,4 @@
-"""The train stage: real training of a few steps, what it leaves behind, and how it goes on after an interruption."""
+"""The train stage: real training of a few steps, its output, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ with pytest.MonkeyPatch.context() as patch:
         pass
 train.run(interrupted, config)
 """
-"""In a process of its own: a run, and a run that is interrupted after its first checkpoint and goes on."""
+"""In a separate process: a run, and a run that is interrupted after its first checkpoint and resumed."""
 
 
 def points(run: RunFolder) -> list[HistoryPoint]:
@@ -83,7 +83,7 @@ def gradients() -> Iterator[None]:
 def finished(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunFolder, Config, TrainManifest, list[str]]:
-    """An undisturbed run, and what it told."""
+    """An undisturbed run, and its log lines."""
     import torch
 
     torch.set_grad_enabled(True)
@@ -109,7 +109,7 @@ def test_the_adapter_fits_the_base_and_says_nothing_of_this_machine(finished: An
 
 
 def test_the_manifest_says_what_was_trained(finished: Any, tiny_model: Path) -> None:
-    run, settings, manifest, told = finished
+    run, settings, manifest, printed = finished
     assert manifest == storage.read_record(run.train_json, TrainManifest)
     # r (in + out) of seven projections in two layers; hidden 256, key/value 128, feed-forward 512.
     assert manifest.trainable_parameters == 2 * 16 * (2 * 512 + 2 * 384 + 3 * 768)
@@ -129,7 +129,9 @@ def test_the_manifest_says_what_was_trained(finished: Any, tiny_model: Path) -> 
     assert manifest.labelled_token_share == labelled / tokens
     assert 0.2 < manifest.labelled_token_share < 0.8
     assert manifest.tokens == round(tokens * STEPS * 2 / 7)
-    assert any("1.71 epochs" in line and f"{labelled / tokens:.1%} of the tokens carry loss" in line for line in told)
+    assert any(
+        "1.71 epochs" in line and f"{labelled / tokens:.1%} of the tokens carry loss" in line for line in printed
+    )
 
 
 def test_the_history_has_a_point_for_every_step(finished: Any) -> None:
@@ -187,7 +189,7 @@ def test_the_dev_loss_is_the_mean_over_all_labelled_tokens(tiny_model: Path, tmp
 
 
 def test_looking_at_the_dev_loss_changes_no_step(tiny_model: Path, tmp_path: Path) -> None:
-    """Neither dropout nor the order of the second epoch, which begins with step 5."""
+    """Neither dropout nor the order of the second epoch (from step 5) changes."""
     losses = []
     for every in (2, 8):
         run = small_run.split(tmp_path / str(every))
@@ -196,7 +198,7 @@ def test_looking_at_the_dev_loss_changes_no_step(tiny_model: Path, tmp_path: Pat
     assert losses[0] == losses[1]
 
 
-def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(
+def test_dropout_is_off_in_an_evaluation_and_on_again_after_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -214,7 +216,7 @@ def test_dropout_is_off_in_an_evaluation_and_on_again_behind_it(
     assert [learns for learns, _ in itertools.groupby(learns for learns, _ in modes)] == [True, False, True, False]
 
 
-def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
+def test_heldout_batches_that_do_not_fit_in_memory_are_halved(
     finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -241,7 +243,7 @@ def test_heldout_rows_that_memory_has_no_room_for_are_taken_by_halves(
 # --------------------------------------------------------------------------------------------------------- going on
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+def test_an_interrupted_training_resumes_to_the_same_weights(
     finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, settings, manifest, _ = finished
@@ -259,7 +261,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
 
 
 @pytest.mark.parametrize("by_length", [False, True])
-def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
+def test_a_training_interrupted_in_a_later_epoch_resumes_with_the_same_rows(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_length: bool
 ) -> None:
     """Steps 5 to 8 are the second epoch; with dropout and evaluations, which draw random numbers too."""
@@ -278,7 +280,7 @@ def test_a_training_interrupted_in_a_later_epoch_goes_on_with_the_same_rows(
 
 
 @pytest.mark.slow
-def test_several_processes_go_on_from_a_checkpoint(
+def test_several_processes_resume_from_a_checkpoint(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another number of processes than wrote it; one of those was killed while it wrote its random state."""
@@ -287,7 +289,7 @@ def test_several_processes_go_on_from_a_checkpoint(
     with monkeypatch.context() as patched, pytest.raises(Stop):
         interrupt_at(patched, 5)
         train.run(run, settings)
-    (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"torn")
+    (run.checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"truncated")
     (tmp_path / "config.json").write_text(settings.model_dump_json())
     command = [
         "-m",
@@ -306,7 +308,7 @@ def test_several_processes_go_on_from_a_checkpoint(
     assert mine == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in theirs]
 
 
-def test_checkpoints_of_another_config_are_not_gone_on_from(
+def test_checkpoints_of_another_config_are_not_resumed(
     finished: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, settings, manifest, _ = finished
@@ -319,7 +321,7 @@ def test_checkpoints_of_another_config_are_not_gone_on_from(
     assert (resumed.resumed_from, resumed.adapter_sha256) == (0, manifest.adapter_sha256)
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_truncated_checkpoint_is_skipped(tmp_path: Path, tiny_model: Path) -> None:
     run = RunFolder("r", tmp_path)
     task = train.Task(run, config(tiny_model), tiny_model, "cpu", Processes())
     assert train._checkpoint(task, "f") is None
@@ -352,7 +354,7 @@ def test_a_changed_config_trains_again(finished: Any, tiny_model: Path, tmp_path
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(tiny_model: Path, tmp_path: Path) -> None:
     run = small_run.split(tmp_path)
     with pytest.raises(
         TrainingError, match=r"(loss|gradient norm) is (nan|inf) at step \d, rows t\d, t\d; lower train.learning_rate"
@@ -438,7 +440,7 @@ def unsloth(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFo
     return run
 
 
-def test_unsloth_goes_on_as_if_nothing_had_been(unsloth: RunFolder) -> None:
+def test_unsloth_resumes_to_the_same_weights(unsloth: RunFolder) -> None:
     resumed = RunFolder("interrupted", unsloth.root)
     manifests = [storage.read_record(run.train_json, TrainManifest) for run in (unsloth, resumed)]
     assert [m.resumed_from for m in manifests] == [0, 2]

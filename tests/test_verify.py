@@ -1,4 +1,4 @@
-"""Faults planted into a real llama.cpp server, and into Ollama's protocol in front of one, are named."""
+"""Faults injected into a real llama.cpp server, and into Ollama's protocol in front of one, are named."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_another_chat_template_is_named(tiny_model: Path, tmp_path: Path) -> Non
 
 
 def test_a_chat_template_without_bos_is_served_without_one(tiny_model: Path, tmp_path: Path) -> None:
-    """The tokenizer adds BOS to a text, transformers adds none to a chat: a file that does not say so is answered otherwise."""
+    """The tokenizer adds BOS to a text, transformers adds none to a chat: a file that does not say so gets different answers."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
     for name, without_bos in (("model-f16.gguf", True), ("with-bos.gguf", False)):
@@ -280,7 +280,7 @@ def test_what_cannot_be_asked_is_one_line(made: tuple[RunFolder, Config], right:
 
 
 @given(st.lists(st.integers(0, 9), max_size=6))
-def test_prompts_are_told_apart(ids: list[int]) -> None:
+def test_different_prompts_are_distinguished(ids: list[int]) -> None:
     assert diagnosis.prompt_fault(ids, ids, 0) is None
     assert diagnosis.prompt_fault(ids, [0, *ids], 0) == ("double" if ids[:1] == [0] else "added")
     assert diagnosis.prompt_fault([0, *ids], ids, 0) == "missing"

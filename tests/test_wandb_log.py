@@ -93,7 +93,7 @@ def test_the_mode_is_offline_unless_a_key_or_wandb_mode_says_otherwise(
 
 
 def test_an_unknown_wandb_mode_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By W&B itself, which refuses it: no stand-in."""
+    """With the real W&B, which refuses it."""
     monkeypatch.setenv("WANDB_MODE", "bogus")
     logged = log(tmp_path)
     facts = logged.finish()
@@ -114,7 +114,7 @@ def test_switched_off_it_starts_nothing(tmp_path: Path, started: list[dict[str, 
     assert started == []
 
 
-def test_a_resumed_training_goes_on_in_the_same_run(tmp_path: Path, started: list[dict[str, Any]]) -> None:
+def test_a_resumed_training_continues_the_same_run(tmp_path: Path, started: list[dict[str, Any]]) -> None:
     log(tmp_path)
     assert (started[0]["id"], started[0]["resume"], started[0]["dir"]) == ("id", "allow", tmp_path)
     assert started[0]["settings"].disable_git and not started[0]["settings"].save_code
@@ -187,7 +187,7 @@ def comparison_of(run: RunFolder) -> Comparison:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
-    """A run whose evaluation W&B really logged, offline, in a separate process that has a secret; and the line that said so."""
+    """A run whose evaluation W&B really logged, offline, in a separate process that has a secret; and the line it printed."""
     root = tmp_path_factory.mktemp("wandb")
     run = write_run(root, questions=30, variants=["base", "adapter"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {

@@ -1,4 +1,4 @@
-"""What a newcomer meets: the first line, the first prompt, a note where the default does not fit, and the doctor's word on the ready configs."""
+"""What a new user sees: the first line, the first prompt, a note where the default does not fit, and the doctor's findings on the shipped configs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ ROWS = [Row(str(at), at, "x" * 200, "y" * 180) for at in range(4082)]
 
 
 def seconds(config: str, device: str, *cards: str) -> float:
-    """Of a step, as the doctor tells."""
+    """Seconds of a step in the doctor's output."""
     chosen = load(config, ["device=auto"])
     shape = known_models.shape(chosen.model)
     found = training_time.finding(chosen, shape, ROWS, device, [{"name": card} for card in cards])
@@ -147,7 +147,7 @@ def test_an_unknown_card_and_a_run_without_training_get_no_number() -> None:
 # -------------------------------------------------------------------------------------------------------------- the report
 
 
-def test_the_report_tells_each_way_of_asking_once(tiny_model: Path) -> None:
+def test_the_report_names_each_way_of_asking_once(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     ours: PromptForm = Prompter(tokenizer, "Q: {question}\nA:").form("Who?")
     other = Prompter(tokenizer, "{question}").form("Who?")

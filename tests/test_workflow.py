@@ -14,7 +14,7 @@ WORKFLOW = ROOT / ".github" / "workflows" / "quality.yml"
 PARSED = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
 STEPS = [(name, job.get("env", {}), step) for name, job in PARSED["jobs"].items() for step in job["steps"]]
 SCRIPTS = [(name, env, step["run"]) for name, env, step in STEPS if "run" in step and "CONFIG" in env]
-"""Those of the gates; lint and tests would run this very suite."""
+"""The jobs of the gates; lint and tests would run this suite itself."""
 MADE = [step for step in SCRIPTS if step[2].startswith("make ")]
 OTHERS = [step for step in SCRIPTS if step not in MADE]
 
@@ -30,7 +30,7 @@ def test_the_workflow_fits_the_schema():
 
 
 def run(script, env, **settings):
-    """A step as the runner runs it. Inputs are what was typed in; make plans and starts nothing: what it plans are the pipeline's tests."""
+    """A step as the runner runs it. Inputs are those of the dispatch form. `make` only prints its plan; the pipeline has its own tests."""
     typed = {"qa": "data/constitution_qa.json", "baseline": "reports/baseline.json"}
     given = {
         key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: typed[found[1]], str(value))

@@ -1,4 +1,4 @@
-"""How far two ways of judging the same answers agree, beyond chance."""
+"""Agreement of two ways of judging the same answers, beyond chance."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def cohens_kappa(
         resamples: bootstrap samples.
         seed: of the resampling.
 
-    Returns:
-        (None, None) where both judges gave one and the same verdict throughout, so that chance explains all; no interval with fewer than two groups.
+    Returns: (None, None) where both judges gave one and the same verdict throughout, so that kappa is undefined; no interval with fewer than two
+    groups.
     """
     a, b = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
     labels, index = np.unique(np.asarray(groups), return_inverse=True)

@@ -27,8 +27,8 @@ def find(
     Args:
         manifests: by variant.
         questions: the held-out questions.
-        tuned: the variants that should answer otherwise than `base`.
-        limits: of the alarms that have one; of all else, one answer raises it.
+        tuned: the variants whose answers should differ from those of `base`.
+        limits: of the alarms that have one; any other alarm is raised by a single answer.
     """
     yield from of_split(storage.read_record(run.split_json, SplitManifest))
     texts, prompts = {}, {}
@@ -71,7 +71,7 @@ def find(
 
 
 def of_split(split: SplitManifest) -> Iterator[Alarm]:
-    """The alarms of a split: training rows that give held-out questions away, or that this could not be checked."""
+    """The alarms of a split: training rows that leak held-out questions, or that leakage could not be checked."""
     leakage = split.leakage
     if leakage.get("checked") is False:
         message = (
@@ -92,15 +92,15 @@ def of_split(split: SplitManifest) -> Iterator[Alarm]:
 def commonest(answers: Iterable[Collection[str]]) -> tuple[str, float]:
     """The commonest answer, as lower-case words, and its share (0..1) of the questions, each of which has one or several. Blank ones are not counted.
 
-    Constant-answer alarm: share(most common answer) - share(most common reference) exceeds a limit. Of two
-    answers to choose from, as yes and no, one is the reference of half the questions at least: no variant can exceed it by more than a half.
+    Constant-answer alarm: share(most common answer) - share(most common reference) exceeds a limit. Where there are only two answers, such as yes and
+    no, one is the reference of at least half of the questions, so the difference cannot exceed a half.
     """
     counts: Counter[str] = Counter()
     n = 0
     for several in answers:
         n += 1
         counts.update({folded for text in several if (folded := " ".join(words(text)))})
-    # Of equals the first in the alphabet: the order of a set is another in each process.
+    # Of equals the first in the alphabet, since the order of a set differs between processes.
     text, count = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
     return text, count / n if n else 0.0
 

@@ -15,7 +15,7 @@ from harness.metrics.text import legal_tokens
 from harness.records import Question
 
 MOST = 25
-"""Buckets of one kind; the rows of smaller ones go to "other"."""
+"""Largest number of buckets of one kind; the rows of smaller ones go to "other"."""
 LENGTHS = (1, 2, 4, 8, 16)
 """Words of the reference from which a bucket of answer lengths begins."""
 SIMILARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)

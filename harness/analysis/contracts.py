@@ -10,14 +10,14 @@ from harness.errors import IncomparableError
 from harness.records import Contract
 
 TEXT = "own"
-"""In place of a tokenizer's hash: the model got text or messages."""
+"""Instead of a tokenizer's hash: the model got text or messages."""
 TOKENS = ("stop_ids", "pad_id")
 """Parameters of generation that are a tokenizer's own."""
 SCORE_AGAIN = "run harness score again"
 
 
 def refuse_incomparable(variants: Sequence[Scored]) -> None:
-    """Raises IncomparableError, naming what differs, unless all were asked and scored alike."""
+    """Raises IncomparableError, naming what differs, unless all were asked and scored in the same way."""
     first, *others = variants
     for other in others:
         found = [(f"{what}: {differs}", hint) for what, differs, hint in _contract(first, other) if differs]
@@ -49,7 +49,7 @@ def _contract(a: Scored, b: Scored) -> Iterator[tuple[str, str, str]]:
     yield "split", _unequal(left.split_id[:12], right.split_id[:12]), "answer both on one split, then score again"
     limits = [{k: v for k, v in m.generation.items() if not (foreign and k in TOKENS)} for m in (left, right)]
     yield "generation parameters", _unequal_keys(*limits), again
-    if left.split_id == right.split_id:  # else the prompts and the questions are others as a matter of course
+    if left.split_id == right.split_id:  # otherwise prompts and questions differ in any case
         if not foreign:
             yield (
                 "prompts",

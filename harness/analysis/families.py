@@ -1,8 +1,8 @@
 """Many paired differences at once: p-values corrected for a family of tests, and the difference that the family can detect.
 
-The correction is the step-down max-T of Westfall and Young (Resampling-Based Multiple Testing, 1993, section 2.6), with whole groups' signs flipped for
-all columns together, as in `harness.analysis.resampling.sign_flip_p`. It allows for how alike the tests are: copies of one test cost nothing, and the
-smallest p is 1 / (flips + 1) whatever the size of the family. Sign flips for max-T: Winkler et al., NeuroImage 92 (2014) 381-397.
+The correction is the step-down max-T of Westfall and Young (Resampling-Based Multiple Testing, 1993, section 2.6), flipping the signs of whole groups
+for all columns together, as in `harness.analysis.resampling.sign_flip_p`. It takes the correlation of the tests into account: copies of one test cost
+nothing, and the smallest p is 1 / (flips + 1) whatever the size of the family. Sign flips for max-T: Winkler et al., NeuroImage 92 (2014) 381-397.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def detectable(se: float | None, n_groups: int, critical: float) -> float | None
     """The smallest true difference that the family's verdict finds with 80% power, in the unit of `se`; None without a standard error.
 
     A flipped statistic of c corresponds to a t of c sqrt((G - 1) / (G - c^2)) on G - 1 degrees of freedom, and the difference is (t + t_{0.8}) se.
-    Infinite (None) where c^2 >= G: so few groups cannot show any difference. Source: Bloom, Evaluation Review 19 (1995) 547-556, with the family's critical
-    value in the place of t_{0.975}.
+    Infinite (None) where c^2 >= G: so few groups cannot show any difference. Source: Bloom, Evaluation Review 19 (1995) 547-556, with the family's
+    critical value instead of t_{0.975}.
     """
     if not se or n_groups < 2 or critical**2 >= n_groups:
         return None

@@ -1,4 +1,4 @@
-"""How far a format is from the model it was made from, in figures that move before any score does.
+"""How far a format is from the model it was made from, in measures that change before any score does.
 
 Pure functions over texts, token ids and log-probabilities; natural logarithms throughout, so that divergences are in nats.
 """
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating]
 SUFFIX = ".logprobs.npz"
 """Of the file beside a variant's predictions: `ids` (n), `lengths` (n), `tokens` (their sum) and `logprobs` (their sum, vocabulary), float32."""
 LEAST = -80.0
-"""Log-probabilities below this are taken for it: a float32 softmax, which llama.cpp's is, gives 0 there, whose logarithm is not finite."""
+"""Lower log-probabilities are replaced by this one: a float32 softmax such as llama.cpp's gives 0 there, whose logarithm is not finite."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def identical_share(left: Sequence[str], right: Sequence[str]) -> float | None:
 def token_agreement(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float | None:
     """Mean over answers of l / max(|a|, |b|), l the length of the longest common prefix of the token ids a and b.
 
-    What follows the first difference was asked with another prefix, and says nothing. Two empty answers agree (1); None without answers.
+    What follows the first difference was generated after another prefix, and does not count. Two empty answers agree (1); None without answers.
     """
     shares = []
     for a, b in zip(left, right, strict=True):
@@ -71,11 +71,11 @@ def token_agreement(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]
 def kl(reference: Floats, other: Floats) -> npt.NDArray[np.float64]:
     """Kullback-Leibler divergence at each position: KL(P || Q) = sum_v P(v) (ln P(v) - ln Q(v)), P the reference's.
 
-    Computed in double precision after normalising both again, so that rounding makes no negative divergence. Source: Kullback and Leibler,
-    Ann. Math. Statist. 22 (1951) 79-86; llama.cpp's `--kl-divergence` reports the same.
+    Computed in double precision after normalising both again, so that rounding gives no negative divergence. Source: Kullback and Leibler, Ann. Math.
+    Statist. 22 (1951) 79-86; llama.cpp's `--kl-divergence` reports the same.
 
     Args:
-        reference, other: natural log-probabilities, shape (positions, vocabulary); -inf or below LEAST is taken for LEAST.
+        reference, other: natural log-probabilities, shape (positions, vocabulary); values below LEAST, -inf included, are replaced by LEAST.
     Returns:
         Shape (positions,), nats, >= 0.
     Raises:

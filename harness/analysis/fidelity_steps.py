@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from harness import storage
 from harness.analysis import fidelity
 from harness.analysis.resampling import Floats
 from harness.config import Config
-from harness.records import Prediction, PredictionManifest
+from harness.records import FidelityStep, Prediction, PredictionManifest
 from harness.storage import RunFolder
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a variant answered, and what it thought of the reference answers."""
+    """A variant's answers, and its log-probabilities along the reference answers."""
 
     texts: dict[str, str]
     """Question -> text; failed questions are left out."""
@@ -30,19 +30,19 @@ class _Answers:
     """Question -> token ids of the reference answer, shape (tokens,)."""
 
 
-def rows(run: RunFolder, config: Config, names: list[str]) -> list[dict[str, Any]]:
+def rows(run: RunFolder, config: Config, names: list[str]) -> list[FidelityStep]:
     """A row for each step from the adapter to the smallest format."""
     steps = fidelity.steps([name for name in names if name not in config.predict.extra])
-    # Over a large vocabulary each takes hundreds of megabytes: the reference, the format and the one before it are held, and no more.
+    # Over a large vocabulary each takes hundreds of megabytes, so only the reference, the format and the one before it are held.
     answers = lru_cache(maxsize=3)(lambda name: _answers(run, name))
     # The right side first: it is the one that the next step needs again, and so the one to keep.
     return [_row(left, right, b=answers(right), a=answers(left)) for left, right in steps]
 
 
-def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
+def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> FidelityStep:
     common = [question for question in a.texts if question in b.texts]
     probed = [question for question in a.logprobs if question in b.logprobs] if a.measured == b.measured else []
-    row: dict[str, Any] = {
+    row: FidelityStep = {
         "left": left,
         "right": right,
         "identical": fidelity.identical_share([a.texts[q] for q in common], [b.texts[q] for q in common]),
@@ -55,8 +55,8 @@ def _row(left: str, right: str, *, a: _Answers, b: _Answers) -> dict[str, Any]:
         tokens = [b.tokens[q] for q in probed] if b.tokens else None
         found = fidelity.divergence([b.logprobs[q] for q in probed], [a.logprobs[q] for q in probed], tokens)
     except ValueError:
-        return row  # a vocabulary was padded: distributions over other tokens
-    return row if found is None else row | asdict(found)
+        return row  # a padded vocabulary: the distributions are over other tokens
+    return row if found is None else cast(FidelityStep, row | asdict(found))
 
 
 def _answers(run: RunFolder, name: str) -> _Answers:

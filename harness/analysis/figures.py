@@ -1,6 +1,6 @@
-"""Figures that rest on what the QA file says of its questions: the kind of answer, what must not be answered, and facts asked in several ways.
+"""Figures from columns of the QA file: the kind of answer, questions without an answer, and facts asked in several ways.
 
-Read are the columns `answer_type`, `answerable`, `twin` and `fact`; a file without them has no such figures.
+The columns are `answer_type`, `answerable`, `twin` and `fact`; a file without them has no such figures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find(
 
 
 def _figure(name: str, label: str, side: Answers, values: NDArray[np.float64], groups: Sequence[str]) -> Figure:
-    """The mean of the scored values with its interval, groups drawn whole."""
+    """The mean of the scored values with its interval, from a bootstrap over groups."""
     estimate = statistics.mean_intervals(values, list(groups), resamples=0, seed=0)[0]
     return Figure(name=name, label=label, variant=side.variant, value=estimate.value, ci95=estimate.ci95, n=estimate.n)
 
@@ -69,9 +69,9 @@ def _of(name: str, label: str, side: Answers, questions: Sequence[Question], val
 
 
 def taught(scores: TaughtScores, primary: str) -> list[Figure]:
-    """The second held-out side on the primary metric: trained questions in words that were not trained on; in no other figure.
+    """The second held-out side on the primary metric: paraphrases of training questions, which enter no other figure.
 
-    The label names what copying the nearest training answer gets there: most of these are in reach of a search.
+    The label names the score of copying the nearest training answer, since a search finds most of these.
     """
     copied = scores.nearest_train_copy.get(primary)
     beside = "" if copied is None else f" (the nearest training answer: {copied:.0%})"
@@ -134,7 +134,7 @@ def abstains(text: str, refusals: set[tuple[str, ...]]) -> bool:
 
 
 def _abstention(questions: Sequence[Question], side: Answers) -> Iterator[Figure]:
-    """The share of refusals where they are right and where they are wrong; reported together, since either is easy alone."""
+    """The share of refusals where they are right and where they are wrong; reported together, since each alone is easily reached."""
     none = [question for question in questions if not answerable(question)]
     texts = {text for question in none for text in (question.answer, *question.references)}
     refusals = {tokens for text in texts if (tokens := tuple(legal_tokens(text)))}

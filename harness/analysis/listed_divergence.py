@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 LEAST_SHARE = 1e-9
-"""Of the tokens that are not listed, taken together: a smaller share is rounding."""
+"""Least probability of all unlisted tokens together; a smaller one is rounding."""
 
 
 def listed_kl(ours: Floats, listed: Mapping[int, float]) -> float:
-    """KL(P || Q) in nats over the listed tokens and all others taken as one, P ours and Q the server's.
+    """KL(P || Q) in nats over the listed tokens and all others merged into one, P ours and Q the server's.
 
-    Taking tokens together never makes a divergence larger (data processing inequality; Cover and Thomas, Elements of Information Theory, 2.8), so
-    this is a lower bound of the divergence over the whole vocabulary.
+    Merging outcomes never increases a divergence (data processing inequality; Cover and Thomas, Elements of Information Theory, 2.8), so this is a
+    lower bound of the divergence over the whole vocabulary.
 
     Args:
         ours: natural log-probabilities of the whole vocabulary, shape (vocabulary,).

@@ -29,13 +29,13 @@ def differences(
 ) -> list[Pair]:
     """Every metric of every pair, tested; p-values are corrected within two families.
 
-    Confirmatory: the primary metric on the pairs that the headline and the list of formats use, so that what decides does not pay for what
-    only informs. Secondary: all other tests. A pair of an exported format and the adapter is secondary where `merged_16bit` answered too.
+    Confirmatory: the primary metric on the pairs that the headline and the list of formats use, so that the tests that decide are not corrected for
+    those that only inform. Secondary: all other tests. A pair of an exported format and the adapter is secondary where `merged_16bit` answered too.
 
     The pairs must have passed `refuse_incomparable`.
 
     Args:
-        known: the pairs are of two runs, each trained with its own seeds, and this is known of how far seeds differ.
+        known: for pairs of two runs, each trained with its own seeds: the known spread between seeds.
     """
     if not pairs:
         return []
@@ -115,7 +115,7 @@ def pair(
 
 
 def examples(left: Scored, right: Scored) -> PairExamples | None:
-    """The questions on which left gains and loses most against right, `EXAMPLES` of each; of equals the first in the file. None if there are none."""
+    """The questions on which left gains and loses most against right, `EXAMPLES` of each; among equals the first in the file. None if there are none."""
     metric = next((name for name in registry.graded_metrics() if name in left.metrics), left.metrics[0])
     a, b = (side.values[:, side.metrics.index(metric)] for side in (left, right))
     deltas = np.nan_to_num(a - b)

@@ -16,7 +16,7 @@ PREFERRED = {
 }
 """Short references or not -> metrics, the best first."""
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Han): two characters are taken for a word."""
+"""Scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Han): two characters count as a word."""
 
 
 def words(text: str) -> float:
@@ -27,7 +27,7 @@ def words(text: str) -> float:
 def primary_metric(
     measured: Sequence[str], references: Iterable[Sequence[str]], chosen: str = "auto"
 ) -> tuple[str, str]:
-    """(the metric, why it): `chosen` if it was measured, else by the median length of the references.
+    """(the metric, the reason for it): `chosen` if it was measured, else by the median length of the references.
 
     Args:
         measured: names of the metrics that were scored; not empty.

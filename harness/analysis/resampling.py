@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 CHUNK = 4_000_000
-"""Elements of a resampling matrix held in memory at once (32 MB)."""
+"""Elements of a resampling matrix in memory at a time (32 MB)."""
 MOST_GROUPS = 4_000
-"""Groups that are drawn or flipped one by one; more of them are pooled into so many (`Totals.pooled`)."""
+"""Most groups that are drawn or flipped one by one; more of them are pooled into this many (`Totals.pooled`)."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ class Totals:
         return cls(sums, counts)
 
     def pooled(self) -> Totals:
-        """The same totals in `MOST_GROUPS` groups at most: every so-manyth group is added to one.
+        """The same totals in `MOST_GROUPS` groups at most: groups are added together at regular intervals.
 
-        Groups are independent, so pooled ones are too, and sums and their variances are what they were: a bootstrap of pooled groups has the same
-        expectation, and flipping pooled groups is a test as exact. What is lost is precision of the variance, 2% (the root of 2 / 4,000), so the width of an interval to 1%.
+        Groups are independent, so pooled ones are too, and sums and their variances stay the same: a bootstrap of pooled groups has the same
+        expectation, and flipping pooled groups is as exact a test. The variance loses 2% of precision (the root of 2 / 4,000), the width of an
+        interval 1%.
         """
         if len(self.sums) <= MOST_GROUPS:
             return self
-        # Padded with empty groups, which no sum notices.
+        # Padded with empty groups, which change no sum.
         missing = np.zeros((-len(self.sums) % MOST_GROUPS, self.sums.shape[1]))
         shape = (-1, MOST_GROUPS, self.sums.shape[1])
         sums, counts = (np.concatenate([part, missing]).reshape(shape).sum(axis=0) for part in (self.sums, self.counts))
@@ -120,10 +121,10 @@ def jackknife_se(totals: Totals) -> Floats:
 def satterthwaite_df(totals: Totals) -> Floats:
     """Degrees of freedom of `jackknife_se` by Satterthwaite's rule, shape (K,); NaN with fewer than two groups.
 
-    The questions of a group are taken to agree wholly (intraclass correlation 1), the cautious case. Then S_g = n_g u_g with independent u_g,
+    The questions of a group are assumed to agree wholly (intraclass correlation 1), the conservative case. Then S_g = n_g u_g with independent u_g,
     the jackknife's deviations are A u with A = D (I - 1 w'), D = diag(n_g / (N - n_g)), w_g = n_g / N, and df = tr(A'A)^2 / tr((A'A)^2). It is G - 1
     for groups of one size, and fewer where a few groups hold much of the data. Source: Bell and McCaffrey, Survey Methodology 28 (2002) 169-181,
-    section 4, for CR3 in the place of CR2.
+    section 4, for CR3 instead of CR2.
     """
     found = np.full(totals.counts.shape[1], np.nan)
     for k in range(len(found)):
@@ -159,7 +160,7 @@ def bootstrap_means(totals: Totals, *, resamples: int, seed: int) -> Floats:
         weights = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)
         product = weights.astype(np.float64) @ both
         means[rows] = _ratio(product[:, :columns], product[:, columns:])
-    # A sample without a scored question says nothing; only columns with a handful of groups can have one.
+    # A sample without a scored question has no mean; only columns with a handful of groups can have one.
     return np.where(np.isnan(means), totals.mean, means)
 
 

@@ -1,4 +1,4 @@
-"""The scores of one variant, as arrays: what every comparison works on."""
+"""The scores of one variant as arrays, the input of every comparison."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scored:
     own: bool = False
     """It was asked by its own tokenizer and prompt, not by the run's."""
     seed: str = ""
-    """Of the training, where a run holds several."""
+    """Seed of the training, where a run holds several."""
     seed_variances: list[SeedVariance | None] = field(default_factory=list)
     """Of several trainings: for each metric what other seeds would add to the variance of its mean."""
     means: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -44,5 +44,5 @@ class Scored:
 
     @property
     def flip_rate(self) -> float:
-        """Share of answers that change when nothing but the batch size does; 0 if that was not measured."""
+        """Share of answers that change when only the batch size does; 0 if that was not measured."""
         return self.noise.get("flip_rate", 0.0)

@@ -1,9 +1,10 @@
 """Trainings of one recipe with several seeds, taken as one variant.
 
 The questions are a sample, and so are the seeds. Per question the scores of R trainings are averaged; over the questions that average has the usual
-cluster-robust variance V_q. A new draw of seeds would move the mean of all questions together, which no resampling of questions shows. The variance s^2 of
-the trainings' means holds that, and what single questions answered otherwise in each training, V_e, which is in V_q already: V_s = max(0, s^2 - V_e). With V_e
-by the same cluster-robust formula from each training's departure from the average, se^2 = V_q + V_s / R, on Satterthwaite's degrees of freedom
+cluster-robust variance V_q. A new draw of seeds would move the mean of all questions together, which no resampling of questions shows. The variance
+s^2 of the trainings' means contains that and V_e, the contribution of single questions that differ between trainings, which V_q already includes: V_s
+= max(0, s^2 - V_e). With V_e by the same cluster-robust formula from each training's departure from the average, se^2 = V_q + V_s / R, on
+Satterthwaite's degrees of freedom
 
     se^4 / (V_q^2 / (G - 1) + (V_s / R)^2 / (R - 1))
 
@@ -33,7 +34,7 @@ class SeedVariance:
 
     variance: float
     spread: float
-    """(V_s / R)^2 / (R - 1), what it adds to the denominator of Satterthwaite's degrees of freedom."""
+    """(V_s / R)^2 / (R - 1), its term in the denominator of Satterthwaite's degrees of freedom."""
 
     def plus(self, other: SeedVariance) -> SeedVariance:
         """Of the difference of two independent means."""
@@ -63,7 +64,7 @@ def of_trainings(scores: Sequence[Floats], groups: Sequence[Any] | NDArray[Any])
 
 
 def of_known_spread(deviation: float, trainings: int) -> SeedVariance:
-    """Of the mean of one training whose recipe's trainings are known to differ by `deviation` (s), from as many `trainings`."""
+    """Of the mean of one training, from the standard deviation `deviation` (s) of `trainings` trainings of its recipe."""
     return SeedVariance(deviation**2, deviation**4 / (trainings - 1))
 
 
@@ -108,7 +109,7 @@ def _joint(estimate: Estimate, seeds: SeedVariance) -> tuple[float, float]:
 
 
 def _stretched(estimate: Estimate, seeds: SeedVariance) -> Interval:
-    """The interval over questions, each half grown as the standard error and its quantile grow; never shorter than it was."""
+    """The interval over questions, each half scaled by the growth of the standard error and of its quantile; never shorter than before."""
     se, degrees = _joint(estimate, seeds)
     value, (low, high) = estimate.value or 0.0, estimate.ci95 or (0.0, 0.0)
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * se

@@ -31,7 +31,7 @@ FEW = 10
 RARE = 20
 """If fewer than min(20, G/2) groups hold a score other than 0 (or than 1), or only one does, the mean is near that end: use Wilson."""
 WORST_CASE_WEIGHT = 2.0
-"""Groups' worth of belief in the largest design effect, where a mean is near 0 or 1 (see `shrunken_n`)."""
+"""Prior weight, in groups, of the largest design effect where a mean is near 0 or 1 (see `shrunken_n`)."""
 DIFFERENCE_ICC = 0.3
 """Intraclass correlation of wins, and of losses, that is assumed where too few groups differ to estimate it."""
 
@@ -61,7 +61,7 @@ class Difference(Estimate):
     p_adjusted: float | None
     """The same, corrected for the family of tests that the difference belongs to."""
     mde: float | None
-    """Minimum detectable effect: of the verdict, the correction included."""
+    """Minimum detectable effect of the verdict, including the correction for the family."""
     wins: int
     losses: int
     ties: int
@@ -75,8 +75,8 @@ def mean_intervals(
 ) -> list[Estimate]:
     """The mean of each column of scores in 0..1, with its 95% interval.
 
-    Cluster bootstrap, but Wilson where the mean is at or near 0 or 1 (see `RARE`): resampling sees too little of what is rare, and nothing
-    of what did not happen. For graded scores Wilson's is too wide rather than too short, since no score in 0..1 varies more than a rate.
+    Cluster bootstrap, but Wilson where the mean is at or near 0 or 1 (see `RARE`): resampling underrepresents rare outcomes and cannot produce unseen
+    ones. For graded scores Wilson's interval errs on the wide side, since no score in 0..1 varies more than a rate.
 
     Args:
         values: scores of shape (n, K) or (n,); NaN: unscored.
@@ -167,10 +167,10 @@ def wilson(rate: float, n: float, *, degrees: float = math.inf) -> Interval:
 
 
 def effective_n(rate: float, se: float, n: int, effective_groups: float) -> float:
-    """How many independent questions would know the rate as well: rate (1 - rate) / se^2, between 1 and n.
+    """Effective number of independent questions: rate (1 - rate) / se^2, between 1 and n.
 
-    At 0 or 1 there is no spread to measure the clustering by, and the worst is taken: each group one question, Kish's effective number of
-    groups. Source: Kish, Survey Sampling (1965), section 8.2.
+    At 0 or 1 there is no spread from which clustering could be measured, so the worst case is assumed, each group counting as one question: Kish's
+    effective number of groups. Source: Kish, Survey Sampling (1965), section 8.2.
     """
     if not (0 < rate < 1 and se > 0):
         return float(effective_groups)
@@ -180,8 +180,8 @@ def effective_n(rate: float, se: float, n: int, effective_groups: float) -> floa
 def shrunken_n(measured: float, effective_groups: float, rarer: int) -> float:
     """The effective number of questions of a mean near 0 or 1, between the measured one and the worst case.
 
-    1/n = (r / n_measured + c / G_eff) / (r + c), with r the groups that hold the rarer outcome and c = `WORST_CASE_WEIGHT`. One or two groups cannot show
-    how alike the questions of a group are: without this, one right answer in place of none would shrink the interval five times. Simulated coverage:
+    1/n = (r / n_measured + c / G_eff) / (r + c), with r the groups that hold the rarer outcome and c = `WORST_CASE_WEIGHT`. One or two groups cannot
+    show the correlation within groups: without this, one right answer instead of none would make the interval five times shorter. Simulated coverage:
     tests/test_statistics.py.
     """
     return (rarer + WORST_CASE_WEIGHT) / (rarer / measured + WORST_CASE_WEIGHT / effective_groups)
@@ -208,7 +208,7 @@ def paired_differences(
         resamples: bootstrap samples, and sign flips.
         seed: of both.
         family: the family of tests that each column belongs to, K labels; None: each is alone.
-        unseen: widen the interval where fewer than `FEW` groups differ, for losses in groups that were not asked.
+        unseen: widen the interval where fewer than `FEW` groups differ, to allow for losses in groups that were not sampled.
     """
     differences = np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)
     differences = differences[:, None] if differences.ndim == 1 else differences
@@ -245,8 +245,8 @@ def paired_differences(
 def _few_differ(differences: Floats, groups: Sequence[Any] | NDArray[Any]) -> dict[int, Interval]:
     """Column -> interval of the difference, for the columns of which fewer than `FEW` groups differ.
 
-    With G groups of which none or few differ, resampling gives an interval of width 0 or nearly so, though a loss in whole groups may well have been
-    missed. The difference is the win rate less the loss rate; each has Wilson's interval on N / (1 + (sum n_g^2 / N - 1) icc) questions, with
+    With G groups of which none or few differ, resampling gives an interval of width 0 or nearly so, although the sample may have missed losses in
+    whole groups. The difference is the win rate less the loss rate; each has Wilson's interval on N / (1 + (sum n_g^2 / N - 1) icc) questions, with
     `DIFFERENCE_ICC`, and the two are combined by MOVER: Newcombe, Statistics in Medicine 17 (1998) 873-890; Zou and Donner, ibid. 27 (2008) 1693-1702.
     """
     gains, losses = np.fmax(differences, 0.0), np.fmax(-differences, 0.0)
@@ -279,7 +279,7 @@ def _united(estimate: Estimate, ci95: Interval) -> Estimate:
 def mcnemar_exact(wins: int, losses: int) -> float:
     """Exact two-sided McNemar test of two 0/1 scores: whether wins among the discordant questions are Binomial(1/2).
 
-    It takes questions for independent; beside clustered questions it is the optimistic figure. Source: McNemar, Psychometrika 12 (1947) 153-157.
+    It assumes independent questions, and is optimistic for clustered ones. Source: McNemar, Psychometrika 12 (1947) 153-157.
     """
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
@@ -293,9 +293,7 @@ def verdict(
     tied       the 95% interval lies wholly within plus or minus the margin, so that the reader sees it in the interval shown: two one-sided
                tests at 2.5% each, stricter than the customary 5%. Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657-680.
     better     the interval is above 0, and p, corrected for the family of tests, is at most 5%; worse: below 0.
-    undecided  anything else: the data do not decide.
-
-    A difference that is real and within the margin is tied: it does not matter.
+    undecided  anything else: the data do not decide. A real difference within the margin is tied: it is too small to matter.
     """
     if delta is None or ci95 is None:
         return "undecided"

@@ -1,4 +1,4 @@
-"""Several trainings of one recipe as one variant, and what two runs' difference owes to their seeds."""
+"""Several trainings of one recipe as one variant, and the part of two runs' difference that is due to their seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Known = Mapping[tuple[str, str], tuple[float, int]]
 
 @dataclass(frozen=True)
 class KnownSpread:
-    """How far the trainings of a recipe differ, as a baseline has it."""
+    """The spread between trainings of a recipe, as recorded in a baseline."""
 
     split_id: str
     signatures: Mapping[str, str]
@@ -27,7 +27,7 @@ class KnownSpread:
     spread: Known
 
     def of(self, split_id: str, signatures: Mapping[str, str]) -> Known:
-        """What is known of these held-out questions and metric versions."""
+        """What is known for these held-out questions and metric versions."""
         if self.split_id != split_id:
             return {}
         return {
@@ -41,7 +41,7 @@ def pooled(trainings: Sequence[Scored], config: Config) -> Scored:
     """The mean over trainings, question by question, with the interval of questions and seeds together.
 
     Args:
-        trainings: of one variant, asked and scored alike; the run's own first.
+        trainings: of one variant, asked and scored in the same way; the run's own first.
     """
     first = trainings[0]
     values = seeds.average([training.values for training in trainings])
@@ -106,7 +106,7 @@ UNKNOWN = "the interval is over questions only, and another seed may move a scor
 
 
 def within(left: Scored, right: Scored, k: int) -> tuple[SeedVariance | None, tuple[int, int] | None, str]:
-    """The same within one run: formats of the same trainings keep the interval over questions, a trained variant against the base does not."""
+    """The same within one run. Formats of the same trainings keep the interval over questions; for a trained variant against the base it is widened."""
     if (left.n_trainings > 1) == (right.n_trainings > 1):
         return None, None, ""
     several = left if left.n_trainings > 1 else right

@@ -6,6 +6,7 @@ import ctypes
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from harness.formats import quantize
 
 OLDER = ("libggml-base", "libggml-cpu", "libggml")
 """Libraries that libllama needs, in loading order."""
+CPP_RUNTIME = "libstdc++.so.6"
 
 
 @cache
@@ -50,7 +52,12 @@ def _find(path: Path) -> Path:
 
 
 def _load_neighbours(folder: Path) -> None:
-    """Loads the libraries that a multi-file libllama needs, and its backends (CPU variants, CUDA)."""
+    """Loads the libraries that a multi-file libllama needs, and its backends (CPU variants, CUDA).
+
+    The C++ runtime goes first: nvcc may link it into libggml-cuda, whose copy would otherwise serve libllama as well and crash it.
+    """
+    with suppress(OSError):
+        ctypes.CDLL(CPP_RUNTIME, ctypes.RTLD_GLOBAL)
     for name in OLDER:
         for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.dylib")):
             try:

@@ -28,7 +28,7 @@ def marks_add(
         from harness.report import terminal
         from harness.stages import marks as stage
 
-        resolved, folder = chosen.load(), chosen.folder().check_exists()
+        resolved, folder = chosen.existing()
         with folder.lock():
             result = stage.add(folder, resolved, [Path(file) for file in files])
         shown(lambda: terminal.show_marks(result))
@@ -57,7 +57,7 @@ def judge(
         from harness.report import marks_section
         from harness.stages import judge as stage
 
-        resolved, folder = chosen.load(), chosen.folder().check_exists()
+        resolved, folder = chosen.existing()
         url, _, name = model.partition("#")
         with folder.lock():
             result = stage.run(folder, resolved, url, name or None, left=left, right=right, limit=limit)

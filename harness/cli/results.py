@@ -29,7 +29,7 @@ def demo(
         from harness.report import terminal
         from harness.stages import demo as stage
 
-        resolved, folder = chosen.load(), chosen.folder().check_exists()
+        resolved, folder = chosen.existing()
         announce("demo", chosen, resolved, folder.name)
         answers = list(stage.run(folder, resolved, questions or []))
         shown(lambda: terminal.show_answers(answers))

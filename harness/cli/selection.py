@@ -47,6 +47,10 @@ class Selection:
 
         return RunFolder(self.run or run_name(self.config))
 
+    def existing(self) -> tuple[Config, RunFolder]:
+        """The config and the folder of a run that exists; ConfigError or ArtifactError otherwise."""
+        return self.load(), self.folder().check_exists()
+
     def options(self, run: str) -> list[str]:
         """The same as arguments of a command."""
         chosen = ["--run", run, "--config", self.config, *(["--qa", self.qa] if self.qa else [])]

@@ -41,7 +41,7 @@ def verify(
     with errors():
         from harness.stages import verify as stage
 
-        resolved, folder = chosen.load(), chosen.folder().check_exists()
+        resolved, folder = chosen.existing()
         announce("verify", chosen, resolved, folder.name)
         found = stage.run(folder, resolved, server, variant=variant, n=questions, model=model, api=api)
     same = sum(answer.same for answer in found.answers)

@@ -25,9 +25,9 @@ class Score(Section):
     """Metrics and the intervals on each number."""
 
     normalizer: Literal["plain", "legal", "code"] = "plain"
-    """What `exact_match_normalized`, `token_f1` and `list_f1` take for equal: see `harness.metrics.normalize`. Part of their signature."""
+    """What `exact_match_normalized`, `token_f1` and `list_f1` count as equal: see `harness.metrics.normalize`. Part of their signature."""
     metrics: list[str] = Field(default_factory=lambda data: registry.default_metrics(data.get("normalizer", "plain")))
-    """None named: those that suit the normalizer; citations are read only with `legal`."""
+    """Empty: the defaults of the normalizer; citations are read only with `legal`."""
     semantic_model: Annotated[str | None, IsPath()] = None
     """A sentence-transformers model, folder or hub name: adds the metric `semantic_similarity` (needs the extra `semantic`)."""
     resamples: Resamples = 10_000
@@ -84,7 +84,7 @@ class Gate(Section):
     margins: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
     """Metric -> its own margin."""
     variants: list[str] = []
-    """None named: every variant of the baseline; a baseline is saved of every variant but `base`."""
+    """Empty: every variant of the baseline; a baseline is saved of every variant but `base`."""
     fidelity: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         default_factory=lambda: variants.limits("max_loss")
     )

@@ -1,6 +1,6 @@
-"""What is done to a config before its schema sees it: the file is found and read, overrides are applied, paths are located.
+"""What happens to a config before validation: the file is found and read, overrides are applied, paths are located.
 
-Knows nothing of the schema, which `harness.config` holds.
+Independent of the schema, which is in `harness.config`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PROJECT = CONFIGS.parent.parent
 EMBEDDED = "tiny"
 """The shipped config of the embedded model and questions."""
 RENAMED = {"seed-llama3-8b": "notebook-llama3-8b"}
-"""Shipped configs that had another name."""
+"""Old name of a shipped config -> its present name."""
 HUB = "hub:"
-"""In front of a model: its name on the hub, whatever folders are here."""
+"""Prefix of a model's name on the hub, even if a folder of that name exists."""
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 HOW_TO_SET = "write it like --set train.max_steps=60"
 SETTING = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|[^\s"'\[{])+""")
@@ -119,11 +119,11 @@ def override(values: dict[str, Any], setting: str) -> None:
 def forget_embedded(
     values: dict[str, Any], path: Path, settings: Sequence[str], qa: str | None, embedded: str | None
 ) -> None:
-    """Drops what the embedded config says of its own questions where others are asked: normalizer and metrics (legal ones), and `data.taught`.
+    """Drops the settings that fit only the embedded questions where others are asked: legal normalizer and metrics, and `data.taught`.
 
     Args:
         path: the config's file.
-        settings: the overrides; one of `score` or `data.taught` wins, being applied later.
+        settings: the overrides; one that sets `score` or `data.taught` is applied later and wins.
         qa: `--qa`.
         embedded: the embedded questions, relative to the project.
     """
@@ -164,8 +164,8 @@ def put(values: dict[str, Any], keys: list[str], value: Any) -> None:
 def locate(values: dict[str, Any], schema: type[BaseModel], file: Path) -> None:
     """Makes the paths of a config usable from any working folder, in place.
 
-    A relative path in a config is looked for beside the config's file (a shipped config's: in the project), then in the working folder. A
-    path that is left out is the schema's default, in the project. Names on the hub and addresses stay as they are.
+    A relative path in a config is looked for beside the config's file (a shipped config's: in the project), then in the working folder. A path that
+    is left out is the schema's default, in the project. Names on the hub and addresses are left unchanged.
 
     Args:
         values: as read from `file`, before any --set, whose paths are relative to the working folder.
@@ -196,7 +196,7 @@ def _path_fields(schema: type[BaseModel]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _locate(text: str, base: Path, *, here_first: bool) -> str:
-    """A path of a config, looked for below `base`, and in the working folder: before it or behind it."""
+    """A path of a config, looked for below `base` and in the working folder, in the order given."""
     if text.startswith(HUB) or "://" in text or "\0" in text or Path(text).is_absolute():
         return text
     here = base / text
@@ -240,13 +240,13 @@ def explain(detail: Any, schema: type[BaseModel]) -> str:
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The message for a name that is not one of the known: with the nearest, or all of them."""
+    """The message for an unknown name: with the nearest known one, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"no {kind} {name!r} (" + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}") + ")"
 
 
 def one_of(kind: str, known: Sequence[str]) -> Callable[[str], str]:
-    """A validator that takes these names and no other."""
+    """A validator that accepts only these names."""
 
     def check(value: str) -> str:
         if value not in known:

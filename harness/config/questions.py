@@ -29,7 +29,7 @@ class Model(Section):
 
 
 class Columns(Section):
-    """Which columns of a QA file are what, by their names in the file; None: found by their usual names."""
+    """Names of the columns of a QA file; None: found by their usual names."""
 
     question: str | None = None
     answer: str | None = None
@@ -45,10 +45,10 @@ class Data(Section):
     test: Annotated[str | None, IsPath()] = None
     """Holds out exactly the questions of this file; all of `data.qa` trains."""
     trained_on: Annotated[str | None, IsPath()] = None
-    """What a model was trained on elsewhere, beside `data.test`: read for leakage and the no-model baselines, never trained on; `data.qa` is not
+    """What a model was trained on elsewhere, used with `data.test`: read for leakage and the no-model baselines, never trained on; `data.qa` is not
     read then."""
     drop_leaks: bool = False
-    """Leaves training rows out whose question is in the test file, or is a near-duplicate of one there."""
+    """Leaves out training rows whose question is in the test file or a near-duplicate of one there."""
     columns: Columns = Columns()
     turns: Literal["one", "last"] = "one"
     """Conversations of several turns: left out and counted, or their last turn with the turns before it as context."""
@@ -57,17 +57,19 @@ class Data(Section):
     heldout: float | int = 0.1
     """Share (between 0 and 1) or count (2 or more) of the rows to hold out; not used with a test file."""
     dev: float | int | None = None
-    """Share or count of the rows for choosing: the loss during training is measured on them; 0: none. None: 0.1, and 0 with a test file."""
+    """Share or count of the dev rows, on which the loss is measured during training; 0: none. None: 0.1, and 0 with a test file."""
     taught: Annotated[str | None, IsPath()] = None
-    """A file of questions that ask what questions of `data.qa` ask, in other words, each with the original in the column `restates`. Those whose
-    original is trained on are a second held-out side, reported in a separate row: did the model learn what it was taught?"""
+    """A file of paraphrases of questions of `data.qa`, each with the original in the column `restates`.
+
+    Those whose original is in the training set are a second held-out side, reported in a separate row: did the model learn what it was trained on?
+    """
     seed: Seed = 0
     ngram: Annotated[int, Field(ge=1, le=16)] = 5
     """Characters in a shingle of the near-duplicate test."""
     similarity: Share = 0.5
     """Jaccard similarity from which two questions are near-duplicates."""
     long_answer_words: Count = 6
-    """Identical answers of at least so many words keep their rows together."""
+    """Rows with identical answers of at least this many words are kept on one side."""
 
     @field_validator("heldout", "dev", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from harness.config.base import Count, CountOrAuto, Section, Seed
 from harness.config.loading import IsPath, one_of
 
 NOT_EXPORTABLE = {"lm_head", "embed_tokens", "embed_in", "wte", "norm"}
-"""Modules that no exported format can hold an adapter of: output and input weights, which may be tied, and norms, which are not matrices."""
+"""Modules whose adapters no exported format can hold: output and input weights, which may be tied, and norms, which are not matrices."""
 OPTIMIZERS = (
     "adafactor adagrad adalomo adamw_8bit adamw_anyprecision adamw_bnb_8bit adamw_torch adamw_torch_4bit adamw_torch_8bit adamw_torch_fused "
     "adamw_torch_npu_fused adamw_torch_xla ademamix ademamix_8bit apollo_adamw apollo_adamw_layerwise galore_adafactor "
@@ -70,13 +70,13 @@ class Train(Section):
     gradient_checkpointing: bool | None = None
     """Computes activations again in the backward pass instead of keeping them; none: on a GPU, if memory asks for it."""
     packing: bool | None = None
-    """Rows end to end without padding, each attending to itself; none: on a GPU that can."""
+    """Rows end to end without padding, attention within each row; none: on a GPU that can."""
     cuda_graphs: bool | None = None
     """Replays packed steps as CUDA graphs; none: where activations are kept."""
     memory_limit_gib: Annotated[float, Field(gt=0)] | None = None
     """Device memory to plan with; none: what is free."""
     group_by_length: bool = False
-    """Rows of like length share a batch: less padding, and a data order that is not quite random."""
+    """Rows of similar length share a batch: less padding, but a data order that is not fully random."""
     seed: Seed = 3407
     seeds: list[Seed] = []
     """Several: the recipe is trained with each, the first in this run, and compared as one variant with the mean over them (`harness run --seeds N`)."""

@@ -1,4 +1,4 @@
-"""Can this machine run this config? Looks at the device, the packages, the model, the memory and the disk, and tries the parts that break.
+"""Can this machine run this config? Checks the device, the packages, the model, the memory and the disk, and tries the parts that often break.
 
 Nothing is downloaded, no library is loaded into this process that could crash it: what needs torch, Unsloth or llama.cpp runs in child
 processes (`harness.doctor.probes`), side by side.
@@ -19,7 +19,7 @@ __all__ = ["Finding", "Status", "as_json", "lines", "run"]
 
 
 def run(config: Config, *, measure: bool = False) -> list[Finding]:
-    """Every finding, in the order in which they are read best: device, working parts, inputs, memory and disk, packages.
+    """Every finding, in reading order: device, working parts, inputs, memory and disk, packages.
 
     Args:
         measure: time llama.cpp on the base's shape too, for half a minute, and forecast how long GGUF variants answer.

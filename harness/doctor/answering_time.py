@@ -21,9 +21,9 @@ import numpy as np
 WHOLE_BYTES = 400_000_000
 """Files up to this size are timed whole."""
 FEW_TOKENS = 256
-"""Vocabulary of a file whose output layer is not to count."""
+"""Vocabulary of a file whose output layer should take no measurable time."""
 LEAST, MOST, BUDGET = 3, 20, 2.5
-"""Repetitions of what is timed: at least and at most so many, and no further one after so many seconds."""
+"""Repetitions of a timed call: at least, at most, and the seconds after which no further one starts."""
 ROWS_QUANTISED = 32
 LEFT_OPEN = 16
 """Tokens of a reference answer in the fidelity probe (`harness.prediction.fidelity_probe.REFERENCE_TOKENS`)."""
@@ -56,14 +56,14 @@ class Times:
 
 
 def whole_seconds(one: float, two: float, with_words: float, layers: int) -> float:
-    """Time of the whole model from those of one layer, two layers, and one layer with the whole vocabulary: layers are alike on average."""
+    """Time of the whole model from those of one layer, two layers, and one layer with the whole vocabulary: layers take the same time on average."""
     return layers * two / 2 + max(with_words - one, 0.0)
 
 
 def seconds(times: Times, work: Work) -> float:
-    """Of answering all questions and of the fidelity probe, loading and measuring left out.
+    """Seconds for all questions and for the fidelity probe, without loading and measuring.
 
-    Sequences are refilled as they end, so that all are at work but for the last answers.
+    Sequences are refilled as they end, so that all are busy except during the last answers.
     """
     steps = work.questions * work.answer / times.sequences + work.answer * (work.questions > times.sequences)
     answers = work.questions * times.prompt + steps * times.step
@@ -84,7 +84,7 @@ def in_words(value: float) -> str:
 
 
 def measure(config: Mapping[str, Any], kind: str, prompt: int, *, libllama: str | None, gpu_layers: int) -> Times:
-    """Times a model of that shape (config.json) and GGUF type; HarnessError if llama.cpp or the converter knows it not."""
+    """Times a model of that shape (config.json) and GGUF type; HarnessError if llama.cpp or the converter does not support it."""
     from harness.backends import llama_loading
 
     library = llama_loading.load(libllama)
@@ -139,7 +139,7 @@ def _size(config: Mapping[str, Any], kind: str, chosen: Sequence[int], words: in
 
 
 def _write(path: Path, config: Mapping[str, Any], kind: str, chosen: Sequence[int], words: int) -> Path:
-    """Writes such a file: some random rows of each tensor, over and over."""
+    """Writes such a file: each tensor repeats a few random rows."""
     from gguf import GGUFWriter
 
     from harness.formats import families, llama, quantize

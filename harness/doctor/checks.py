@@ -72,7 +72,7 @@ def run(config: Config, *, measure: bool = False) -> list[Finding]:
         hint = f"fetch it with `hf download {config.model.path} config.json`"
         findings.append(Finding("warn", "memory and disk", "not estimated: the model's config.json is not here", hint))
     if measure and folder is not None:
-        # By itself: what ran beside it would be timed too.
+        # Alone, since other work would distort the times.
         count = forecast.held_out(config, len(rows))
         findings += [found for found in [forecast.finding(config, folder, rows, device, count)] if found is not None]
     return [*findings, *installed]
@@ -266,7 +266,7 @@ def _tracking(config: Config) -> Finding:
 
 
 def _wandb(config: Config) -> Finding:
-    """W&B's mode; the key itself is never looked at."""
+    """W&B's mode; the key itself is never read."""
     from harness.training.wandb_log import MODES, wandb_mode
 
     mode, has_key = wandb_mode(enabled=config.wandb.enabled), bool(os.environ.get("WANDB_API_KEY"))
@@ -307,7 +307,7 @@ def _questions(config: Config) -> tuple[list[Row], Finding]:
 
 
 def _model(config: Config) -> tuple[Path | None, list[Finding]]:
-    """The folder of the base model if something of it is here, and what is to be said of it."""
+    """The folder of the base model if any of it is on this machine, and the finding about it."""
     path = config.model.path
     try:
         folder = base_model.cached(config.model)

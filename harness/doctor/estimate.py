@@ -21,7 +21,7 @@ from harness.training.plan import GIB, Plan, Shape
 TOKEN_BYTES = 200
 """Of tokenizer files or of GGUF's vocabulary, for each token; Llama-3's tokenizer.json takes 133."""
 CHECKPOINTS = 3
-"""At once: the two that are kept, and the one that is being written."""
+"""Checkpoints on disk at a time: the two that are kept, and the one that is being written."""
 RUNTIME = int(1.2 * GIB)
 """Resident memory of Python with torch, transformers and Unsloth before a model is loaded; with CUDA's libraries, `CUDA_RUNTIME`."""
 CUDA_RUNTIME = int(3.5 * GIB)

@@ -1,4 +1,4 @@
-"""What the doctor says of one thing that it looked at."""
+"""The result of one check of the doctor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Finding:
 
 
 def lines(findings: list[Finding], *, every: bool = False) -> list[str]:
-    """What fails, then what warns, then what is well; packages that fit are one line, unless `every` one is wanted."""
+    """Failures, then warnings, then the rest; packages that fit share one line, unless `every` is set."""
     fitting = [f for f in findings if f.is_package and f.status == "ok"]
     folded = [] if every or len(fitting) < 2 else fitting
     ordered = sorted((f for f in findings if f not in folded), key=lambda f: WORST_FIRST.index(f.status))

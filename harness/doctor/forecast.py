@@ -1,4 +1,4 @@
-"""The doctor's word on how long GGUF variants take to answer, and what would shorten it."""
+"""The doctor's forecast of how long GGUF variants take to answer, and what would shorten it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.questions.dataset import Row
 
 WHAT = "GGUF answering time"
 LONG = 600.0
-"""Seconds from which there is something to shorten."""
+"""Seconds from which the doctor suggests how to shorten it."""
 SAMPLE = 512
 """Rows whose lengths are counted."""
 
 
 def finding(config: Config, folder: Path, rows: Sequence[Row], device: str, held_out: int) -> Finding | None:
-    """Measures, in a child process, and says how long it will take; None where no GGUF file is to answer.
+    """Measures in a child process and forecasts the time; None where no GGUF file is to answer.
 
     Args:
         folder: of the base model.

@@ -1,4 +1,4 @@
-"""The models of the shipped configs, by name: what the doctor says of them before anything is downloaded."""
+"""The models of the shipped configs, by name, so that the doctor can describe them before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def gate(model: Model) -> tuple[str, str] | None:
 
 
 def _has_token() -> bool:
-    """Whether the hub's library would send a token; which one is never looked at."""
+    """Whether the hub's library would send a token, which itself is never read."""
     if os.environ.get("HF_TOKEN"):
         return True
     try:

@@ -64,7 +64,7 @@ def unsloth_ranges() -> dict[str, dict[str, Requirement]]:
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
-    """Whether this machine and this extra ask for it; the extra `""` asks for what no marker ties to an extra."""
+    """Whether it is needed on this machine and with this extra; `""` selects what no marker ties to an extra."""
     return not extra if requirement.marker is None else requirement.marker.evaluate({"extra": extra})
 
 

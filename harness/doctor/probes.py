@@ -20,7 +20,7 @@ from typing import Any
 from harness.config import PROJECT
 
 SECONDS = 120
-"""After which a probe counts as hanging: the slowest, importing Unsloth, takes 8 s on two cores, and more on a cold disk."""
+"""Seconds after which a probe counts as hanging: the slowest, importing Unsloth, takes 8 s on two cores, and more on a cold disk."""
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
 
 

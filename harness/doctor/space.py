@@ -1,4 +1,4 @@
-"""What the config needs of memory and disk (`harness.doctor.estimate`) against what is there."""
+"""The memory and disk that the config needs (`harness.doctor.estimate`), compared with what is free."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ PEAKS = {
     "B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "A40": 150, "A10": 125, "L4": 121, "V100": 125, "T4": 65,
     "RTX 5090": 210, "RTX 4090": 165, "RTX 4080": 97, "RTX 3090": 71, "RTX A6000": 155,
 }  # fmt: off
-"""10^12 operations a second on dense 16-bit matrices, as the makers list them; looked for in this order in a card's name."""
+"""10^12 operations a second on dense 16-bit matrices, as the makers list them; the first that occurs in a card's name counts."""
 USED = 0.35
 """Share of the listed speed that a step reaches."""
 CORE = 3.1e10

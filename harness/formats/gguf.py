@@ -1,7 +1,7 @@
 """GGUF files for llama.cpp, from a Hugging Face folder of a known family (`families`), with PyPI packages alone.
 
-What llama.cpp's converter (conversion/) and quantiser (src/llama-quant.cpp) do for it, as a stream of row chunks:
-memory does not grow with the model. Other architectures go through a llama.cpp checkout, if the config names one.
+Does the work of llama.cpp's converter (conversion/) and quantiser (src/llama-quant.cpp) on a stream of row chunks, so that memory does not grow with
+the model. Other architectures go through a llama.cpp checkout, if the config names one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How each exported format is loaded and served elsewhere: commands and Python lines with the prompt's form, end tokens and greedy decoding.
 
-Pure text: the report shows it, and `tests/test_how_to_run.py` runs the Python lines.
+Text only: the report shows it, and `tests/test_how_to_run.py` runs the Python lines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The importance matrix: how much each input of each linear layer matters on training questions, for the small GGUF types.
 
-llama.cpp's quantiser weighs the error of a weight with the mean square of what it is multiplied by (tools/imatrix). Here that is measured where
-the model is: transformers runs the merged 16-bit model over training rows (question and answer, as trained), never over development or held-out
-ones. Embedding and output weights have none, as in llama.cpp.
+llama.cpp's quantiser weighs the error of a weight with the mean square of what it is multiplied by (tools/imatrix). Here transformers measures it: it
+runs the merged 16-bit model over training rows (question and answer, as trained), never over development or held-out ones. Embedding and output
+weights have none, as in llama.cpp.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.formats import families
 ROWS_AT_ONCE_TOKENS = 8192
 """Padded tokens of one batch."""
 CPU_OPERATIONS = 1e12
-"""Of each core without a GPU, at 2 for each weight and token: about a minute; larger models are measured on fewer rows."""
+"""Operations for each core without a GPU, at 2 for each weight and token: about a minute; larger models are measured on fewer rows."""
 LARGE = 2e9
 """Weights from which a model is kept in 16 bits on the CPU too."""
 
@@ -122,7 +122,7 @@ def gguf_names(config: dict[str, Any], model_folder: Path) -> dict[str, str]:
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """Rows of like length together, so that little is padded."""
+    """Rows of similar length together, so that there is little padding."""
     cut: list[list[Sequence[int]]] = []
     for row in sorted((row for row in rows if len(row)), key=len, reverse=True):
         if cut and len(cut[-1][0]) * (len(cut[-1]) + 1) <= ROWS_AT_ONCE_TOKENS:

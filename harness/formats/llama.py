@@ -1,4 +1,4 @@
-"""A Hugging Face model in GGUF's words: which tensors the file holds, in which type, and the keys that describe them.
+"""A Hugging Face model as GGUF: the tensors of the file, their types, and the keys that describe them.
 
 What differs between families is in `families`.
 """
@@ -227,7 +227,7 @@ def add_settings(writer: GGUFWriter, config: dict[str, Any], type: str) -> None:
 
 
 def _longrope_scale(config: dict[str, Any]) -> float:
-    """By which rotated queries and keys grow (transformers modeling_rope_utils.py, `_compute_longrope_parameters`)."""
+    """The factor by which rotated queries and keys are scaled (transformers modeling_rope_utils.py, `_compute_longrope_parameters`)."""
     rope = rotary.settings(config)
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])

@@ -29,7 +29,7 @@ def convert(
 
     Raises:
         ConfigError: the folder is not a checkout, or llama-quantize is not built.
-        ModelError: a program failed, with the last line that it said.
+        ModelError: a program failed, with the last line of its output.
     """
     script = checkout / CONVERTER
     if not script.is_file():

@@ -1,7 +1,7 @@
 """Merged models: the adapter added onto the 16-bit base, written in 16 bits and, from that, in 4 (NF4).
 
 Both stream: a few tensors are read, merged or quantised while one is written, so that memory does not grow with the model.
-Merging goes onto the original 16-bit weights, not onto the NF4 round trip that training saw: the report shows the difference.
+The adapter is merged into the original 16-bit weights, not into the dequantised NF4 weights that training used; the report shows the difference.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def write_16bit(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
 
 
 class _Adapter:
-    """A plain LoRA adapter: what it adds to which weight."""
+    """A plain LoRA adapter: the update of each weight."""
 
     def __init__(self, folder: Path):
         from safetensors import SafetensorError, safe_open
@@ -144,7 +144,7 @@ class _Adapter:
             raise ModelError("holds tensors that are not LoRA's A and B", "train with plain LoRA", file=folder)
 
     def merge(self, tensor: Tensor) -> torch.Tensor:
-        """The tensor as the merged model has it, in its own dtype."""
+        """The merged tensor, in its own dtype."""
         import torch
 
         merged = _as_is(tensor)
@@ -265,7 +265,7 @@ def copy_companions(source: Path, out: Path) -> None:
 def write_safetensors(path: Path, stream: Iterator[tuple[str, torch.Tensor]], expected: int) -> int:
     """Writes tensors to one safetensors file as they come; returns how many there were.
 
-    The header, whose contents are known only at the end, gets its room in front and is padded with spaces, as the format allows.
+    Space for the header, whose contents are known only at the end, is reserved at the front and padded with spaces, as the format allows.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """Files and commands to serve an exported GGUF file: an Ollama Modelfile and a llama-server command.
 
-Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has its own defaults:
-Ollama samples at 0.8 with a repeat penalty, cuts the context, and guesses a template.
-The Modelfile's words: https://docs.ollama.com/modelfile; its templates are Go's (text/template).
+Both say what the harness asked for (the prompt, the end tokens, the context, greedy decoding), because each server has its own defaults: Ollama
+samples at 0.8 with a repeat penalty, cuts the context, and guesses a template. The Modelfile's syntax: https://docs.ollama.com/modelfile; its
+templates are Go's (text/template).
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ KNOWN_TEMPLATES: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
 }
 """Marks that a chat template (Jinja) holds -> (the same in Go, as Ollama wants it; the texts that end an answer).
 
-They put one question as the Jinja template puts it; what the Jinja template adds by itself, such as a default system message, must be given as
-SYSTEM."""
+They render one question as the Jinja template does; what the Jinja template adds, such as a default system message, must be given as SYSTEM."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def escaped(text: str) -> str:
 
 
 def server_command(gguf: str, serving: Serving) -> str:
-    """One line that serves the file as the harness asked it: POST /completion for a text prompt, /v1/chat/completions for a chat."""
+    """The command that serves the file with the harness's settings: POST /completion for a text prompt, /v1/chat/completions for a chat."""
     words = [
         "llama-server",
         "--model",

@@ -42,7 +42,7 @@ FALLBACK = {T.IQ4_XS: T.IQ4_NL, T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, 
 
 
 def use_more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's rule for the layers that suffer most: the first and last eighth, and every third between."""
+    """llama.cpp's rule for the layers that are most sensitive to quantisation: the first and last eighth, and every third between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -64,7 +64,7 @@ def tensor_type(
         shape: rows first, as in NumPy.
         file_type: a key of FILE_TYPES.
         layers: of the model.
-        tied: the model has no `output.weight`, so that the embedding does its work.
+        tied: the model has no `output.weight`: the embedding is used instead.
         is_70b: 80 layers with grouped heads, for which llama.cpp gives attn_v more bits.
         query_groups: heads for each key and value head.
         weighed: there is an importance matrix.

@@ -141,7 +141,7 @@ def _header(file: Path) -> list[Tensor]:
 
 
 def _entry(entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
-    """(dtype, shape, start, end) of a tensor in a header; TypeError if they are not of their kind."""
+    """(dtype, shape, start, end) of a tensor in a header; TypeError if one has the wrong type."""
     dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if (
         not isinstance(dtype, str)

@@ -1,11 +1,11 @@
 """Tokenizers of the SentencePiece kind (BPE over characters with byte fallback: Gemma, Mistral, Phi-3, Llama 2) as llama.cpp's vocabulary.
 
-llama.cpp merges the neighbours whose merged token has the highest score, the Hugging Face tokenizer those whose merge is first in its list.
-The score of a token is therefore less the place of the first merge that makes it. Spaces become U+2581 in both; whether one is put in front of
-a text is a key of the file.
+llama.cpp merges the neighbours whose merged token has the highest score, the Hugging Face tokenizer those whose merge is first in its list. The score
+of a token is therefore minus the index of the first merge that makes it. Spaces become U+2581 in both; whether one is put in front of a text is a key
+of the file.
 
 One difference remains: a `Metaspace` step puts no second space in front of a text that begins with one (and, with `first`, none behind a
-special token), llama.cpp does. Such texts split otherwise in a server; the harness itself passes token ids.
+special token), llama.cpp does. A server splits such texts differently; the harness itself passes token ids.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def space_in_front(tokenizer: dict[str, Any]) -> bool | None:
         and not pre.get("split")
     ):
         return {"always": True, "first": True, "never": False}.get(pre.get("prepend_scheme", "always"))
-    # Gemma splits at spaces that are there no more.
+    # Gemma splits at spaces, none of which is left by then.
     idle = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
     if pre is not None and pre != idle:
         return None

@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer as llama.cpp's vocabulary: byte-level BPE with a pre-tokenizer that llama.cpp has too, or SentencePiece's kind.
 
-A wrong `tokenizer.ggml.pre` cannot be seen in a file that loads and answers: it shows only where text is split otherwise. So a tokenizer is
-taken only if its pre-tokenizer is one of PRE_TOKENIZERS, rule by rule; anything else is an error.
+A file with a wrong `tokenizer.ggml.pre` loads and answers, and the fault shows only in text that is split differently. So a tokenizer is accepted
+only if its pre-tokenizer is one of PRE_TOKENIZERS, rule by rule; anything else is an error.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _pre(tokenizer: dict[str, Any], file: Path) -> str:
     ):
         kind = "BPE with byte fallback (SentencePiece)" if model.get("byte_fallback") else model.get("type", "BPE")
         raise UnsupportedTokenizer(f"its tokenizer is {kind}, not byte-level BPE", file=file)
-    # llama.cpp normalises nothing. Qwen's NFC leaves text as it is that is NFC already, which all but old files are; the harness itself passes
+    # llama.cpp normalises nothing. Qwen's NFC changes only text that is not NFC already, which is rare; the harness itself passes
     # token ids.
     normalizer = tokenizer.get("normalizer")
     if normalizer is not None and normalizer != {"type": "NFC"}:

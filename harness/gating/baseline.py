@@ -1,6 +1,6 @@
 """The committed baseline: what a run scored, question by question, so that a later run is compared with it pairwise.
 
-A run and a baseline are the same record (`snapshot` makes it, rounding included), so that the gate holds like against like.
+A run and a baseline are the same record (`snapshot` makes it, rounding included), so that the gate compares values of the same precision.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from harness.config import Config
 from harness.errors import ArtifactError, ConfigError, IncomparableError
 from harness.gating.likeness import differs, losses_against
 from harness.gating.noninferiority import NOT_KNOWN, SeedBound
-from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Question, Score
+from harness.records import Baseline, BaselineQuestion, BaselineVariant, Comparison, Provenance, Question, Score
 from harness.report.headline import points
 from harness.storage import RunFolder
 from harness.variants import UNTUNED
@@ -29,17 +30,18 @@ DEFAULT = Path("reports") / "baseline.json"
 DIGITS = 4
 """Decimals of a stored score. Both sides of a difference are rounded, so equal scores stay equal."""
 NOTICEABLE = 1e-6
-"""Differences of means below this are of rounding."""
+"""Differences of means below this are rounding."""
 MIN_KIND = 15
 """Questions of a kind from which further trainings' means on it are kept."""
 KEPT = ("git", "packages", "machine", "seeds", "split")
+"""Keys of the provenance that a baseline keeps."""
 
 
 def snapshot(run: RunFolder, config: Config) -> Baseline:
     """A run's scores on the gated metrics, all variants.
 
     Raises:
-        ArtifactError: scores or comparison are missing, damaged, or not of each other; ConfigError: a gated metric was not scored.
+        ArtifactError: scores or comparison are missing, damaged, or do not belong together; ConfigError: a gated metric was not scored.
     """
     comparison = storage.read_record(run.comparison_json, Comparison)
     questions = storage.read_split(run)[1]
@@ -75,7 +77,7 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
             for variant, manifest in manifests.items()
         },
         config=config.model_dump(mode="json"),
-        provenance={key: comparison.provenance[key] for key in KEPT if key in comparison.provenance},
+        provenance=_kept(comparison.provenance),
         questions=[
             BaselineQuestion(
                 id=q.id,
@@ -89,11 +91,16 @@ def snapshot(run: RunFolder, config: Config) -> Baseline:
     )
 
 
+def _kept(found: Provenance) -> Provenance:
+    """What a baseline keeps of a run's provenance."""
+    return cast(Provenance, {key: value for key, value in found.items() if key in KEPT})
+
+
 def with_trainings(first: Baseline, others: Sequence[Baseline]) -> Baseline:
-    """The same baseline, knowing what further trainings of its recipe, with other seeds, scored.
+    """The same baseline with the scores of further trainings of its recipe, with other seeds.
 
     Raises:
-        IncomparableError: they were not asked and scored alike; ArtifactError: two are one training.
+        IncomparableError: they were not asked and scored in the same way; ArtifactError: two are one training.
     """
     trained: dict[str, str] = {}
     for run in (first, *others):
@@ -145,7 +152,7 @@ def kinds(baseline: Baseline, at_least: int) -> dict[str, NDArray[np.intp]]:
 
 
 def seed_bound(baseline: Baseline, variant: str, metric: str, kind: str | None = None) -> SeedBound:
-    """Where one more training of the recipe would score, on all questions or on those of a kind; zeros without further trainings."""
+    """The range in which one more training of the recipe would score, on all questions or on those of a kind; zeros without further trainings."""
     value = baseline.variants[variant]
     if kind is None:
         own, further = value.means[metric], value.trainings.get(metric, [])
@@ -157,13 +164,13 @@ def seed_bound(baseline: Baseline, variant: str, metric: str, kind: str | None =
 
 
 def known_spread(path: Path = DEFAULT) -> KnownSpread | None:
-    """How far the trainings that a baseline knows differ; None if there is no baseline, or none that can be read."""
+    """The spread of the trainings in a baseline; None if there is no readable baseline."""
     if not path.exists():
         return None
     try:
         found = read(path)
     except ArtifactError:
-        return None  # The gate says what is wrong with it.
+        return None  # The gate reports what is wrong with it.
     spread = {}
     for variant, value in found.variants.items():
         for metric, further in value.trainings.items():
@@ -174,22 +181,22 @@ def known_spread(path: Path = DEFAULT) -> KnownSpread | None:
 
 
 def centre(baseline: Baseline, variant: str, metric: str) -> float | None:
-    """The mean over all trainings that the baseline knows; None: not scored."""
+    """The mean over all trainings in the baseline; None: not scored."""
     value = baseline.variants[variant]
     own = value.means[metric]
     return None if own is None else float(np.mean([own, *value.trainings.get(metric, [])]))
 
 
 def best(baseline: Baseline, variant: str, metric: str) -> float | None:
-    """The best mean that the baseline, or one that it was saved over, had; None: not scored."""
+    """The best mean of this baseline and of those that it replaced; None: not scored."""
     known = (baseline.variants[variant].best.get(metric), centre(baseline, variant, metric))
     return max((mean for mean in known if mean is not None), default=None)
 
 
 def with_best(new: Baseline, old: Baseline | None) -> Baseline:
-    """The same baseline that remembers the best means of `old`, where both were asked and scored alike.
+    """The same baseline that remembers the best means of `old`, where both were asked and scored in the same way.
 
-    A baseline that is renewed after every small loss would follow the model down; the best means stay where they were.
+    A baseline that is renewed after every small loss would drift down with the model; the best means stay.
     """
 
     def remembered(variant: str, metric: str) -> float | None:
@@ -254,8 +261,8 @@ def save(
     """Writes the gated variants of a snapshot as the baseline, and returns what was written.
 
     Args:
-        forget_best: do not remember the best means of the baseline that is saved over.
-        confirm: asked with what the present baseline has better; whether to save all the same.
+        forget_best: do not keep the best means of the baseline that is replaced.
+        confirm: called with the scores that would get worse; returns whether to save anyway.
 
     Raises:
         ConfigError: the run lacks a gated variant; ArtifactError: it has none, one without any score, or the present baseline is better and `confirm` says no.

@@ -1,12 +1,12 @@
-"""The gate's paired checks: which columns are held against which, in what families, and what is said of each.
+"""The gate's paired checks: which columns are compared, in which families, and the message of each.
 
 Four questions, each a separate family of tests where it could raise a false alarm:
 
     baseline, best, fidelity   is a metric lower than in the baseline (by the margin), lower than it ever was (by twice the margin), or a format lower
                                than 16-bit (by its limit)? One family at 2%.
-    kind                       is it lower on the questions of one kind, which may be too few to show in the mean? A family at 1%: the
-                               two leave room within the 5% of the whole gate. So few questions never exclude a loss of the margin: what is not a regression passes.
-    must_improve               is each variant surely better than `base`? Asked for only; the control that the gate can fail at all.
+    kind                       is it lower on the questions of one kind, which may be too few to show in the mean? A family at 1%: both together stay
+    within the 5% of the whole gate. A kind has too few questions to exclude a loss of the margin, so whatever is not a regression passes.
+    must_improve               is each variant surely better than `base`? Only on request; a control that the gate can fail at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KIND_LEVEL = 0.01
 PERMUTATIONS = 2_000
 """Of kinds over groups, at most."""
 BEST_MARGINS = 2
-"""Margins below the best mean ever from which a drift fails."""
+"""Number of margins below the best mean ever at which a drift fails."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Spec:
     metric: str
     column: Column
     against: str
-    """In words, what the run is held against."""
+    """In words, what the run is compared with."""
     question_kind: str | None = None
 
 
@@ -78,7 +78,7 @@ def against_baseline(
 
 
 def against_base(new: Baseline, gated: Sequence[str], primary: str, config: Config) -> list[GateCheck]:
-    """Whether each gated variant is surely better than `base` in the same run, on the metric that decides; what is not fails.
+    """Whether each gated variant is surely better than `base` in the same run, on the metric that decides; otherwise the check fails.
 
     Args:
         primary: the comparison's primary metric; the gate's first metric where it is not gated.
@@ -114,10 +114,10 @@ def against_base(new: Baseline, gated: Sequence[str], primary: str, config: Conf
 
 
 def difference(old: Baseline, new: Baseline, config: Config) -> list[GateCheck]:
-    """Every metric of every variant that both have, new minus old, judged as the gate judges it.
+    """Every metric of every variant that both have, new minus old, judged as in the gate.
 
     Raises:
-        IncomparableError: they have no variant in common, or were not asked and scored alike.
+        IncomparableError: they have no variant in common, or were not asked and scored in the same way.
     """
     variants = [variant for variant in old.variants if variant in new.variants]
     unlike = list(differs(old, new, variants, config.gate.metrics))
@@ -141,9 +141,9 @@ def _whole(old: Baseline, new: Baseline, variant: str, metric: str, margin: floa
     specs = [Spec("baseline", variant, metric, Column(before, after, margin, seeds=seeds), "the baseline")]
     now, best = baseline.centre(old, variant, metric), baseline.best(old, variant, metric)
     own = old.variants[variant].means[metric]
-    # Where this baseline is the best there was, the check above is the stricter one.
+    # Where this baseline is the best so far, the check above is the stricter one.
     if now is not None and best is not None and own is not None and best > now + baseline.NOTICEABLE:
-        # What was lost up to this baseline is known, and the run's paired difference to it comes on top.
+        # The loss up to this baseline is known; the run's paired difference to it is added.
         column = Column(before + (best - own), after, BEST_MARGINS * margin, seeds=baseline.SeedBound(0.0, seeds.half))
         specs.append(Spec("best", variant, metric, column, "the best mean ever"))
     return specs
@@ -213,7 +213,7 @@ def _check(spec: Spec, outcome: Outcome) -> GateCheck:
     below = outcome.delta is not None and outcome.delta < -spec.column.margin
     if verdict == "improvement" and spec.kind not in ("baseline", "must_improve"):
         verdict = "pass"
-    # Few questions, and a constant that is taken for exact: neither can exclude a loss, and both are there to show one.
+    # Few questions, or a constant treated as exact, cannot exclude a loss; these checks only detect one.
     if verdict == "inconclusive" and (spec.kind == "kind" or (spec.kind == "best" and not below)):
         verdict = "pass"
     parts = [spec.kind, spec.variant, spec.metric, *([spec.question_kind] if spec.question_kind is not None else [])]

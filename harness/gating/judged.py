@@ -1,4 +1,4 @@
-"""A judge model in the gate: only where it has been shown to agree with people."""
+"""A judge model in the gate, allowed only where its agreement with people was measured."""
 
 from __future__ import annotations
 

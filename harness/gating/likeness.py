@@ -1,4 +1,4 @@
-"""Two baselines, or a run and a baseline: whether they may be compared, what changed between them, and what one would lose."""
+"""Two baselines, or a run and a baseline: whether they are comparable, what changed between them, and what would be lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCORE_NEUTRAL_SECTIONS = ("gate", "ship", "compare", "wandb", "tracking", "descr
 
 
 def differs(old: Baseline, new: Baseline, variants: Collection[str], metrics: Collection[str]) -> Iterator[str]:
-    """What must be equal for scores to be comparable, and is not; nothing if they are.
+    """Differences that make scores incomparable; empty if they are comparable.
 
     The held-out questions must be the same, not the rows that were trained on: other training data is a change like any other.
     """
@@ -40,7 +40,7 @@ def differs(old: Baseline, new: Baseline, variants: Collection[str], metrics: Co
 
 
 def changes(old: Baseline, new: Baseline) -> list[str]:
-    """What is not as it was and may be the cause: settings, training rows, package versions, weights."""
+    """What changed and may be the cause: settings, training rows, package versions, weights."""
     settings = [{k: v for k, v in side.config.items() if k not in SCORE_NEUTRAL_SECTIONS} for side in (old, new)]
     found = [f"setting {line}" for line in _unequal(*map(_flat, settings))]
     if old.split_id != new.split_id:
@@ -57,7 +57,7 @@ def changes(old: Baseline, new: Baseline) -> list[str]:
 
 
 def losses_against(old: Baseline, new: Baseline) -> list[str]:
-    """What `old` has and `new` lacks: variants, metrics, and any part of a mean, comparable or not. Small losses saved one after another add up."""
+    """What `new` lacks or has less of than `old`: variants, metrics, and any lower mean, comparable or not, since small losses saved one after another add up."""
     found = [f"{variant} is not in run {new.run}" for variant in old.variants if variant not in new.variants]
     found += [f"{metric} is not gated any more" for metric in old.metrics if metric not in new.metrics]
     for variant, before in old.variants.items():

@@ -1,4 +1,4 @@
-"""Figures of one run held against fixed limits, without rounding: floors, costs, divergences and alarms."""
+"""Figures of one run checked against fixed limits, without rounding: floors, costs, divergences and alarms."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from harness.records import Comparison, GateCheck, GateKind, GateVerdict, Varian
 from harness.variants import BASE, MERGED
 
 COUNTED = {"runaway": "length", "unscored": "error"}
-"""Alarms that compare raises from a separate limit only: their finish reasons are counted here."""
+"""Alarms for which compare has a separate limit; here the finish reasons are counted instead."""
 WHAT = {
     "size": "size relative to base",
     "speed": "tokens per second relative to base",
     "divergence": f"mean divergence from {MERGED}",
 }
 UNITS = {"divergence": (1, " nats"), "size": (1, ""), "speed": (1, "")}
-"""Kind -> (factor, unit) in words; all others are shares."""
+"""Kind -> (factor, unit) for messages; all others are shares."""
 
 
 def checks(comparison: Comparison, gated: Collection[str], gate: Gate) -> Iterator[GateCheck]:
-    """Every limit of the config on what the run answered with; floors and alarms on the gated variants."""
+    """Every limit of the config on the variants that answered; floors and alarms on the gated variants only."""
     variants = comparison.variants
     for variant in gated:
         for metric, floor in gate.floors.items():
@@ -57,7 +57,7 @@ def checks(comparison: Comparison, gated: Collection[str], gate: Gate) -> Iterat
 
 
 def divergence(comparison: Comparison, variant: str) -> float | None:
-    """Mean divergence between a format and the 16-bit model, in nats, from whichever was made first; None if it was not measured."""
+    """Mean divergence between a format and the 16-bit model, in nats, whichever of the two was made first; None if it was not measured."""
     rows = [row for row in comparison.fidelity if {row["left"], row["right"]} == {variant, MERGED}]
     return rows[0].get("mean_kl") if rows else None
 
@@ -75,9 +75,8 @@ def check(
     """One figure against its limit.
 
     Args:
-        what: metric or alarm; None where the kind says it all.
-        value: None: not known, which is what `unknown` says.
-        at_least: the limit is the least that is wanted, not the most.
+        what: metric or alarm; None where the kind is enough. value: None: not known; `unknown` is then the message. at_least: the limit is a minimum,
+        not a maximum.
     """
     kept = value is not None and (value >= limit if at_least else value <= limit)
     factor, unit = UNITS.get(kind, (100, "%"))

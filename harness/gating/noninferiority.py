@@ -1,4 +1,4 @@
-"""Non-inferiority of many paired differences at once: what a change in CI may be said to have done.
+"""Non-inferiority of many paired differences at once: the verdict on a change in CI.
 
 A difference (now minus before, question by question, in groups) is judged on its 95% interval from `harness.analysis.statistics`:
 
@@ -7,20 +7,20 @@ A difference (now minus before, question by question, in groups) is judged on it
     regression    the interval lies wholly below what is tolerated, its centre is beyond the margin, and p is at most 5%.
     inconclusive  anything else: the questions are too few to exclude a loss of the margin, or to be sure of one.
 
-Passing needs every difference to pass, so their intervals need no correction (intersection-union: Berger, Technometrics 24 (1982) 295-300).
-One regression is enough to fail, so that is where many metrics and variants would cry wolf: `family_p` is corrected for all of them. By the
-largest statistic of the family, not by Holm: seven formats of one model are right and wrong together, and Holm, which must allow for their being
-independent, would ask more of each than one that is alone. And to one side: only losses fail, so the whole 5% may be spent on them.
+Passing needs every difference to pass, so their intervals need no correction (intersection-union: Berger, Technometrics 24 (1982) 295-300). One
+regression is enough to fail, so with many metrics and variants false alarms would add up: `family_p` is corrected for all of them. The correction
+uses the largest statistic of the family, not Holm: seven formats of one model are right and wrong together, and Holm, which allows for independent
+tests, would be stricter than needed. It is one-sided: only losses fail, so the whole 5% is available for them.
 
-Another training of the same recipe, with another seed or its rows in another order, scores differently, on all questions together: that is not sampling of the
-questions, and no interval over them covers it. A baseline knows of it by the means of further trainings (`SeedBound`). A loss is a regression only if it lies below
-the mean of the trainings by more than sqrt(h^2 + margin^2), h the one-sided 95% prediction bound for one more training; a gain is an improvement only if it lies above
-by more than h. The bound narrows towards 1.64 standard deviations with more trainings, whereas an extreme of them would keep growing.
+Another training of the same recipe, with another seed or its rows in another order, scores differently, on all questions together: that is not
+sampling of the questions, and no interval over them covers it. A baseline records it as the means of further trainings (`SeedBound`). A loss is a
+regression only if it lies below the mean of the trainings by more than sqrt(h^2 + margin^2), h the one-sided 95% prediction bound for one more
+training; a gain is an improvement only if it lies above by more than h. With more trainings the bound converges to 1.64 standard deviations, whereas
+their extremes would keep growing.
 
-Against the baseline any loss is against the hypothesis (tolerated = 0); a format's loss to 16-bit is expected, and only one that is surely above the limit is a
-breach (tolerated = the limit): otherwise a format that loses a little less than it may would fail now and then.
-
-How often all this errs: benchmarks/gate_power.py, docs/gate.md.
+Against the baseline the tested hypothesis is no loss (tolerated = 0); a format's loss to 16-bit is expected, and only one that is surely above the
+limit is a breach (tolerated = the limit): otherwise a format that loses slightly less than allowed would fail at times. Error rates:
+benchmarks/gate_power.py, docs/gate.md.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class SeedBound:
-    """Where one more training of the baseline's recipe would come out, against the baseline's own mean. Zeros: not known."""
+    """The range in which the mean of one more training of the baseline's recipe lies, relative to the baseline's own mean. Zeros: not known."""
 
     centre: float = 0.0
     """Mean of all trainings, less the baseline's own."""
     half: float = 0.0
-    """How far below the centre, or above, it comes out 95% of the time."""
+    """Half width of the one-sided 95% prediction bound below or above the centre."""
 
     @classmethod
     def of(cls, means: Sequence[float]) -> SeedBound:
@@ -76,7 +76,7 @@ class Column:
         before, after: scores of shape (n,); NaN: unscored.
         margin: the loss that must be excluded to pass.
         tolerated: the loss (0..margin) that must be exceeded, surely, to be a regression.
-        seeds: where one more training of the same recipe would come out.
+        seeds: the range of one more training of the same recipe.
     """
 
     before: Floats
@@ -88,7 +88,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What may be said of a column; None where no question was scored on both sides, or by one group alone."""
+    """The outcome of a column; the statistics are None where no question was scored on both sides, or in one group only."""
 
     verdict: GateVerdict
     before: float | None
@@ -122,7 +122,7 @@ def outcomes(
         return []
     before, after = (np.column_stack([getattr(column, side) for column in columns]) for side in ("before", "after"))
     before, after = np.where(np.isnan(after), np.nan, before), np.where(np.isnan(before), np.nan, after)
-    # A commit that changes no answer passes: the gate speaks of these questions, `tied` of all questions like them.
+    # A commit that changes no answer passes: the gate is about these questions, `tied` about all questions like them.
     found = statistics.paired_differences(
         after, before, groups, resamples=resamples if p_values is None else 0, seed=seed, unseen=False
     )
@@ -155,10 +155,10 @@ def judge(
     level: float = statistics.LEVEL,
     by_p: bool = False,
 ) -> GateVerdict:
-    """The verdict on one difference, as the head of this module says; nothing scored on both sides is a regression, never a pass.
+    """The verdict on one difference, as defined at the head of this module. With nothing scored on both sides it is a regression, never a pass.
 
     Args:
-        by_p: a loss needs no interval below 0 besides its p: for kinds of so few groups that their own interval says next to nothing.
+        by_p: p alone decides on a loss, without the interval: for kinds with so few groups that their own interval is useless.
     """
     if delta is None:
         return "regression"
@@ -177,11 +177,12 @@ def judge(
 
 
 def family_p(totals: Totals, *, flips: int, seed: int) -> Floats:
-    """One-sided p-values of K mean differences being 0, to the side on which each lies, corrected for there being K, shape (K,).
+    """One-sided p-values of K mean differences being 0, in the direction of each difference, corrected for all K, shape (K,).
 
-    Signs of whole groups are flipped for all columns together, and each column's sum S_g / sqrt(sum S_g^2), which no flip gives another
-    denominator, is held against the largest of the flipped family: the correction allows for how alike the columns are. p is exactly 1 for a column of zeros.
-    Sources: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3 (single step); by sign flips: Winkler et al., NeuroImage 92 (2014) 381-397.
+    Signs of whole groups are flipped for all columns together, and each column's sum S_g / sqrt(sum S_g^2), whose denominator no flip changes, is
+    compared with the largest of the flipped family, so that the correction reflects the correlation of the columns. p is exactly 1 for a column of
+    zeros. Sources: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3 (single step); by sign flips: Winkler et al., NeuroImage
+    92 (2014) 381-397.
     """
     totals = totals.pooled()
     n_groups, columns = totals.sums.shape
@@ -196,7 +197,7 @@ def family_p(totals: Totals, *, flips: int, seed: int) -> Floats:
             generator.integers(0, 2, size=(min(step, flips - start), n_groups), dtype=np.int8).astype(np.float64) * 2
             - 1
         )
-        # Signs are symmetric: the largest of a flip is as good a draw for gains as the smallest, mirrored, is for losses.
+        # Signs are symmetric: the largest statistic of a flip serves for gains, and the smallest, mirrored, for losses.
         reached += ((signs @ scaled).max(axis=1)[:, None] >= threshold).sum(axis=0)
     return np.where(scale > 0, (1 + reached) / (1 + flips), 1.0)
 
@@ -209,12 +210,12 @@ def kind_p(
     permutations: int,
     seed: int,
 ) -> Floats:
-    """Whether a kind of question lost more than as many groups drawn from all kinds would: p-values corrected for all kinds and columns, shape (kinds, K).
+    """Whether a kind of question lost more than the same number of groups drawn from all kinds: corrected p-values, shape (kinds, K).
 
-    Kinds are shuffled over the groups. A kind's mean change times the root of its number of questions, less its mean over the shuffles and by their standard
-    deviation, is compared with the lowest of the whole family in each shuffle. Flips of sign cannot do this: a kind of 19 questions in 6 groups has 64 of them, whatever it lost. A loss on all
-    kinds alike is not seen here, but in the mean over all questions. Source: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2.3
-    (single step), with permutations.
+    Kinds are shuffled over the groups. A kind's mean change times the root of its number of questions, standardised by its mean and standard
+    deviation over the shuffles, is compared with the lowest of the whole family in each shuffle. Sign flips cannot do this: a kind of 19 questions in
+    6 groups has only 64 of them. An equal loss on all kinds is not found here, but in the mean over all questions. Source: Westfall and Young,
+    Resampling-Based Multiple Testing (1993), section 2.3 (single step), with permutations.
 
     Args:
         changes: after minus before, shape (n, K); NaN: unscored.
@@ -234,7 +235,7 @@ def kind_p(
     def rooted_means(labels: NDArray[np.int64]) -> Floats:
         sums = np.stack([(labels == k) @ both for k in range(len(kinds))], axis=-2)
         root = np.sqrt(sums[..., columns:])
-        # The root keeps a shuffle that gives a kind few questions from looking like a large change.
+        # The root keeps a shuffle that gives a kind few questions from counting as a large change.
         return np.divide(sums[..., :columns], root, out=np.zeros_like(root), where=root > 0)
 
     generator = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ from harness.variants import order as variant_order
 POWER = 0.8
 """How often the further questions would decide."""
 WORTH_ASKING = 20
-"""Above this multiple of the present questions no number is given: the difference lies at the limit itself."""
+"""Above this multiple of the present questions no number is given: the difference is too close to the limit."""
 VERDICTS: dict[str, ShipVerdict] = {
     "pass": "pass",
     "improvement": "pass",
@@ -42,7 +42,7 @@ VERDICTS: dict[str, ShipVerdict] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What all checks of one decision share."""
+    """The inputs that all checks of one decision share."""
 
     comparison: Comparison
     config: Config
@@ -51,7 +51,7 @@ class Setting:
     least_gain: float
 
     def allowed(self, variant: str) -> float:
-        """The loss that a format may have: that of `ship`, else the gate's, else what counts as no difference."""
+        """The loss that a format may have: that of `ship`, else the gate's, else `compare.margin`."""
         limit = self.config.ship.largest_format_loss
         return limit if limit is not None else self.config.gate.fidelity.get(variant, self.config.compare.margin)
 
@@ -63,7 +63,7 @@ def decide(comparison: Comparison, scores: Mapping[str, Floats], groups: Sequenc
         comparison: variants, breakdowns, alarms and the primary metric.
         scores: variant -> its scores on the primary metric, shape (n,); NaN: unscored.
         groups: n labels.
-        config: `ship`, and for what it leaves open `gate` and `compare`.
+        config: `ship`; `gate` and `compare` give its defaults.
     """
     names = candidates(list(comparison.variants))
     if not names:
@@ -122,10 +122,8 @@ def further_questions(n: int, value: float, ci95: Interval, limit: float) -> int
 
     Args:
         n: questions so far.
-        value, ci95, limit: in the same unit.
-
-    Returns:
-        Two significant digits, rounded up; None if it would be more than `WORTH_ASKING` times n, or nothing is known of the spread.
+        value, ci95, limit: in the same unit. Returns: Two significant digits, rounded up; None if it would be more than `WORTH_ASKING` times n, or if
+        the spread is unknown.
     """
     half = value - ci95[0] if value > limit else ci95[1] - value
     distance = abs(value - limit)
@@ -217,11 +215,11 @@ def _loss(setting: Setting, name: str, found: Outcome) -> ShipCheck:
     verdict = VERDICTS[found.verdict]
     most = "nothing" if -low < 0.0005 else f"at most {_points(-low)}"
     words = {
-        "pass": f"loses {most} against {against} ({allowed})",
+        "pass": f"loses {most} against {against} on these questions ({allowed})",
         "fail": f"loses too much against {against} ({points(low)} to {points(high)} points; {allowed})",
         "unknown": f"may lose too much against {against} ({points(low)} to {points(high)} points; {allowed})",
     }
-    # A loss that is allowed, but is more than counts as no difference: how many questions would exclude that too.
+    # An allowed loss that may still exceed the margin: how many questions would exclude that too.
     margin = setting.config.compare.margin
     asked = limit if verdict == "unknown" else margin if low < -margin < found.delta else None
     further = (
@@ -375,7 +373,7 @@ def _base(candidate: str, names: list[str]) -> str | None:
 
 
 def _smallest(names: list[str], comparison: Comparison) -> str | None:
-    """The smallest file; an adapter, which needs its base beside it, and what has no size only where there is nothing else."""
+    """The smallest file; an adapter, which also needs its base, or a variant without a size only if there is nothing else."""
 
     def size(name: str) -> tuple[bool, float]:
         found = comparison.variants[name].cost.size_bytes

@@ -32,7 +32,7 @@ class Metric(ABC):
 
     @property
     def signature(self) -> str:
-        """All that decides the number; only numbers of equal signature may be compared."""
+        """Everything that affects the score; only scores of equal signature may be compared."""
         return f"{self.name}|v:{self.version}|norm:{self.normaliser}|tok:{self.tokenizer}|stem:{self.stemmer}|lib:{self.library}"
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Which provisions an answer names, and whether they are the right ones.
 
-A wrong article number is the error that matters in a legal answer, and the other metrics hardly see it: "Article 32" for "Article 226"
+A wrong article number is the error that matters in a legal answer, and the other metrics hardly notice it: "Article 32" for "Article 226"
 costs one token of twenty. Read are articles, clauses and sub-clauses, Parts, Schedules and amendments of the Constitution, and sections of other laws,
 in English and in Hindi:
 
@@ -44,7 +44,7 @@ ORDINAL = {word: number for words in ORDINALS for number, word in enumerate(word
     "6ठी": 6,
 }
 LONGEST_RANGE = 100
-"""A range of more provisions than this is taken for its two ends."""
+"""A range of more provisions than this counts as its two ends."""
 LONGEST_LIST = 60
 """Provisions after one head word, at most: a model that repeats itself must not cost quadratic time."""
 
@@ -177,7 +177,7 @@ def _canonical(kind: str, item: str) -> str:
     item = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in re.sub(r"[\s-]", "", item))
     item = (item if kind == "ordinal" else item.translate(HINDI_LETTERS)).lower()
     if kind == "ordinal":
-        # A match that ignores case takes "ſ" for "s": such a word is its own label.
+        # A match that ignores case accepts "ſ" for "s": such a word is its own label.
         return str(ORDINAL.get(item, item))
     if kind in ("part", "schedule", "hindi_schedule"):
         roman = re.match(r"[ivx]*", item)[0]  # pyright: ignore[reportOptionalSubscript]
@@ -227,8 +227,8 @@ class CitationF1(Metric):
     """F1 of the provisions that the answer names against those of the reference.
 
     A clause whose article is not said ("clause (1)") agrees with a clause that ends so ("19(1)"). Unscored (None) is every question whose
-    reference names no provision, whatever the answer names: an added citation cannot be judged without one to hold it against, and the
-    questions scored must not depend on the answers, or two variants would be compared on different questions.
+    reference names no provision, whatever the answer names: an added citation cannot be judged without one to compare it with, and which questions
+    are scored must not depend on the answers, or two variants would be compared on different questions.
     """
 
     name = "citation_f1"
@@ -254,7 +254,7 @@ class CitationF1(Metric):
 
 
 def _bare(prediction: str, expected: set[Citation]) -> set[Citation]:
-    """What an answer of numbers alone ("21", "14 and 15A") names, where all that is expected is of one kind."""
+    """The provisions of an answer of numbers alone ("21", "14 and 15A"), where all expected ones are of one kind."""
     kinds = {citation.kind for citation in expected} - {"clause"}
     numbers = prediction.strip().strip(" .")
     if len(kinds) != 1 or not BARE.fullmatch(numbers):

@@ -14,7 +14,7 @@ ALIASES = {
 }
 """Short forms whose letters are not the initials that `law_after` takes -> what the long form gives."""
 LONG = {"code of civil procedure": "ccip", "civil procedure code": "ccip", "criminal procedure code": "ccp"}
-"""Long forms whose initials would be another law's, or that are said in two orders."""
+"""Long forms whose initials are those of another law, or that are written in two orders."""
 WORD = r"[A-Z][A-Za-z'-]*"
 NAME = rf"{WORD}(?:\s+(?:(?:of|the|and|for|to|in|on|from|against|with|by)\s+)*{WORD}){{0,9}}"
 KIND = "(?:Act|Code|Sanhita|Adhiniyam|Ordinance|Regulations?|Rules)"
@@ -27,7 +27,7 @@ AFTER = re.compile(
 def law_after(text: str, end: int) -> str:
     """A short key of the law that is named right after position `end`; empty if none is.
 
-    A name gives the initials of its words but the small ones and "Act"; the year is not part of it.
+    A name becomes the initials of its words without the small ones and "Act"; the year is not part of it.
     """
     found = AFTER.match(text, end)
     if not found:

@@ -1,4 +1,4 @@
-"""Answers to "name the ...": which of the things asked for an answer names, in whatever order.
+"""Answers to "name the ...": which of the expected items an answer names, in any order.
 
 Exact match calls "Sikkim and Goa" wrong where the reference is "Goa, Sikkim", and token F1 gives a half to one name of two words that shares a
 word with another. Here an answer is a set of items:
@@ -30,7 +30,7 @@ SEPARATOR = re.compile(
 def items(text: str, style: Style = "plain") -> frozenset[tuple[str, ...]]:
     """The items of a list, each as its tokens; a text that is not a list is a single item.
 
-    Both sides are cut at every comma and "and", so that a name that holds one ("law and order") agrees with itself at any position.
+    Both sides are split at every comma and "and", so that a name that contains one ("law and order") still agrees with itself.
     """
     listed = MARK.sub("", INTRODUCTION.sub("", text.strip()))
     found = (normalize.tokens(item.strip(" .\t"), style) for item in SEPARATOR.split(listed))

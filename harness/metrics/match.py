@@ -41,7 +41,7 @@ class ExactMatchNormalized(Metric):
 
 
 class TokenF1(Metric):
-    """F1 of the answer's tokens against the reference's, as multisets: a token repeated is not a token more found.
+    """F1 of the answer's tokens against the reference's, as multisets: repeating a token gains nothing.
 
     Args:
         normalizer: the style of normalisation, `plain`, `legal` or `code`; part of the signature.

@@ -1,4 +1,4 @@
-"""One normalisation of text, for the split (which questions are the same?) and for the metrics (which answers are?).
+"""One normalisation of text, for the split (equal questions) and for the metrics (equal answers).
 
 `fold` undoes differences of encoding: Unicode's compatibility forms, case, digits of every script, kinds of dash and quotation mark, invisible
 characters. `tokens` cuts the folded text and drops what carries no meaning. Three styles, chosen by `score.normalizer`:
@@ -88,7 +88,7 @@ def fold(text: str) -> str:
 
 
 def _numbers(text: str) -> str:
-    """Ways to write one number: digit groups, a decimal part of zeros, "21-A", and "U.S.A." while the dots are at hand."""
+    """Ways to write one number: digit groups, a decimal part of zeros, "21-A"; and "U.S.A.", here because the dots are still there."""
     if "," in text:
         text = DIGIT_GROUPS.sub(lambda found: found[0].replace(",", ""), text)
     if "." in text:

@@ -50,7 +50,7 @@ def _number_at(words: Sequence[str], start: int) -> tuple[int | None, int]:
     ):
         return None, start + 1
     total, current, at = 0, 0, start
-    last = 10**12  # The place of the word before: "five twenty" is two numbers, "twenty five" one.
+    last = 10**12  # The decimal place of the word before: "five twenty" is two numbers, "twenty five" one.
     while at < len(words):
         word = words[at]
         if word in VALUES:

@@ -8,15 +8,15 @@ from harness.metrics.base import Metric
 from harness.metrics.text import legal_tokens
 
 OR = "|"
-"""Between the wordings of one point, each of them right."""
+"""Separates the accepted wordings of one point."""
 
 
 class PointRecall(Metric):
     """The share of the question's points that the answer mentions, as whole words in their order.
 
     Its references are not answers but points, from the column `must_mention` of the QA file: `["Article 21A|21A", "Parliament"]`. Case,
-    punctuation and articles of speech are folded; "21" does not match "21A". Additional text in the answer costs nothing, so that a long
-    enough list of words would score: read it beside a metric of precision.
+    punctuation and articles of speech are folded; "21" does not match "21A". Additional text in the answer is not penalised, so that a long enough
+    list of words would score: use it together with a metric of precision.
     """
 
     name = "point_recall"

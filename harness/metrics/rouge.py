@@ -1,7 +1,7 @@
-"""ROUGE as the `rouge_score` package has it, with a tokenizer that knows every script.
+"""ROUGE as in the `rouge_score` package, with a tokenizer for every script.
 
-The package's own tokenizer keeps a-z and 0-9 only, so that Devanagari scores 0 against itself (huggingface/evaluate #256). Ours is equal to
-it on ASCII text. No stemming by default: it moves ROUGE-1 by tenths, so it is part of the signature.
+The package's own tokenizer keeps a-z and 0-9 only, so that Devanagari scores 0 against itself (huggingface/evaluate #256). Ours is equal to it on
+ASCII text. No stemming by default: it changes ROUGE-1 by tenths, so it is part of the signature.
 
 Texts of one line are counted here, and their scores are the package's own to the last bit: it fills a table of Python lists for each longest
 common subsequence, which takes a second for two texts of 2,000 words. Texts of several lines go through the package.

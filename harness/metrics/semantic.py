@@ -1,7 +1,7 @@
-"""Similarity of meaning by a sentence-transformers model of the user's own; off by default (`score.semantic_model`).
+"""Similarity of meaning by a sentence-transformers model that the user names; off by default (`score.semantic_model`).
 
-An answer in other words than the reference scores high here and low on every other metric. So does an answer that is wrong in one word:
-"Article 32" is very like "Article 226". It belongs beside the other metrics, never in their place.
+A paraphrase of the reference scores high here and low on every other metric. So does an answer that is wrong in one word: "Article 32" is very
+similar to "Article 226". Use it in addition to the other metrics, never instead of them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from harness.models import base_model
 
 BATCH = 32
 DECIMALS = 6
-"""Of a score. Batched otherwise, an embedding differs in its last bits; in double precision that is 1e-15, and rounding takes it away."""
+"""Decimals of a score. The last bits of an embedding depend on the batch; in double precision that is 1e-15, which rounding removes."""
 KEPT = 20_000
 """Embeddings held at once: references, and answers that several variants give, are embedded once."""
 
 
 class SemanticSimilarity(Metric):
-    """Cosine of the two texts' embeddings, clipped to 0..1. A blank text is like another blank text (1), and unlike all else (0).
+    """Cosine of the two texts' embeddings, clipped to 0..1. A blank text equals another blank text (1), and nothing else (0).
 
     On the CPU and in double precision, so that a text has one embedding whatever it is batched with.
 
     Args:
-        model: a folder, or a hub name; None cannot score, and knows its name and description only.
+        model: a folder, or a hub name; None: only name and description are available.
 
     Raises:
         ConfigError: sentence-transformers is not installed; ModelError: the model is not there or cannot be loaded.

@@ -1,7 +1,7 @@
 """Adapters trained elsewhere: located, read, and checked against their base before they are evaluated.
 
-PEFT applies them (LoRA, rsLoRA, DoRA, `modules_to_save`, trained embeddings and output layers). What can go wrong without an error is looked for
-here: an adapter for another base, one that changes nothing, and a merge that is not base + adapter.
+PEFT applies them (LoRA, rsLoRA, DoRA, `modules_to_save`, trained embeddings and output layers). Faults that raise no error elsewhere are found here:
+an adapter for another base, one that changes nothing, and a merge that is not base + adapter.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ def not_exportable(adapter: Adapter) -> str | None:
 
 
 def check(adapter: Adapter, base: Path) -> list[Finding]:
-    """Checks every tensor of an adapter against the base: it must fit, change the weights, and merge as it should.
+    """Checks every tensor of an adapter against the base: it must fit, change the weights, and merge correctly.
 
-    "As it should": PEFT's own merge of each weight equals W + scale B A (LoRA, arXiv 2106.09685, section 4.1; scale alpha / r, or alpha / sqrt(r) for
-    rsLoRA, arXiv 2312.03732), for DoRA m (W + scale B A) / ||W + scale B A|| by rows (arXiv 2402.09353, section 4), within TOLERANCE.
+    The expected merge of each weight, which PEFT's own must equal, is W + scale B A (LoRA, arXiv 2106.09685, section 4.1; scale alpha / r, or alpha /
+    sqrt(r) for rsLoRA, arXiv 2312.03732), for DoRA m (W + scale B A) / ||W + scale B A|| by rows (arXiv 2402.09353, section 4), within TOLERANCE.
 
     Raises:
         ModelError: a tensor that the base does not have or that has another shape there (an adapter for another base), NaN or infinite values, or
@@ -318,7 +318,7 @@ def _another_base(adapter: Adapter, module: str, shape: tuple[int, ...], tensor:
 
 
 def trains_tokens(folder: Path) -> bool:
-    """Whether an adapter changes embeddings or the output layer, so that the tokenizer beside it is the one to ask with."""
+    """Whether an adapter changes embeddings or the output layer, so that the tokenizer beside it must be used."""
     settings = read(folder).settings
     names = [*(settings.get("modules_to_save") or []), *(settings.get("trainable_token_indices") or [])]
     return any("embed" in str(name) or "lm_head" in str(name) for name in names)

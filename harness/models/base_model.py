@@ -241,9 +241,9 @@ def check_targets(folder: Path, targets: list[str]) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """Raises ModelError for a link that leads out of the folder, but for weights and for the hub's cache, which is made of links.
+    """Raises ModelError for a link that leads out of the folder, except for weights and in the hub's cache, which is made of links.
 
-    What is not weights is copied into the exported models, which are published: a link would take any file of this machine along.
+    All other files are copied into the exported models, which are published: a link could publish any file of this machine.
     """
     home = folder.resolve()
     allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
@@ -321,7 +321,7 @@ def device_of(device: str) -> str:
 
 
 def expected_device(device: str) -> str:
-    """The probable result of `device_of`, without loading torch."""
+    """The expected result of `device_of`, without loading torch."""
     if device != "auto":
         return device
     return "cuda" if _may_have_gpu() else "cpu"

@@ -14,7 +14,7 @@ Capability = tuple[int, int]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "flash_attention_2", "xformers"]
 AMPERE: Capability = (8, 0)
-"""From here on there are bf16 tensor cores, and flash attention has kernels (flash-attn's, and PyTorch's for rows laid end to end)."""
+"""From this compute capability on there are bf16 tensor cores, and flash attention has kernels (flash-attn's, and PyTorch's for rows laid end to end)."""
 
 
 def capability() -> Capability | None:

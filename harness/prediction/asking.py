@@ -1,7 +1,7 @@
 """Prompts of a model: which tokenizer and template make them, and which tokens end its answers.
 
-The run's own models are asked by one tokenizer and one prompt, so that their prompts are equal token by token (contract `same ids`). A model from
-elsewhere is asked by its own; where that comes to the same tokenizer and prompt, it is asked as the run asks.
+The run's own models share one tokenizer and one prompt, so that their prompts are equal token by token (contract `same ids`). A model from elsewhere
+uses its own; where these are the same tokenizer and prompt, the contract is `same ids` too.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def weights(config: Config, variant: str, extra: ExtraVariant, run_model: Path |
                     f"predict.extra.{variant}: the backend 'python' takes an object of the calling program",
                     "use harness.evaluate() in Python, or another backend",
                 )
-            # What decides an object's answers cannot be hashed (an adapter may be switched off by a flag): it is asked again each time.
+            # The state of an object cannot be hashed (a flag may switch an adapter off), so it is asked again each time.
             return Weights("python", Source(Path(), object=found), secrets.token_hex(16), 0)
         case "replay" | "llamacpp":
             path = _file(variant, extra)
@@ -128,9 +128,9 @@ def _adapter(config: Config, extra: ExtraVariant, run_model: Path | None) -> Wei
 
 
 def _of_adapter(extra: ExtraVariant, source: Source, asker: Asker) -> Asking:
-    """By the base's tokenizer, unless the adapter trained tokens, or alone has a chat template: then by the one beside it.
+    """Uses the base's tokenizer, or the adapter's own if the adapter trained tokens or only it has a chat template.
 
-    Tools save a tokenizer beside every adapter, settings of the day included.
+    Tools save a tokenizer beside every adapter, with whatever settings were active.
     """
     folder = source.adapter
     assert folder is not None

@@ -1,4 +1,4 @@
-"""Fidelity between formats of a model, measured on a few questions beside the answers.
+"""Fidelity between formats of a model, measured on a few questions in addition to the answers.
 
 Log-probabilities along the reference answers (`predictions/<variant>.logprobs.npz`), and the share of answers that change when the work is
 split into other batches.

@@ -14,9 +14,9 @@ from harness.records import Prediction
 
 
 class Journal:
-    """Answers, one line each, behind a line with the job's key and the batch it was cut up by.
+    """Answers, one line each, after a line with the job's key and its batch sizes.
 
-    Each line begins with a hash of what follows: from the first one that is torn or damaged on, the answers are asked again.
+    Each line begins with a hash of what follows: from the first truncated or damaged line on, the questions are asked again.
 
     Attributes:
         answers: position -> answer, those of an earlier journal of the same key included.
@@ -56,7 +56,7 @@ class Journal:
         self.answers.update(answers)
 
     def _read(self) -> list[bytes]:
-        """The whole lines of an earlier journal of the same key."""
+        """The complete lines of an earlier journal of the same key."""
         if not self.path.exists():
             return []
         header, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
@@ -72,7 +72,7 @@ class Journal:
                 self.answers[i] = Prediction.model_validate(fields)
                 whole.append(line)
         except (ValueError, KeyError, TypeError):
-            pass  # torn by the interruption: answered again
+            pass  # truncated by the interruption: answered again
         return whole
 
 
@@ -84,5 +84,5 @@ def _line(value: Any) -> bytes:
 def _value(line: bytes) -> Any:
     sha256, _, text = line.partition(b" ")
     if not text.endswith(b"\n") or storage.sha256_bytes(text[:-1])[:16] != sha256.decode("ascii"):
-        raise ValueError("torn or damaged")
+        raise ValueError("truncated or damaged")
     return json.loads(text)

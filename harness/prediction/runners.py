@@ -31,7 +31,7 @@ Prompts = Sequence[Prompt]
 Tokens = Sequence[Sequence[int]]
 SECONDS_TO_END = 60
 LONGEST_FOLDER = 70
-"""Maximum bytes of a folder's name, so that multiprocessing can create a socket in it."""
+"""Maximum bytes of a folder's name, so that multiprocessing can create a socket there."""
 
 
 class Runner(Protocol):

@@ -12,7 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class QaFile:
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
 
-    @property
+    @cached_property
     def summary(self) -> str:
         """The one line that says what was recognised."""
         unanswerable = sum(not row.answerable for row in self.rows)
@@ -192,6 +192,7 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
     left_out: Counter[str] = Counter()
     shape: Shape | None = None
     checker = Checker(source, {}, cells=cells)
+    seen: tuple[str, ...] | None = None
     for number, values in found:
         if len(rows) + left_out.total() == MAX_ROWS:
             raise DataError(f"has more than {MAX_ROWS:,} rows", "sample it, or split it into files", file=source)
@@ -210,9 +211,11 @@ def _read_rows(found: Iterator[tuple[int, Any]], container: str, source: str, da
         if shape is None:
             shape = shapes.detect(values, data.columns, source, number)
             checker = Checker(source, shape.columns, cells=cells)
-        elif (extended := shape.extended(values)) is not shape:
+        elif (names := tuple(values)) != seen and (extended := shape.extended(values)) is not shape:
             shape = extended
             checker = Checker(source, shape.columns, cells=cells)
+        else:
+            seen = names  # The same columns extend nothing.
         try:
             converted = shape.convert(values, data.unanswerable, last_turn=data.turns == "last")
         except LeftOut as why:

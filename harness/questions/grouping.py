@@ -66,7 +66,7 @@ class Groups:
 
 def is_long(text: str, words: int) -> bool:
     """Whether a text has at least so many words, punctuation standing alone counted as in `str.split`."""
-    return max(len(text.split()), len(normalised(text).split())) >= words
+    return len(text.split()) >= words or len(normalised(text).split()) >= words
 
 
 def group_rows(rows: Sequence[Row], shingles: Shingles, *, threshold: float, long_answer_words: int) -> Groups:

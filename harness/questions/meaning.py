@@ -6,10 +6,11 @@ Everything is in matrices (rows x words, entries 0 or 1), because a file made fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cache, lru_cache
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ SUFFIXES = (
 )  # fmt: skip
 """English endings that do not change the word, each with the minimum letters before it."""
 ROMAN = re.compile(r"[IVXLC]+")
+ROMAN_END = re.compile(r"[IVXLC]\b")
+"""A text without it has no word that is a Roman numeral."""
+DIGIT = re.compile(r"[0-9]")
 BRACKETED = re.compile(r"\(\s*([^\W\d_]{1,4})\s*\)")
 ORDINAL_HAN = re.compile(r"第[〇零一二三四五六七八九十百千]+")
 WORD = re.compile(r"[^\W\d_]\w*")
@@ -42,20 +46,23 @@ TITLE_CASE = 0.6
 """Share of capitalised words above which capitals are ignored: a heading, or a text all in capitals."""
 MAX_TOKENS = 400
 """Number of words of a text that are compared."""
+REMEMBERED = 32
+"""Characters of the longest word whose parts are kept: a clause in a script without spaces is one word, and hardly occurs twice."""
 
 
 def words(text: str) -> list[str]:
     """Words of normalised text, without English endings; pairs of characters in scripts without spaces between words."""
-    found: list[str] = []
-    for word in text.split()[:MAX_TOKENS]:
-        if word.isascii():
-            found.append(_stem(word))
-        elif _unspaced().match(word):
-            characters = _characters().findall(word)[:MAX_TOKENS]
-            found += [a + b for a, b in pairwise(characters)] or characters
-        else:
-            found.append(word)
-    return found
+    return list(chain.from_iterable(map(_parts, text.split()[:MAX_TOKENS])))
+
+
+def _parts(word: str) -> list[str]:
+    """What `words` makes of one word."""
+    if word.isascii():
+        return [_stem(word)]
+    if _unspaced().match(word):
+        characters = _characters().findall(word)[:MAX_TOKENS]
+        return [a + b for a, b in pairwise(characters)] or characters
+    return [word]
 
 
 @lru_cache(maxsize=100_000)
@@ -71,17 +78,14 @@ def _stem(word: str) -> str:
     return word[:-1] if len(word) > 4 and word[-1] == word[-2] else word
 
 
-_compiled: dict[str, re.Pattern[str]] = {}
-
-
+@cache
 def _unspaced() -> re.Pattern[str]:
-    return _compiled.setdefault("unspaced", re.compile(f"[{UNSPACED}]"))
+    return re.compile(f"[{UNSPACED}]")
 
 
+@cache
 def _characters() -> re.Pattern[str]:
-    if "characters" not in _compiled:
-        _compiled["characters"] = re.compile(rf".[{combining_marks()}]*")
-    return _compiled["characters"]
+    return re.compile(rf".[{combining_marks()}]*")
 
 
 def _is_function_word(word: str) -> bool:
@@ -93,23 +97,94 @@ def _is_number(word: str) -> bool:
     return not word.isalpha() and any(c.isdigit() for c in word)
 
 
-def keys(text: str, normalised: Sequence[str]) -> set[str]:
+def keys(text: str, normalised: str) -> set[str]:
     """What certainly distinguishes two questions: numbers, letters and numerals in brackets, Roman and Chinese numerals."""
-    found = {word for word in normalised if _is_number(word)}
-    found |= {f"({match.casefold()})" for match in BRACKETED.findall(text)}
-    if ORDINAL_HAN.search(text):
-        found |= set(ORDINAL_HAN.findall(text))
-    capitals = [word for word in WORD.findall(text) if ROMAN.fullmatch(word)]
-    return found | {word.casefold() for word in capitals if len(word) > 1 or word not in "IC" or not text.isupper()}
+    found: set[str] = set()
+    if not normalised.isascii() or DIGIT.search(normalised):
+        found.update(word for word in normalised.split() if _is_number(word))
+    if "(" in text:
+        found.update(f"({match.casefold()})" for match in BRACKETED.findall(text))
+    if "第" in text:
+        found.update(ORDINAL_HAN.findall(text))
+    if ROMAN_END.search(text):
+        capitals = [word for word in WORD.findall(text) if ROMAN.fullmatch(word)]
+        found.update(word.casefold() for word in capitals if len(word) > 1 or word not in "IC" or not text.isupper())
+    return found
 
 
 def names(text: str) -> set[str]:
     """Capitalised words, except at the beginning of a sentence or in a heading; empty in scripts without capitals."""
+    if text.islower():
+        return set()
     found = WORD.findall(text)
     capital = [word for word in found if word[0].isupper()]
     if len(found) < 2 or (len(capital) >= TITLE_CASE * len(found) and len(capital) > 2):
         return set()
-    return {word for word in words(normalised(" ".join(capital))) if not _is_function_word(word) and len(word) > 1}
+    if text.isascii() and "_" not in text:
+        # Normalising such a word only makes it lower-case, so each different word is worked out once.
+        return {name for word in capital[:MAX_TOKENS] if (name := _name(word))}
+    return set(filter(_is_name, words(normalised(" ".join(capital)))))
+
+
+def _is_name(word: str) -> bool:
+    return not _is_function_word(word) and len(word) > 1
+
+
+@lru_cache(maxsize=100_000)
+def _name(word: str) -> str:
+    """The name that a capitalised ASCII word is; empty if it is none."""
+    name = _stem(word.lower())
+    return name if _is_name(name) else ""
+
+
+class _Vocabulary(dict[str, int]):
+    """Words -> their numbers, in the order in which they are first looked up."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
+class _Numbers(dict[str, tuple[int, ...]]):
+    """Words of normalised texts -> the numbers of their parts (`words`): a word is cut once, however often it occurs."""
+
+    def __init__(self, vocabulary: _Vocabulary):
+        super().__init__()
+        self.vocabulary = vocabulary
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        numbers = tuple(map(self.vocabulary.__getitem__, _parts(word)))
+        if len(word) <= REMEMBERED:
+            self[word] = numbers
+        return numbers
+
+    def of(self, text: str) -> list[int]:
+        """The numbers of `words(text)`."""
+        return list(chain.from_iterable(map(self.__getitem__, text.split()[:MAX_TOKENS])))
+
+
+class _Column:
+    """A list of word numbers for each row, in two flat arrays."""
+
+    def __init__(self) -> None:
+        self.numbers, self.counts = array("i"), array("i")
+
+    def append(self, numbers: Sequence[int]) -> None:
+        """The next row's."""
+        self.numbers.extend(numbers)
+        self.counts.append(len(numbers))
+
+    def matrix(self, columns: int) -> Matrix:
+        """Rows x words, 1 where a row has the word."""
+        counts = np.frombuffer(self.counts, dtype=np.int32) if self.counts else np.zeros(0, dtype=np.int32)
+        numbers = np.frombuffer(self.numbers, dtype=np.int32) if self.numbers else np.zeros(0, dtype=np.int32)
+        keyed = np.repeat(np.arange(len(counts), dtype=np.int64) << 32, counts) | numbers
+        keyed.sort()
+        keyed = keyed[np.flatnonzero(np.diff(keyed, prepend=-1))]
+        indices = (keyed & 0xFFFFFFFF).astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keyed >> 32, minlength=len(counts)))])
+        ones = np.ones(len(indices), dtype=np.float32)
+        return sparse.csr_matrix((ones, indices, starts), shape=(len(counts), columns))
 
 
 @dataclass(frozen=True)
@@ -140,32 +215,32 @@ class Meanings:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Meanings:
         """Reads the rows."""
-        vocabulary: dict[str, int] = {}
-
-        def numbers_of(found: Iterable[str]) -> list[int]:
-            return [vocabulary.setdefault(word, len(vocabulary)) for word in found]
-
+        vocabulary = _Vocabulary()
+        numbers = _Numbers(vocabulary)
         sequences: list[list[int]] = []
-        columns: dict[str, list[list[int]]] = {name: [] for name in ("keys", "names", "answer", "answer_numbers")}
+        columns = {name: _Column() for name in ("question", "keys", "names", "answer", "answer_numbers")}
+
+        def add(name: str, found: set[str]) -> None:
+            columns[name].append([vocabulary[word] for word in sorted(found)])
+
         answers: dict[str, int] = {}
         answer_id: list[int] = []
         for row in rows:
             asked, said = normalised(row.question), normalised(row.answer)
-            asked_words, said_words = words(asked), words(said)
-            sequences.append(numbers_of(asked_words))
-            columns["keys"].append(numbers_of(sorted(keys(row.question, asked.split()))))
-            columns["names"].append(numbers_of(sorted(names(row.question))))
-            columns["answer"].append(numbers_of(said_words))
-            columns["answer_numbers"].append(numbers_of(sorted(keys(row.answer, said.split()))))
+            sequences.append(numbers.of(asked))
+            columns["question"].append(sequences[-1])
+            add("keys", keys(row.question, asked))
+            add("names", names(row.question))
+            columns["answer"].append(numbers.of(said))
+            add("answer_numbers", keys(row.answer, said))
             answer_id.append(answers.setdefault(said, len(answers)))
-        function = np.fromiter(map(_is_function_word, vocabulary), dtype=bool, count=len(vocabulary))
         count = len(vocabulary)
-        question = _matrix(sequences, count)
-        matrices = {name: _matrix(column, count) for name, column in columns.items()}
+        function = np.fromiter(map(_is_function_word, vocabulary), dtype=bool, count=count)
+        matrices = {name: column.matrix(count) for name, column in columns.items()}
+        question = matrices["question"]
         known = question.maximum(matrices["keys"]).tocsr()
         identity = np.asarray(answer_id)
         return cls(
-            question=question,
             content=_without(question, function),
             answer_content=_without(matrices["answer"], function),
             known=known,
@@ -183,10 +258,3 @@ def _without(words: Matrix, function: np.ndarray) -> Matrix:
     content.data[function[content.indices]] = 0
     content.eliminate_zeros()
     return content
-
-
-def _matrix(rows: Sequence[Sequence[int]], columns: int) -> Matrix:
-    unique = [sorted(set(row)) for row in rows]
-    starts = np.cumsum([0, *map(len, unique)])
-    indices = np.fromiter((word for row in unique for word in row), dtype=np.int32, count=int(starts[-1]))
-    return sparse.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, starts), shape=(len(rows), columns))

@@ -6,8 +6,9 @@ A split that leaves paraphrases or shared answers on both sides is measured here
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from harness.metrics import configured
 from harness.questions.dataset import Row
@@ -64,19 +65,26 @@ def rule_answers(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> list
         asked: questions.
     """
     split = [normalised(question).split() for question, _ in known]
-    held_by = Counter(word for words in split for word in set(words))
+    held_by = Counter(chain.from_iterable(map(set, split)))
     needed = max(LEAST, COMMON * len(known))
+    common = {word for word, count in held_by.items() if count >= needed}
 
     def template(words: Sequence[str]) -> tuple[str, ...]:
-        blanked = [word if held_by[word] >= needed else "" for word in words]
-        return tuple(word for at, word in enumerate(blanked) if word or not at or blanked[at - 1])
+        found: list[str] = []
+        for word in words:
+            if word in common:
+                found.append(word)
+            elif not found or found[-1]:
+                found.append("")
+        return tuple(found)
 
-    of_template: dict[tuple[str, ...], Counter[str]] = {}
+    of_template: defaultdict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
     for words, (_, answer) in zip(split, known, strict=True):
-        of_template.setdefault(template(words), Counter())[answer] += 1
+        counts = of_template[template(words)]
+        counts[answer] = counts.get(answer, 0) + 1
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
     # Skip a question that consists only of blanks.
-    rules = {found: answers.most_common(1)[0][0] for found, answers in of_template.items() if any(found)}
+    rules = {found: max(counts, key=counts.__getitem__) for found, counts in of_template.items() if any(found)}
     return [rules.get(template(normalised(question).split()), commonest) for question in asked]
 
 
@@ -115,15 +123,18 @@ def sample(heldout: Sequence[int]) -> list[int]:
 
 
 def _score(predictions: Sequence[str], asked: Sequence[Row], normalizer: str) -> dict[str, float]:
-    means = {}
-    for name in default_metrics(normalizer):
-        metric = configured(name, normalizer)
-        scores = [
-            metric.score_one(prediction, [row.answer, *row.references])
-            for prediction, row in zip(predictions, asked, strict=True)
-        ]
-        scored = [score for score in scores if score is not None]
-        # A metric that can score none of the answers is left out: a mean over nothing is NaN.
-        if scored:
-            means[name] = sum(scored) / len(scored)
-    return means
+    metrics = [configured(name, normalizer) for name in default_metrics(normalizer)]
+    scores: list[list[float]] = [[] for _ in metrics]
+    # Row by row: a metric that shares its tokens or tables with the one before it finds them in its cache.
+    for prediction, row in zip(predictions, asked, strict=True):
+        references = [row.answer, *row.references]
+        for metric, scored in zip(metrics, scores, strict=True):
+            score = metric.score_one(prediction, references)
+            if score is not None:
+                scored.append(score)
+    # A metric that can score none of the answers is left out: a mean over nothing is NaN.
+    return {
+        name: sum(scored) / len(scored)
+        for name, scored in zip(default_metrics(normalizer), scores, strict=True)
+        if scored
+    }

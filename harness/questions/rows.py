@@ -121,7 +121,7 @@ class Checker:
 
     def _number(self, value: Any) -> Any:
         """A number as text; anything else unchanged."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, str | bool) or not isinstance(value, int | float):
             return value
         return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE else str(value)
 
@@ -152,19 +152,21 @@ class Checker:
 
     def _optional(self, values: dict[str, Any], key: str) -> str | None:
         value = values.get(key)
+        if value is None:
+            return None
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n\n".join(each for each in value if not BLANK.fullmatch(each))
-        if value is None or (isinstance(value, str) and BLANK.fullmatch(value)):
+        if isinstance(value, str) and BLANK.fullmatch(value):
             return None
         return self._text(key, value)
 
     def _label(self, values: dict[str, Any], key: str) -> str | None:
         value = values.get(key)
+        if value is None:
+            return None
         if isinstance(value, float) and not value.is_integer():
             self.fail(f"{key} is a number, not a text", f"write the {key} as a string, or leave it out")
         value = self._number(value)
-        if value is None:
-            return None
         if not isinstance(value, str):
             self.fail(f"{key} is {kind_of(value)}, not a text", f"write the {key} as a string, or leave it out")
         return self._checked(key, value) or None

@@ -29,6 +29,8 @@ CHUNK = 200_000
 """Pairs whose similarity is computed at once."""
 TEXTS = 20_000
 """Texts that are cut into n-grams at once."""
+SIGNED = 1_000
+"""Texts whose signatures are computed at once: their hashes fit into a processor's cache."""
 QUERIES = 64
 """Questions whose nearest neighbours are looked for at once."""
 MAX_PENDING = 20_000_000
@@ -39,6 +41,8 @@ PROBES = 16
 """n-grams of a question by which `nearest` looks for others in a larger file: half the rarest, half spread over the rest."""
 POSTINGS = 200
 """Questions looked at for each of these n-grams."""
+COMPARED = 20
+"""Of them, how many that share the most n-grams are compared in full."""
 COLUMNS = 2**31 - 1
 
 
@@ -99,23 +103,26 @@ class Shingles:
 
     def _nearest_of_candidates(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         corpus = self.matrix[others]
-        grams, counts = np.unique(corpus.indices, return_counts=True)
-        postings = _postings(corpus, grams, counts)
+        grams, counts, postings = _postings(corpus)
+        rarest = np.argsort(counts, kind="stable")
         best, similarity = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
         for start in range(0, len(rows), 2_000):
             part = rows[start : start + 2_000]
-            probes = _probes(_compact(self.matrix[part], grams), counts)
+            probes = _probes(_compact(self.matrix[part], grams), rarest)
             shared: Matrix = (probes @ postings).tocsr()
             # A question that shares nothing is compared with the first.
             empty = np.flatnonzero(np.diff(shared.indptr) == 0)
             left = np.concatenate([np.repeat(np.arange(len(part)), np.diff(shared.indptr)), empty])
             right = np.concatenate([shared.indices, np.zeros(len(empty), dtype=np.int64)]).astype(np.int64)
             weight = np.concatenate([shared.data, np.zeros(len(empty), dtype=shared.data.dtype)])
-            # The 20 that share most of the probes are compared in full.
-            order = np.lexsort((right, -weight, left))
-            left, right = left[order], right[order]
-            rank = np.arange(len(left)) - np.searchsorted(left, left)
-            left, right = left[rank < 20], right[rank < 20]
+            # The 20 that share most of the probes are compared in full, of equals the first: one sorted number holds
+            # row, weight and position.
+            keyed = (left * (PROBES + 1) + (PROBES - weight).astype(np.int64)) << 32 | right
+            keyed.sort()
+            left = (keyed >> 32) // (PROBES + 1)
+            starts = np.searchsorted(left, np.arange(len(part)))
+            kept = np.arange(len(left)) - starts[left] < COMPARED
+            left, right = left[kept], keyed[kept] & 0xFFFFFFFF
             scores = self.jaccard(part[left], others[right])
             order = np.lexsort((right, -scores, left))
             first = order[np.searchsorted(left[order], np.arange(len(part)))]
@@ -146,32 +153,38 @@ def _compact(matrix: Matrix, used: np.ndarray) -> Matrix:
     )
 
 
-def _postings(corpus: Matrix, grams: np.ndarray, counts: np.ndarray) -> Matrix:
-    """n-grams x corpus rows; of a frequent n-gram only `POSTINGS` rows, evenly spaced."""
-    order = np.argsort(corpus.indices, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    rank = np.arange(len(order)) - np.repeat(starts[:-1], counts)
+def _postings(corpus: Matrix) -> tuple[np.ndarray, np.ndarray, Matrix]:
+    """The n-grams of a corpus in order, how many rows have each, and n-grams x rows; of a frequent one only `POSTINGS` rows, evenly spaced."""
+    count = corpus.shape[0]
+    keyed = np.repeat(np.arange(count, dtype=np.int64), np.diff(corpus.indptr))
+    keyed |= corpus.indices.astype(np.int64) << 32
+    keyed.sort()
+    columns = (keyed >> 32).astype(np.int32)
+    first = np.flatnonzero(np.diff(columns, prepend=-1))
+    grams, counts = columns[first], np.diff(np.append(first, len(columns)))
+    rank = np.arange(len(keyed)) - np.repeat(first, counts)
     step = np.repeat(np.maximum(1, counts // POSTINGS), counts)
     kept = (rank % step == 0) & (rank // step < POSTINGS)
-    rows = np.repeat(np.arange(corpus.shape[0], dtype=np.int32), np.diff(corpus.indptr))[order[kept]]
-    columns = np.repeat(np.arange(len(grams), dtype=np.int32), counts)[kept]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=len(grams)))])
-    return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(grams), corpus.shape[0]))
+    rows = (keyed[kept] & 0xFFFFFFFF).astype(np.int32)
+    each = np.bincount(np.repeat(np.arange(len(grams)), counts)[kept], minlength=len(grams))
+    starts = np.concatenate([[0], np.cumsum(each)])
+    shape = (len(grams), count)
+    return grams, counts, sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), rows, starts), shape=shape)
 
 
-def _probes(asked: Matrix, counts: np.ndarray) -> Matrix:
-    """Of each row its `PROBES` n-grams to look others up by."""
+def _probes(asked: Matrix, rarest: np.ndarray) -> Matrix:
+    """Of each row its `PROBES` n-grams to look others up by; `rarest` are all n-grams (columns), the rarest first."""
     row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
-    order = np.lexsort((asked.indices, counts[asked.indices], row))
-    rank = np.arange(len(order)) - asked.indptr[row]
+    place = np.empty(len(rarest), dtype=np.int64)
+    place[rarest] = np.arange(len(rarest))
+    keyed = np.sort(row << 32 | place[asked.indices])
+    rank = np.arange(len(keyed)) - asked.indptr[row]
     rest = np.diff(asked.indptr)[row] - PROBES // 2
     step = np.maximum(1, rest // (PROBES // 2))
     spread = rank - PROBES // 2
     kept = (rank < PROBES // 2) | ((spread % step == 0) & (spread // step < PROBES // 2))
-    chosen = order[kept]
-    return sparse.csr_matrix(
-        (np.ones(len(chosen), dtype=np.float32), (row[kept], asked.indices[chosen])), shape=asked.shape
-    )
+    chosen = rarest[keyed[kept] & 0xFFFFFFFF]
+    return sparse.csr_matrix((np.ones(len(chosen), dtype=np.float32), (row[kept], chosen)), shape=asked.shape)
 
 
 # ------------------------------------------------------------------------------------------------------------ n-grams
@@ -252,8 +265,9 @@ def candidates(shingles: Shingles, threshold: float, topics: Sequence[np.ndarray
     pairs = np.stack(np.divmod(unique(found), max(1, count)), axis=1)
     # The share of equal minima estimates the similarity with this standard error, so what is far below cannot be near.
     least = threshold - 5 * (threshold * (1 - threshold) / PERMUTATIONS) ** 0.5
-    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    close = [(signatures[chunk[:, 0]] == signatures[chunk[:, 1]]).mean(axis=1) >= least for chunk in chunks]
+    chunks = [pairs[start : start + SIGNED] for start in range(0, len(pairs), SIGNED)]
+    equal = (np.packbits(signatures[chunk[:, 0]] == signatures[chunk[:, 1]], axis=1) for chunk in chunks)
+    close = [np.bitwise_count(bits).sum(axis=1) / PERMUTATIONS >= least for bits in equal]
     return pairs[np.concatenate(close)] if chunks else pairs, int(crowded.sum())
 
 
@@ -264,14 +278,18 @@ def _signatures(shingles: Shingles) -> np.ndarray:
     shifts = rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
     count, starts = len(shingles.sizes), shingles.matrix.indptr
     signatures = np.empty((count, PERMUTATIONS), dtype=np.uint32)
-    for first in range(0, count, 5_000):
-        last = min(first + 5_000, count)
+    for first in range(0, count, SIGNED):
+        last = min(first + SIGNED, count)
         hashes = shingles.matrix.indices[starts[first] : starts[last]].astype(np.uint64)
         hashes = (hashes + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(31)
+        values = np.empty_like(hashes)
         for i in range(PERMUTATIONS):
-            values = ((hashes * factors[i] + shifts[i]) >> np.uint64(32)).astype(np.uint32)
-            signatures[first:last, i] = np.minimum.reduceat(values, starts[first:last] - starts[first])
+            np.multiply(hashes, factors[i], out=values)
+            values += shifts[i]
+            # The least upper half is the upper half of the least.
+            least = np.minimum.reduceat(values, starts[first:last] - starts[first])
+            signatures[first:last, i] = least >> np.uint64(32)
     return signatures
 
 

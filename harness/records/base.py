@@ -15,7 +15,7 @@ and prompt; equal are the questions, their references, the metrics and the limit
 
 SCHEMA_VERSION = 1
 SchemaVersion = Literal[1]
-"""A file of another version is refused, not guessed at."""
+"""A file of another version is refused."""
 
 # These are read from files and become paths, token ids and operands: an edited file must not choose them freely.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -26,11 +26,11 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Parameters = dict[str, bool | int | float | str | list[int] | list[str] | None]
-"""Settings by their names, as a backend or a server reports them; kept to tell whether two were alike."""
+"""Settings by name, as a backend or a server reports them; kept to detect differences."""
 
 
 class Record(BaseModel):
-    """The base of every record: immutable, unknown keys and numbers that are none refused."""
+    """The base of every record: immutable; unknown keys, NaN and infinities are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Required
 
 from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from harness.records.base import SCHEMA_VERSION, Contract, Interval, Manifest, Name, Record, SchemaVersion, Verdict
 from harness.records.prediction import Cost, Noise
+from harness.records.provenance import Provenance
 from harness.records.scoring import MetricValue
 from harness.records.shipping import Shipping
 
@@ -94,6 +96,34 @@ class VariantResult(Record):
     """Of several trainings: seed -> metric -> mean, the run's own first."""
 
 
+class FidelityStep(TypedDict, total=False):
+    """What one step of the export changed: a format, compared with the one it was made from or follows.
+
+    The figures from `mean_kl` on are those of `harness.analysis.fidelity.Divergence`; they are missing where log-probabilities were not measured
+    on both sides, and some of them in files of earlier versions.
+    """
+
+    left: Required[str]
+    """The format."""
+    right: Required[str]
+    """What it is compared with."""
+    identical: Required[float | None]
+    """Share of the answers with the same text, 0..1."""
+    token_agreement: Required[float | None]
+    """Mean share of an answer's tokens before the first difference, 0..1."""
+    n: Required[int]
+    """Questions answered by both."""
+    mean_kl: float
+    p99_kl: float
+    top1_agreement: float
+    positions: int
+    median_kl: float
+    p999_kl: float
+    max_kl: float
+    rms_dp: float | None
+    intervals: dict[str, Interval]
+
+
 class Breakdown(Record):
     """One variant's metric on one bucket of the questions."""
 
@@ -168,8 +198,8 @@ class Comparison(Manifest):
     breakdowns: list[Breakdown] = []
     figures: list[Figure] = []
     """Figures from the QA file's own columns; empty without them."""
-    fidelity: list[dict[str, Any]] = []
+    fidelity: list[FidelityStep] = []
     """Step by step from the adapter to the smallest format; see docs."""
     noise: dict[str, Noise] = {}
     """Of each variant that answered a subset again."""
-    provenance: dict[str, Any]
+    provenance: Provenance

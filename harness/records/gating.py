@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from harness.records.base import SCHEMA_VERSION, Fraction, Interval, Manifest, Name, Parameters, Record, SchemaVersion
+from harness.records.provenance import Provenance, RecordedConfig
 
 
 class BaselineQuestion(Record):
@@ -33,7 +34,7 @@ class BaselineVariant(Record):
     trainings_by_kind: dict[str, dict[str, list[float]]] = {}
     """Kind of question -> the same on the questions of that kind."""
     best: dict[str, float] = {}
-    """Metric -> the best mean that this baseline, or one that was saved over, had on these questions; empty: this one's own."""
+    """Metric -> the best mean of this baseline and of those that it replaced, on these questions; empty: this one's own."""
 
 
 class Baseline(Manifest):
@@ -49,8 +50,8 @@ class Baseline(Manifest):
     metrics: dict[str, str]
     """Metric -> signature."""
     variants: dict[Name, BaselineVariant]
-    config: dict[str, Any]
-    provenance: dict[str, dict[str, Any]]
+    config: RecordedConfig
+    provenance: Provenance
     """`git`, `packages`, `machine`, `seeds`, `split` of the run's own provenance."""
     questions: list[BaselineQuestion]
 
@@ -62,11 +63,11 @@ GateKind = Literal[
 
 
 class GateCheck(Record):
-    """One thing that the gate looked at."""
+    """One check of the gate."""
 
     kind: GateKind
     name: str
-    """Unique in the gate: kind, variant and what was looked at."""
+    """Unique in the gate: kind, variant and metric."""
     variant: str
     metric: str | None = None
     question_kind: str | None = None
@@ -106,12 +107,12 @@ class GateResult(Manifest):
     schema_version: SchemaVersion = SCHEMA_VERSION
     run: str
     comparison_sha256: str = ""
-    """Of the comparison.json that was judged: the verdict says nothing of another."""
+    """Of the comparison.json that was judged; the verdict holds for no other."""
     verdict: GateVerdict
     reason: str
     """One sentence."""
     hint: str = ""
-    """The command that renews or raises the baseline, if that is called for."""
+    """The command that renews or raises the baseline, if that is useful."""
     exit_code: int
     strict: bool
     baseline: str
@@ -122,7 +123,7 @@ class GateResult(Manifest):
     differs: list[str] = []
     """Incomparable: what must be equal and is not."""
     changes: list[str] = []
-    """What else is not as it was: settings, packages, weights; where a loss may come from."""
+    """What else changed (settings, packages, weights) and may explain a loss."""
     examples: list[GateExample] = []
     notes: list[str] = []
     seconds: float

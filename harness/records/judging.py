@@ -1,4 +1,4 @@
-"""What a judge model says of two answers, and how far people agree with it."""
+"""A judge model's preference between two answers, and its agreement with people."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class JudgeResult(Manifest):
     left: Name
     right: Name
     n: int
-    """Questions on which the two answered otherwise, and the judge could be read in both orders."""
+    """Questions with different answers for which the judge's replies could be read in both orders."""
     for_left: int
     for_right: int
     neither: int
-    """It said so, or preferred the one in one order and the other in the other."""
+    """The judge said so, or its preference changed with the order."""
     swayed: int
-    """Of `neither`: it preferred the same place in both orders."""
+    """Of `neither`: it preferred the same position in both orders."""
     unclear: int
     """Questions whose reply could not be read, or failed; in none of the counts above."""
     delta: float | None
@@ -43,7 +43,7 @@ class JudgeResult(Manifest):
     ci95: Interval | None
     p: float | None
     kappa: float | None
-    """Cohen's, with people, on the questions where both preferred one; None: people have not judged enough of them."""
+    """Cohen's kappa with people, on the questions where both have a preference; None: people have not judged enough of them."""
     kappa_ci95: Interval | None
     n_people: int
     """Questions that `kappa` rests on."""

@@ -1,4 +1,4 @@
-"""What people say of answers: marks and blind votes, and what they come to."""
+"""People's marks and blind votes on answers, and what follows from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Mark(Record):
     answer: str
     """The text that was judged; of a vote the answer of `variant`."""
     variant: Name
-    """Who gave it; all others that gave the same text are marked with it."""
+    """The variant that gave it; variants with the same text get the same mark."""
     mark: Literal["right", "wrong", "unsure"] | None = None
     note: str = Field(default="", max_length=10_000)
     other: Name | None = None
@@ -53,18 +53,18 @@ class Votes(Record):
     for_right: int
     neither: int
     p: float | None
-    """Two-sided, of both being preferred equally often, by sign flips of whole groups."""
+    """Two-sided, for equal preference, by sign flips of whole groups."""
 
 
 class Agreement(Record):
-    """How far a metric agrees with people: its score of at least 0.5 is taken for `right`."""
+    """How far a metric agrees with people: a score of at least 0.5 counts as `right`."""
 
     metric: str
     kappa: float | None
-    """Cohen's; 1: always, 0: no more than chance. None: people, or the metric, gave one verdict only."""
+    """Cohen's kappa; 1: perfect agreement, 0: no more than chance. None: people, or the metric, gave one verdict only."""
     ci95: Interval | None
     agreement: float
-    """Share of the answers on which both say the same."""
+    """Share of the answers on which both agree."""
     n: int
 
 
@@ -78,7 +78,7 @@ class MarksResult(Manifest):
     """Marks in use, `unsure` ones included; `votes` likewise."""
     votes: int
     left_out: dict[str, int] = {}
-    """Why -> marks that are not used."""
+    """Reason -> number of marks that are not used."""
     human: dict[Name, MetricValue]
     pairs: list[HumanPair]
     preferences: list[Votes]

@@ -31,7 +31,7 @@ class Prediction(Record):
     text: str
     """What is scored: the answer, without the reasoning in front of it."""
     thinking: str = ""
-    """What a reasoning model wrote before its closing think tag."""
+    """The text of a reasoning model before its closing think tag."""
     thinking_tokens: int = 0
     unclosed: bool = False
     """The reasoning was never closed: `text` is empty, the question unanswered."""
@@ -68,7 +68,7 @@ class Cost(Record):
 
 
 class Finding(Record):
-    """Something doubtful about a model that was found before it was asked; compare raises an alarm for it."""
+    """A doubt about a model that was found before it answered; compare raises an alarm for it."""
 
     code: str
     """`adapter_without_effect`, `adapter_partly_zero`, `adapter_other_revision`, `adapter_other_base`."""
@@ -117,7 +117,7 @@ class PredictionManifest(Manifest):
     generation: Parameters
     """Every parameter of generation that was sent, defaults included."""
     execution: Parameters = {}
-    """What may differ without changing the questions or parameters: batch size, slots, threads, device."""
+    """Settings that change neither the questions nor the parameters: batch size, slots, threads, device."""
     asked: Literal["run", "own"] = "run"
     """`run`: by the run's tokenizer and prompt, so that prompts must be equal token by token; `own`: by the model's own."""
     findings: list[Finding] = []

@@ -11,15 +11,17 @@ ShipVerdict = Literal["pass", "fail", "unknown"]
 
 
 class ShipCheck(Record):
-    """One limit that a variant was held against."""
+    """One limit that a variant was checked against."""
 
     kind: ShipCheckKind
     verdict: ShipVerdict
     message: str
     """What was found, to be read after the variant's name: `loses at most 2.7 points ...`."""
     further_questions: int | None = None
-    """About how many more held-out questions would decide it four times in five, should the difference stay what it is: of `unknown`, and of a loss that
-    passes but is more than `compare.margin`, whether it is less than that."""
+    """About how many more held-out questions would decide it four times in five, if the measured difference is the true one.
+
+    For `unknown`: whether the limit is kept. For a loss that passes but may exceed `compare.margin`: whether it is below that.
+    """
 
 
 class ShipCandidate(Record):
@@ -38,7 +40,7 @@ class ShipCandidate(Record):
 
 
 class Shipping(Record):
-    """Whether to ship, as what, why, and what to do next."""
+    """Whether to ship, which variant, the reasons, and the next step."""
 
     decision: Literal["ship", "do not ship", "cannot tell"]
     variant: Name | None = None
@@ -52,16 +54,16 @@ class Shipping(Record):
     further_questions: int | None = None
     """The number in `next_step`, where it is about more questions."""
     limits: str
-    """The limits that decided, in words, and whether anybody set them."""
+    """The limits that decided, in words, and whether they are defaults."""
     base: str | None = None
-    """What gains are measured against; None: no base answered."""
+    """The variant that gains are measured against; None: no base answered."""
     reference: str | None = None
-    """What losses are measured against."""
+    """The variant that losses are measured against."""
     candidates: list[ShipCandidate] = []
 
 
 class ReportTitle(Record):
-    """`reports/<run>/title.json`: what people say of a run, in their own words."""
+    """`reports/<run>/title.json`: the user's own title and note for a run."""
 
     title: str = ""
     note: str = ""

@@ -26,7 +26,7 @@ class Question(Record):
     part: str | None = None
     kind: str | None = None
     extra: dict[str, Any] = {}
-    """Unknown keys of the QA file, kept as they were."""
+    """Free-form by design: the user's own columns of the QA file, kept unchanged."""
     nearest_train: float | None = None
     """Held-out rows: similarity (5-gram Jaccard, 0..1) to the nearest training question."""
 
@@ -36,7 +36,7 @@ class SourceFile(TypedDict, total=False):
 
     path: str
     summary: str
-    """What was recognised, in words."""
+    """What was recognised, in words (for the first line)."""
     rows: int
     left_out: dict[str, int]
     """Why -> rows."""
@@ -46,7 +46,7 @@ class SourceFile(TypedDict, total=False):
 
 
 class MergedPair(TypedDict, total=False):
-    """Two questions that look alike, and what was made of it."""
+    """Two similar questions, and whether they were grouped."""
 
     reason: str
     left: str
@@ -95,17 +95,17 @@ class Conflict(TypedDict, total=False):
 
 
 class LeakExample(TypedDict):
-    """A held-out question, and the training question that gives it away."""
+    """A held-out question and the training question that leaks it."""
 
     heldout: str
     train: str
 
 
 class Leakage(TypedDict, total=False):
-    """What the training and dev rows (or those of `data.trained_on`) give away of the held-out side."""
+    """Leakage from the training and dev rows (or those of `data.trained_on`) to the held-out side."""
 
     checked: bool
-    """False: there are no such rows, and nothing below holds."""
+    """False: there are no such rows, and the fields below mean nothing."""
     questions_in_train: int
     """Held-out rows."""
     near_duplicates_in_train: int
@@ -142,7 +142,7 @@ class SplitManifest(Manifest):
     n_trained_on: int = 0
     """Rows of `data.trained_on`."""
     n_taught: int = 0
-    """Questions of the second held-out side: training questions asked in words that are not trained on."""
+    """Questions of the second held-out side: paraphrases of training questions."""
     n_groups_train: int
     n_groups_dev: int = 0
     n_groups_heldout: int

@@ -60,7 +60,7 @@ class TrackerFacts(TypedDict, total=False):
 
 
 class PlanFacts(TypedDict, total=False):
-    """How devices took their rows of a step: `harness.training.plan.Plan`."""
+    """How devices split their rows of a step: `harness.training.plan.Plan`."""
 
     rows: int
     tokens: int
@@ -91,11 +91,11 @@ class TrainManifest(Manifest):
     rows_cut: int
     """Rows whose answer was cut at the maximum length."""
     rows_without_labels: int
-    """Rows with no labelled token: they teach nothing."""
+    """Rows with no labelled token, which do not train."""
     labelled_token_share: float
     tokens: int
     final_loss: float | None
-    """Mean of the last twenty logged losses: one batch's says little."""
+    """Mean of the last twenty logged losses, since that of one batch is noisy."""
     final_dev_loss: float | None
     history_sha256: str = ""
     """Of history.jsonl as this training left it."""

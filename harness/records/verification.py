@@ -1,4 +1,4 @@
-"""What verify writes: how a running server's answers compare with the run's, and what is wrong with it."""
+"""What verify writes: a running server's answers compared with the run's, and the causes of differences."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ CulpritCode = Literal["bos", "template", "stop", "context", "sampling", "weights
 
 
 class Culprit(Record):
-    """One reason why a server answers otherwise than was measured."""
+    """One reason why a server's answers differ from the measured ones."""
 
     code: CulpritCode
     message: str
-    """What is wrong, with what shows it."""
+    """What is wrong, with the evidence."""
     hint: str
     """What to change."""
     questions: int
-    """How many of the asked ones show it; all of them for a setting of the server's."""
+    """Number of questions that show it; all of them for a setting of the server."""
 
 
 class ServedAnswer(Record):
@@ -27,7 +27,7 @@ class ServedAnswer(Record):
     id: str
     ours: str
     plain: str
-    """Asked as a client asks, with the server's own defaults."""
+    """Asked like a client, with the server's own defaults."""
     same: bool
     error: str = ""
 

@@ -102,7 +102,7 @@ def regressions(inputs: Inputs, left: str, right: str, limit: int = 10) -> list[
 
 
 def regression_lists(inputs: Inputs, limit: int = 10) -> list[dict[str, Any]]:
-    """The losses worth reading: fine-tuned against base, and each format not tied with the reference."""
+    """The losses to show: fine-tuned against base, and each format not tied with the reference."""
     comparison = inputs.comparison
     metric, tuned, reference = primary_metric(comparison), tuned_variant(comparison), reference_variant(comparison)
     wanted = [(tuned, "base")] if tuned and "base" in comparison.variants else []
@@ -166,7 +166,7 @@ def runs_table(
 
 
 def trainings_table(runs: Sequence[Inputs]) -> dict[str, Any]:
-    """How each run was trained, and how far its loss came."""
+    """How each run was trained, and its final loss."""
     rows = []
     for run in runs:
         if (t := run.train) is not None:

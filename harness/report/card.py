@@ -67,7 +67,7 @@ def _name(inputs: Inputs) -> str:
 
 
 def _base(inputs: Inputs) -> str | None:
-    """The base model, where it is one of the Hub: a folder of this machine is nobody else's."""
+    """The base model if it is on the Hub; a folder of this machine means nothing to others."""
     config = mapping(inputs.comparison.provenance.get("config"))
     path = str(
         (inputs.train.base.get("path") if inputs.train else None) or mapping(config.get("model")).get("path") or ""
@@ -105,7 +105,7 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 
 def _text(inputs: Inputs, variant: str, metric: str) -> str:
     comparison, shared = inputs.comparison, page.shared(inputs)
-    asked = mapping(mapping(comparison.provenance.get("variants")).get(variant))
+    asked = comparison.provenance.get("variants", {}).get(variant, {})
     hashes: dict[str, Any] = {
         "split": comparison.split_id,
         "prompts": asked.get("prompts_sha256"),

@@ -25,7 +25,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """What a comparison's `figures` say."""
+    """The rows of a comparison's `figures`."""
 
     variants: list[str]
     lines: list[Line]

@@ -21,11 +21,11 @@ FEW = 10
 NEAR = 0.5
 """Similarity to a training question from which two questions are near-duplicates by default."""
 LONG = 280
-"""Characters of a question, and of an answer, that fit."""
+"""Most characters shown of a question, and of an answer."""
 
 
 def shown_variant(comparison: Comparison) -> str | None:
-    """The variant that the first screen speaks of: what ships, else the one that represents fine-tuning."""
+    """The variant that the first screen describes: what ships, else the one that represents fine-tuning."""
     chosen = comparison.shipping.variant if comparison.shipping else None
     return chosen if chosen in comparison.variants else tuned_variant(comparison)
 
@@ -40,7 +40,7 @@ def identity(inputs: Inputs) -> list[str]:
     config = mapping(recorded.get("config"))
     model = str((train.base.get("path") if train else None) or mapping(config.get("model")).get("path") or "")
     extra = mapping(mapping(config.get("predict")).get("extra"))
-    source = str(mapping(recorded.get("split")).get("source") or (inputs.split.source if inputs.split else ""))
+    source = str(recorded.get("split", {}).get("source") or (inputs.split.source if inputs.split else ""))
     rows = f"{train.rows:,} rows" if train else ""
     parts = []
     if train:
@@ -54,16 +54,15 @@ def identity(inputs: Inputs) -> list[str]:
     parts.append(tested if train or not source else f"{tested} of {PurePath(source).name}")
     if date := measured_on(comparison):
         parts.append(date)
-    git = mapping(recorded.get("git"))
-    if git.get("commit"):
-        parts.append(f"commit {str(git['commit'])[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
+    git = recorded.get("git", {})
+    if commit := git.get("commit"):
+        parts.append(f"commit {commit[:10]}{' with uncommitted changes' if git.get('dirty') else ''}")
     return parts
 
 
 def measured_on(comparison: Comparison) -> str:
     """When the last recorded stage ended, to the minute; empty if no stage was recorded."""
-    stages = mapping(comparison.provenance.get("stages")).values()
-    ended = [str(stage["ended"]) for stage in stages if isinstance(stage, Mapping) and stage.get("ended")]
+    ended = [end for stage in comparison.provenance.get("stages", {}).values() if (end := stage.get("ended"))]
     try:
         last = max(map(datetime.fromisoformat, ended))
     except (ValueError, TypeError):
@@ -83,11 +82,16 @@ def _where(value: Any) -> str:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A value of free form, if it is a mapping, else an empty one."""
+    """A value of a recorded config, if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 # -------------------------------------------------------------------------------------------------------------- formats
+
+LOSS_NOTE = (
+    "What a format loses at most is a bound for these questions, by the gate's test; the tables of differences speak of all questions like "
+    "these, and their intervals are wider where few questions differ."
+)
 
 
 def format_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -121,7 +125,7 @@ def format_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _in_words(candidate: ShipCandidate, reference: str | None) -> str:
-    """What the checks of one variant come to, in a few words."""
+    """The result of one variant's checks in a few words."""
     if candidate.verdict == "pass":
         return "good enough" if candidate.variant == reference else "as good"
     check = next(c for c in candidate.checks if c.verdict == candidate.verdict)
@@ -227,7 +231,7 @@ def _example(
     right: str,
     wanted: Any,
 ) -> dict[str, Any] | None:
-    """The shortest question on which (score of left, score of right) is as wanted, of equals the first in the file."""
+    """The shortest question whose (score of left, score of right) matches; among equals the first in the file."""
     a, b = scores.get(left, {}), scores.get(right, {})
 
     def fits(question: Question) -> bool:
@@ -262,7 +266,7 @@ def _cut(text: str) -> str:
 
 
 def leakage(inputs: Inputs) -> str:
-    """What the split leaves on both sides, and what difference it makes, in a line or two; empty without a split."""
+    """Leakage between the sides of the split and its effect, in a line or two; empty without a split."""
     if inputs.split is None:
         return ""
     if not inputs.split.n_train:

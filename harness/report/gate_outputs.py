@@ -17,9 +17,9 @@ from harness.variants import label as variant_label
 
 WORST_FIRST: tuple[GateVerdict, ...] = ("incomparable", "regression", "inconclusive", "improvement", "pass")
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 has no way to write (its production 2, Char)."""
+"""Characters that XML 1.0 cannot represent (its production 2, Char)."""
 MAX_ANNOTATIONS = 10
-"""Of each level; the code host shows no more for one step."""
+"""Most annotations of each level: the code host shows no more for one step."""
 MAX_CHANGES = 30
 
 

@@ -1,4 +1,4 @@
-"""What a comparison says, in words: the headline, its evidence, the formats, and the names that people read.
+"""A comparison in words: the headline, its evidence, the formats, and display names.
 
 Only a pair that was tested is called better, worse or tied; everything else is reported as numbers and `undecided`.
 """
@@ -90,7 +90,7 @@ def primary_metric(comparison: Comparison) -> str | None:
 
 
 def tuned_variant(comparison: Comparison) -> str | None:
-    """The variant that represents fine-tuning: as trained where it answered, else the next best preserved."""
+    """The variant that represents fine-tuning: as trained where it answered, else the format with the least loss of precision."""
     return variants.tuned(list(comparison.variants))
 
 
@@ -100,7 +100,7 @@ def reference_variant(comparison: Comparison) -> str | None:
 
 
 def find_pair(pairs: Sequence[Pair], left: str, right: str, metric: str) -> Pair | None:
-    """The pair left minus right, turned round if it is stored the other way."""
+    """The pair left minus right, reversed if it is stored the other way."""
     for pair in pairs:
         if pair.metric == metric and (pair.left, pair.right) == (left, right):
             return pair
@@ -148,7 +148,7 @@ def headline(comparison: Comparison) -> Statement:
 
 
 def evidence(comparison: Comparison) -> list[Statement]:
-    """What the headline rests on: the interval, the test, the questions, and what no model at all would reach."""
+    """The evidence for the headline: the interval, the test, the questions, and the no-model baselines."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     found = []
     pair = find_pair(comparison.pairs, tuned, BASE, metric) if tuned and metric else None
@@ -184,7 +184,7 @@ def evidence(comparison: Comparison) -> list[Statement]:
 
 
 def formats(comparison: Comparison) -> list[Statement]:
-    """What each exported format costs in quality, and the smallest one that costs none."""
+    """The loss in quality of each exported format, and the smallest format without one."""
     metric, reference = primary_metric(comparison), reference_variant(comparison)
     if metric is None or reference is None:
         return []

@@ -1,4 +1,4 @@
-"""The page of quality over time: one small figure a variant, intervals drawn, lines broken where questions or metric changed. No script."""
+"""The page of quality over time: one small figure for each variant, with intervals, and lines that break where questions or metric changed. No script."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 MONEY = "what all answers cost, in the currency of the price given for the server"
 FIRST_COSTS = ("size_bytes", "tokens_per_second", "money")
-"""The others are shown with all metrics."""
+"""Columns shown by default; the others are shown with all metrics."""
 EMPTY_CELL: dict[str, Any] = {
     "text": NONE,
     "sort": None,
@@ -115,7 +115,7 @@ def _shared_n(comparison: Comparison, metric: str) -> str:
 def _metric_cell(
     variant: str, measured: MetricValue | None, best: str | None, ties: set[str], *, note: str
 ) -> dict[str, Any]:
-    """One number with its interval; `note`: what the column's heading already says of the unscored questions."""
+    """One number with its interval; `note`: what the column heading already says about unscored questions."""
     if measured is None:
         return EMPTY_CELL
     unscored = 0 if note else measured.n_unscored

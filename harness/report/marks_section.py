@@ -73,7 +73,7 @@ def agreements(result: MarksResult) -> dict[str, Any]:
 
 
 def judge(result: JudgeResult) -> str:
-    """A judge model's preference, and what it is worth. Without people's verdicts on the same answers it is not shown."""
+    """A judge model's preference and its agreement with people; not shown without people's verdicts on the same answers."""
     who = result.signature.partition("model:")[2].partition("|")[0]
     if result.kappa is None:
         return (

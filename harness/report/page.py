@@ -73,7 +73,7 @@ def html(
     style, script = (TEMPLATES / "report.css").read_text("utf-8"), _script()
     plotly = _plotly()
     drawings = _drawings(inputs, others)
-    # Plotly adds a style element that is empty at first and fills it through the CSSOM: the hash of no text lets it.
+    # Plotly adds an empty style element and fills it through the CSSOM: the policy has the hash of the empty text for it.
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest(script)}' 'sha256-{plotly.digest}'; style-src 'sha256-{digest(style)}' 'sha256-{digest('')}';"
         " img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -177,6 +177,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
         "shipping": comparison.shipping,
         "identity": first_screen.identity(inputs),
         "format_rows": first_screen.format_rows(comparison),
+        "loss_note": first_screen.LOSS_NOTE,
         "adapter_note": first_screen.adapter_note(comparison),
         "strengths": first_screen.strengths(comparison),
         "leakage": first_screen.leakage(inputs),
@@ -188,7 +189,7 @@ def shared(inputs: Inputs) -> dict[str, Any]:
 
 
 def _grouped_by_length(comparison: Comparison) -> bool:
-    """Whether rows of like length shared a batch in training, which gives the raw loss teeth."""
+    """Whether rows of similar length shared a batch in training, which makes the raw loss jagged."""
     config = comparison.provenance.get("config")
     train = config.get("train") if isinstance(config, Mapping) else None
     return bool(train.get("group_by_length")) if isinstance(train, Mapping) else False
@@ -296,9 +297,9 @@ class Plotly:
     """Plotly's script as the page carries it."""
 
     packed: str
-    """Two fifths of its size; the page unpacks it only when a figure comes into view."""
+    """Compressed to two fifths of its size; the page unpacks it only when a figure comes into view."""
     digest: str
-    """sha256, base64: by it the policy lets the script run."""
+    """sha256, base64: with it the policy allows the script."""
     version: str
     style_ids: list[str]
     """Style sheets that it would add for its maps, unless something of that id is there; the policy would refuse them."""

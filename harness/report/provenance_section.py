@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.records import Comparison, PromptForm, SplitManifest
+from harness.records import Comparison, PromptForm, Provenance, SplitManifest
 from harness.registry import BASELINE_LABELS, metric_label, metric_order
 from harness.report.headline import percent
 from harness.report.sections import NONE, metrics_of
@@ -40,7 +40,7 @@ def provenance(value: Mapping[str, Any], short: int = 8) -> dict[str, Any]:
 
 
 def _in_words(key: str, value: Any) -> tuple[str, str] | None:
-    """What is better said in a sentence than key by key."""
+    """Values that are rendered as a sentence instead of key by key."""
     if not isinstance(value, Mapping):
         return None
     if key == "git" and value.get("commit"):
@@ -65,7 +65,7 @@ def ways_of_asking(prompts: Mapping[str, PromptForm]) -> list[tuple[str, PromptF
 
 
 def grouping(split: SplitManifest) -> dict[str, Any]:
-    """What an answerer without a model scores on this split and on a random one: `columns` and `rows` (metric, then percentages)."""
+    """The scores of the no-model baselines on this split and on a random one: `columns` and `rows` (metric, then percentages)."""
     measured = [(name, side) for side in ("grouped", "random") for name in split.baselines.get(side, {})]
     measured.sort(
         key=lambda pair: list(BASELINE_LABELS).index(pair[0]) if pair[0] in BASELINE_LABELS else len(BASELINE_LABELS)
@@ -84,12 +84,10 @@ def grouping(split: SplitManifest) -> dict[str, Any]:
     }
 
 
-def commands(value: Mapping[str, Any]) -> list[str]:
-    """What to type to make the run again: the checkout, as a comment, and the commands of its stages; empty if none was recorded."""
-    listed = value.get("commands")
-    found = [command for command in listed if isinstance(command, str)] if isinstance(listed, list) else []
-    git = value.get("git")
-    if found and isinstance(git, Mapping) and git.get("commit"):
+def commands(value: Provenance) -> list[str]:
+    """The commands that reproduce the run: the checkout, as a comment, and its stages; empty if none was recorded."""
+    found, git = list(value.get("commands", [])), value.get("git", {})
+    if found and git.get("commit"):
         changed = ", with changes that were not committed" if git.get("dirty") else ""
         found.insert(0, f"# harness at commit {git['commit']}{changed}")
     return found

@@ -1,4 +1,4 @@
-"""Every run below `runs/` and `reports/`, one row each: how far it came and what it found."""
+"""Every run below `runs/` and `reports/`, one row each: its last stage and its result."""
 
 from __future__ import annotations
 

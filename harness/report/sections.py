@@ -1,6 +1,6 @@
 """What the report shows, as plain values: each function turns records into one section's rows, ready to be printed.
 
-No markup here and no wording of the verdict: that is `harness.report.headline`'s and the templates'.
+Markup is in the templates, the wording of the verdict in `harness.report.headline`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ WORDS = {
     "rms_dp": "RMS of the difference in probability",
     "reading": "Reading",
 }
-"""Keys of the comparison's free-form rows, in the order of their columns."""
+"""Keys of the rows of fidelity and noise -> the headings of their columns, in order."""
 NONE = "\u2013"
 ENOUGH_POSITIONS = 2000
 """Next-token distributions from which a rare large divergence shows."""
@@ -82,9 +82,9 @@ class Inputs:
     export: ExportManifest | None = None
     gate: GateResult | None = None
     gate_is_old: bool = False
-    """It judged another comparison than this one."""
+    """It is the verdict on another comparison."""
     marks: MarksResult | None = None
-    """None: nobody marked anything, or the marks are of another split."""
+    """None: there are no marks, or those of another split."""
     judge: JudgeResult | None = None
     """Likewise of a judge model."""
     title: ReportTitle = field(default_factory=ReportTitle)
@@ -103,7 +103,7 @@ def metrics_of(comparison: Comparison) -> list[str]:
 
 
 def number_line(comparison: Comparison) -> list[dict[str, Any]]:
-    """The verdict's little chart: fine-tuned, base and the baselines on the primary metric."""
+    """The small chart of the verdict: fine-tuned, base and the baselines on the primary metric."""
     metric, tuned = primary_metric(comparison), tuned_variant(comparison)
     rows = []
     for variant, label in ((tuned, "Fine-tuned"), (BASE_FEW_SHOT, "Base, few-shot"), (BASE, "Base model")):
@@ -162,7 +162,7 @@ def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def contract_note(comparison: Comparison) -> str:
-    """What the two sides of each pair share, in a sentence or two; empty without pairs."""
+    """The contract of each pair, in a sentence or two; empty without pairs."""
     found = dict.fromkeys((pair.left, pair.right, pair.contract) for pair in comparison.pairs)
     loose = [
         f"{variant_label(a)} against {variant_label(b)}" for a, b, contract in found if contract == "same question"
@@ -176,22 +176,15 @@ def contract_note(comparison: Comparison) -> str:
 
 
 def noise_floor(comparison: Comparison) -> float | None:
-    """The largest flip rate of any variant: what a difference must exceed to mean anything. None: not measured."""
-    rates = [rate for value in comparison.noise.values() if (rate := _rate(value)) is not None]
-    return max(rates, default=None)
-
-
-def _rate(value: object) -> float | None:
-    if isinstance(value, Mapping):
-        value = next((v for key, v in value.items() if "rate" in str(key)), None)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The largest flip rate of any variant, which a meaningful difference must exceed. None: not measured."""
+    return max((noise["flip_rate"] for noise in comparison.noise.values() if "flip_rate" in noise), default=None)
 
 
 # ------------------------------------------------------------------------------------------- fidelity and breakdowns
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of free form as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
+    """Rows of one kind as `columns` and `rows` of text: every key that any row has, those of WORDS first and in its order."""
     rows, known = list(rows), list(WORDS)
     keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, Mapping)))
     keys.sort(key=lambda key: known.index(key) if key in known else len(known))

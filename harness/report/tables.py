@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "parquet", "xlsx")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a cell begins that a spreadsheet would take for a formula (OWASP, CSV Injection)."""
+"""First characters of a cell that a spreadsheet would run as a formula (OWASP, CSV Injection)."""
 
 
 def _pandas() -> Any:

@@ -28,7 +28,7 @@ from harness.report.headline import (
 from harness.report.runs import RunRow
 
 WIDTH = 110
-"""Columns where there is no terminal to ask."""
+"""Width in columns where there is no terminal."""
 BORDERS = 3
 """Columns that a table takes for each cell's padding and line."""
 
@@ -63,7 +63,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None, *, d
         columns.append(Column(metric_label(primary), [*means, *_values(without_model, primary)], needed=True))
         columns.append(Column("95% interval", [*intervals, *blank], needed=True))
         if any(value and value.n_failed for value in (v.metrics.get(primary) for v in variants)):
-            # Each mean is over the questions that its variant answered: one that fails on the hard ones would look better.
+            # Each mean is over the answered questions: without this column a variant that fails on the hard ones would look better.
             columns.append(
                 Column(
                     "failed = wrong", [*(_with_failures(v.metrics.get(primary)) for v in variants), *blank], needed=True
@@ -116,12 +116,12 @@ def show_decision(comparison: Comparison, console: Console | None = None, *, fil
 
 
 def _say(console: Console, text: str) -> None:
-    """A sentence; a path or a command in it is never broken by a line's end that is not there."""
+    """A sentence in which no path or command is wrapped."""
     console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_against_baselines(comparison: Comparison, console: Console) -> None:
-    """A line where the fine-tuned model is not surely better than what needs no model."""
+    """A line where the fine-tuned model is not surely better than a no-model baseline."""
     tuned = tuned_variant(comparison)
     for pair in comparison.baseline_pairs:
         if pair.left == tuned and pair.verdict != "better" and pair.delta is not None and pair.ci95 is not None:

@@ -1,4 +1,4 @@
-"""Several runs: what may be said of a later one against the first, in words, and the folder of their report."""
+"""Several runs: the comparison of a later one with the first in words, and the folder of their report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Versus:
 
     @property
     def decision(self) -> str:
-        """As the banner's class: what is better is green, what is worse is not."""
+        """The class of the banner: better is green, worse is not."""
         return {"better": "ship", "worse": "do-not-ship"}.get(self.verdict or "", "cannot-tell")
 
 
@@ -64,7 +64,7 @@ def in_words(pair: Pair) -> str:
 
 
 def evidence(pair: Pair) -> str:
-    """Interval, questions, what so many questions would find, and what the interval knows of other seeds."""
+    """Interval, questions, the detectable difference, and whether the interval covers other seeds."""
     parts = [f"difference {points(pair.delta or 0.0)} points"]
     if pair.verdict == "identical":
         parts = [f"difference 0, {interval(pair)} questions"]

@@ -1,4 +1,4 @@
-"""Compare: paired differences between variants, what may be said of them, and what makes the numbers doubtful.
+"""Compare: paired differences between variants, their verdicts, and alarms.
 
 Reads `scores/`, `predictions/`, `split/` and, if it is there, `run.json`; writes `reports/<run>/comparison.json`. Results that were not asked the
 same questions, in the same tokens, with the same parameters, and scored by the same metrics, are refused.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -38,12 +37,15 @@ from harness.records import (
     Pair,
     Prediction,
     PredictionManifest,
+    Provenance,
     Question,
     Score,
     ScoreSet,
     SeedRuns,
+    SplitIdentity,
     SplitManifest,
     TaughtScores,
+    VariantIdentity,
     VariantResult,
 )
 from harness.storage import RunFolder
@@ -113,7 +115,7 @@ def compare_runs(
     """Pairs each variant that both runs scored, `A/variant` minus `B/variant`; nothing is written.
 
     A run of several trainings is their mean, and the interval is of questions and seeds together. Of one training the spread between seeds is the
-    baseline's, where that is of the same questions; else `Pair.seed_note` says that the interval knows nothing of seeds.
+    baseline's, where that is of the same questions; else `Pair.seed_note` says that the interval does not cover seeds.
 
     Args:
         spread: how far trainings differ, as the gate's baseline knows it (`harness.gating.baseline.known_spread`).
@@ -206,7 +208,7 @@ def _breakdowns(questions: list[Question], variants: Sequence[Scored]) -> Iterat
 def _figures(
     run: RunFolder, questions: list[Question], variants: Sequence[Scored], primary: str, config: Config
 ) -> list[Figure]:
-    """What the averages hide, and what the second held-out side says where the split has one."""
+    """Figures that the averages hide, and those of the second held-out side where the split has one."""
     answers = [_said(run, scored) for scored in variants]
     found = figures.find(questions, answers, primary, config.compare.easy_kinds)
     if run.taught_json.exists():
@@ -227,7 +229,7 @@ def _said(run: RunFolder, scored: Scored) -> figures.Answers:
 
 
 def _load(run: RunFolder, name: str, split: SplitManifest, *, shown: str | None = None) -> Scored:
-    """A variant's scores, checked to be whole, of this split, and of the predictions beside them."""
+    """A variant's scores, checked to be complete, of this split, and of the predictions beside them."""
     path, manifest_path = run.score(name)
     manifest = storage.read_scored(run, name)
     if manifest.split_id != split.split_id:
@@ -291,38 +293,17 @@ def _fingerprint(run: RunFolder, config: Config, names: list[str]) -> str:
     )
 
 
-def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> dict[str, Any]:
-    """run.json as it is, without the stages that come from here on, and what identifies the split and the models."""
-    recorded = storage.read_json(run.run_json) if run.run_json.exists() else {}
+def _provenance(run: RunFolder, split: SplitManifest, names: list[str]) -> Provenance:
+    """The content of run.json, without compare and later stages, and what identifies the split and the models."""
+    recorded = provenance.read(run)
     stages = {verb: stage for verb, stage in recorded.get("stages", {}).items() if verb not in LATER_STAGES}
     asked = {name: storage.read_record(run.prediction(name)[1], PredictionManifest) for name in names}
-    kept = (
-        "backend",
-        "backend_version",
-        "weights_sha256",
-        "tokenizer_sha256",
-        "prompts_sha256",
-        "generation",
-        "execution",
-        "warnings",
-        "asked",
-        "findings",
+    return recorded | Provenance(
+        stages=stages,
+        commands=provenance.commands(recorded),
+        split=SplitIdentity(**split.model_dump(include=set(SplitIdentity.__annotations__))),
+        variants={
+            name: VariantIdentity(**manifest.model_dump(include=set(VariantIdentity.__annotations__)))
+            for name, manifest in asked.items()
+        },
     )
-    return {
-        **recorded,
-        "stages": stages,
-        "commands": provenance.commands(recorded),
-        "split": split.model_dump(
-            include={
-                "split_id",
-                "source",
-                "source_sha256",
-                "n_train",
-                "n_heldout",
-                "n_groups_train",
-                "n_groups_heldout",
-                "seed",
-            }
-        ),
-        "variants": {name: manifest.model_dump(include=set(kept)) for name, manifest in asked.items()},
-    }

@@ -1,7 +1,7 @@
-"""Evaluate: judge models that were made elsewhere, on a test file. No training: split, predict, score, compare and report follow one another.
+"""Evaluate: judge models that were made elsewhere, on a test file.
 
-This stage only decides what the others are asked for: it turns `NAME=WHERE` into a config (`configure`), and calls them (`run`). It is the one stage that
-calls others.
+Runs split, predict, score, compare and report, without training. This stage only turns `NAME=WHERE` into a config (`configure`) and calls the others
+(`run`); it is the only stage that does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Plan:
 
     config: Config
     notes: list[str]
-    """What was decided for each model, and what is doubtful, in words."""
+    """The choices made for each model, and warnings, in words."""
 
 
 def configure(
@@ -53,9 +53,9 @@ def configure(
         test: the questions.
         models: each `NAME=WHERE`, or WHERE alone, which is then named by its last part.
         trained_on: what the models were trained on, for leakage and the no-model baselines.
-        base: the model that adapters are put on, instead of the one that they name; without adapters, a model to compare with. The tokenizer of
-            GGUF files.
-        few_shot: so many training questions in front of each question for the base once more, as `base_fewshot`; None: not asked so.
+        base: the model that adapters are applied to, instead of the one that they name; without adapters, a model to compare with. Also the tokenizer
+        of GGUF files.
+        few_shot: number of training questions in front of each question in a second evaluation of the base, `base_fewshot`; None: none.
         load_in_4bit: adapters on a base in 4 bits, as QLoRA trains them; None: in 16.
         objects: name -> function or loaded model.
     Raises:

@@ -82,7 +82,7 @@ def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifes
 
 
 def _serve(run: RunFolder, config: Config, artifacts: dict[str, Artifact]) -> dict[str, Artifact]:
-    """Puts into each record how the format is run elsewhere, and writes a Modelfile beside each GGUF file."""
+    """Adds to each record how the format is run elsewhere, and writes a Modelfile beside each GGUF file."""
     if variants.MERGED not in artifacts:
         return artifacts
     found = modelfile.serving(run.merged_16bit, config.prompt, config.predict.max_new_tokens)
@@ -129,7 +129,7 @@ def chats_without_bos(folder: Path, config: Config) -> bool:
 
 
 def _importance_key(run: RunFolder, config: Config) -> list[Any]:
-    """What decides the importance matrix, beside the model; empty: no format is to have one."""
+    """What affects the importance matrix, apart from the model; empty: no format uses one."""
     weighed = {f"{variants.GGUF}{kind}" for kind in quantize.WEIGHED} & set(config.export.formats)
     if not weighed or not config.export.importance_rows or not run.train_jsonl.exists():
         return []
@@ -153,7 +153,7 @@ def _importance(run: RunFolder, config: Config) -> dict[str, Any]:
 
 
 def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
-    """Writes one format beside its place, checks it there, and moves it into place."""
+    """Writes one format under a temporary name, checks it, and moves it into place."""
     log.info(f"writing {name}")
     began, target = time.monotonic(), run.artifact(name)
     with storage.atomic_path(target) as temporary:

@@ -1,7 +1,7 @@
 """Gate: has this run become worse than the committed baseline?
 
-Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the examples, `predictions/` and `split/heldout.jsonl`; writes `gate.md`, `junit.xml` and, last,
-`gate.json` beside the comparison. It decides again each time: that takes a second, and a stale pass would be worse.
+Reads `reports/<run>/comparison.json`, `scores/`, the baseline and, for the examples, `predictions/` and `split/heldout.jsonl`; writes `gate.md`,
+`junit.xml` and, last, `gate.json` beside the comparison. It is never cached: deciding takes a second, and a stale pass would be worse.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _reason(verdict: GateVerdict, checks: list[GateCheck], unlike: list[str]) ->
 
 
 def _notes(new: Baseline, gated: list[str], gate: Gate, comparison: Comparison) -> list[str]:
-    """What was not checked, and might have been expected to be."""
+    """Checks that the user may expect and that could not be made."""
     notes = [
         f"{variant} is not in the baseline and was not gated"
         for variant in new.variants
@@ -175,7 +175,7 @@ def _hint(verdict: GateVerdict, checks: list[GateCheck], selection: str, path: P
 
 
 def _examples(run: RunFolder, old: Baseline, new: Baseline, checks: list[GateCheck]) -> list[GateExample]:
-    """The questions that fell most, on the check that fell most; none if nothing regressed or was left open."""
+    """The questions with the largest losses on the check with the largest loss; none if nothing regressed or is inconclusive."""
     fell = [
         check
         for check in checks

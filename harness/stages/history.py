@@ -105,7 +105,7 @@ def _comparisons(root: Path) -> Iterator[Measurement]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says; empty where there is no git, no repository, or no such version."""
+    """The output of git; empty where there is no git, no repository, or no such version."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Judge: which of two answers a served model prefers. Never a metric by itself: it is worth what people's marks say it is worth.
+"""Judge: which of two answers a served model prefers. Not a metric: it counts only with its measured agreement with people.
 
 Reads predictions, the split and `runs/<run>/marks.jsonl`; asks any OpenAI-compatible server, each question in both orders, and keeps every
 reply in `runs/<run>/judge.jsonl`, so that a reply is never paid for twice; writes `reports/<run>/judge.json`.
@@ -123,7 +123,7 @@ def _sides(comparison: Comparison, left: str | None, right: str | None) -> tuple
 
 
 def _differing(run: RunFolder, left: str, right: str) -> list[Asked]:
-    """Questions that both answered, and otherwise: of equal texts there is nothing to judge."""
+    """Questions that both answered with different texts."""
     sides = [
         {p.id: p.text for p in storage.iter_records(run.prediction(name)[0], Prediction) if p.finish_reason != "error"}
         for name in (left, right)
@@ -153,12 +153,12 @@ def _replies(run: RunFolder, backend: EndpointBackend, signature: str, asked: Se
 
 
 def key_of(signature: str, asked: Asked, *, swapped: bool) -> str:
-    """Of one reply: equal only where the judge, its prompt and every word that it read are."""
+    """Key of one reply: equal only for the same judge, prompt and input."""
     return storage.sha256_json([signature, asked.messages(swapped=swapped)])
 
 
 def read(text: str) -> Reply:
-    """The judge's reply, behind its reasoning if it shows any: the only digit in it, if that is 0, 1 or 2."""
+    """The judge's verdict: the only digit of its reply, after any reasoning, if that is 0, 1 or 2."""
     found = re.findall(r"\d+", text.rpartition("</think>")[2])
     return REPLIES.get(found[0], "unclear") if len(set(found)) == 1 else "unclear"
 

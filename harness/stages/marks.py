@@ -1,7 +1,7 @@
-"""Marks: what people said of the answers, as the metric `human`, and how far each other metric agrees with it.
+"""Marks: people's verdicts on the answers as the metric `human`, and the agreement of every other metric with it.
 
 Reads `marks.jsonl` files as the report's page saves them, `predictions/`, `scores/` and the split; writes `runs/<run>/marks.jsonl` and, last,
-`reports/<run>/marks.json`. A mark is of a text: it holds for every variant that gave this text, and for none once the answer is another.
+`reports/<run>/marks.json`. A mark is of a text: it holds for every variant with this text, and for none whose answer has changed.
 """
 
 from __future__ import annotations

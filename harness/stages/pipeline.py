@@ -1,4 +1,4 @@
-"""The order of the stages, and what every stage has around it: the lock of its run folder and its entry in run.json."""
+"""The order of the stages, and what surrounds each: the lock of its run folder and its entry in run.json."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Attempt:
     """One call of a stage."""
 
     manifest: Path | None
-    """What the stage writes last; None for what writes nothing that others read."""
+    """The file that the stage writes last; None if no other stage reads its output."""
     before: tuple[int, int] | None = None
 
     @property
@@ -76,8 +76,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def attempt(folder: RunFolder, config: Config, stage: str, command: str) -> Iterator[Attempt]:
     """Holds the run folder while a stage runs; records the stage in run.json if it wrote its manifest.
 
-    A call that was refused, failed, or found everything up to date leaves run.json as it was, and no folder that was not there before. Of
-    several processes of one training the first holds the folder and records.
+    A call that was refused, failed, or found everything up to date leaves run.json unchanged and makes no folder. Of several processes of one
+    training the first holds the folder and records.
 
     Args:
         command: the command line, so that others can repeat it.
@@ -97,7 +97,7 @@ def attempt(folder: RunFolder, config: Config, stage: str, command: str) -> Iter
 
 
 def report(folder: RunFolder, config: Config, others: Sequence[str], *, force: bool = False) -> Path:
-    """The report of a run, with further runs laid over it; those that must not be compared with it are shown without a test.
+    """The report of a run, with further runs overlaid; those that must not be compared with it are shown without a test.
 
     Raises:
         ArtifactError: a run does not exist, or has nothing to report yet.

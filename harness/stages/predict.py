@@ -135,7 +135,7 @@ def _unchanged(run: RunFolder, fingerprint: str, taught: bool) -> dict[str, Pred
 
 
 def _asked_what_was_taught(variants: list[str]) -> list[str]:
-    """The variants that answer the second held-out side: it shows what training did; a format of the adapter adds nothing to that."""
+    """The variants that answer the second held-out side, which measures training; formats made from the adapter add nothing to that."""
     return [variant for variant in variants if not is_exported(variant)]
 
 
@@ -181,7 +181,7 @@ def _in_own_process(
 
 
 def _integrity(job: Job) -> list[Finding]:
-    """What is doubtful about an adapter that was trained elsewhere; ModelError if it cannot be judged at all."""
+    """Findings about an adapter that was trained elsewhere; ModelError if it cannot be evaluated at all."""
     assert job.source.adapter is not None
     found = adapters.check(adapters.read(job.source.adapter), job.source.path)
     for finding in found:
@@ -212,7 +212,7 @@ def answer(
 
     Args:
         probe: what to measure once everything is answered, on the model that is loaded already.
-        kept: of an earlier answer to exactly this job, which is only measured.
+        kept: manifest of earlier answers to exactly this job, which then is only measured.
         also: the same model's job for the second held-out side, answered after this one.
     """
     team = InProcessRunner(job)
@@ -267,7 +267,7 @@ def _answer_all(job: Job, team: Runner, findings: Sequence[Finding] = ()) -> Pre
 
 
 def _ask(job: Job, team: Runner, journal: Journal) -> float:
-    """Puts every question that the journal has no answer to; returns the wall time as a share of the processes' times."""
+    """Asks every question without an answer in the journal; returns the wall time as a share of the processes' times."""
     room = team.facts.context - job.generation.max_new_tokens
     lengths = job.lengths
     fitting = [i for i, length in enumerate(lengths) if length <= room]
@@ -291,7 +291,7 @@ def _ask(job: Job, team: Runner, journal: Journal) -> float:
 
 
 def _refuse_nothing_but_failures(job: Job, journal: Journal, predictions: list[Prediction]) -> None:
-    """ModelError if a server refused every question: that is a setting that is wrong, and no result. They are asked again the next time."""
+    """ModelError if a server refused every question: a setting is wrong, and there is no result. They are asked again the next time."""
     if job.backend == "endpoint" and predictions and all(p.finish_reason == "error" for p in predictions):
         journal.path.unlink(missing_ok=True)
         raise ModelError(

@@ -52,12 +52,12 @@ def run(
 ) -> Path:
     """Writes the run's report and returns the path of report.html.
 
-    A report of several runs has a separate folder (`folder_of`): that of the first run stays as it is.
+    A report of several runs has a separate folder (`folder_of`): that of the first run stays unchanged.
 
     Args:
         run: the run whose `comparison.json` exists; any other file may be missing, and the report then says so.
         config: shown as provenance where the comparison carries none.
-        others: further runs, laid over this one's curves and put beside its numbers.
+        others: further runs, whose curves are overlaid and whose numbers are shown beside this run's.
         tested: the pairs across these runs, named `run/variant`; a difference without one is shown as not tested.
         refused: why one of the further runs must not be compared with this one.
         force: write even if nothing changed.
@@ -105,7 +105,7 @@ def folder_of(run: RunFolder, others: Sequence[RunFolder]) -> Path:
 
 
 def set_title(run: RunFolder, title: str | None, note: str | None) -> None:
-    """Keeps people's own words about a run beside its comparison; None leaves what is there, an empty text removes it."""
+    """Keeps the user's title and note of a run beside its comparison; None leaves them unchanged, an empty text removes them."""
     if title is None and note is None:
         return
     old = _manifest(run.title_json, ReportTitle) or ReportTitle()

@@ -1,7 +1,7 @@
 """Score: every answer against its references, and every mean with its interval.
 
 Reads `predictions/` and `split/heldout.jsonl`; writes `scores/<variant>.jsonl`, `scores/<variant>.json` and, last, `scores/manifest.json`; of the
-second held-out side (`data.taught`) `scores/_taught.json`. Pure CPU, and never generates: touching a metric scores the same answers again.
+second held-out side (`data.taught`) `scores/_taught.json`. Pure CPU, and never generates: changing a metric scores the same answers again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 NO_ANSWER = ""
 PREDICT_AGAIN = "run harness predict again"
 CHUNK = 128
-"""Questions that one metric scores before the next: what the metrics share of a text (its tokens) is still at hand."""
+"""Questions that one metric scores before the next does, so that the tokens of a text are still cached."""
 
 
 def run(run: RunFolder, config: Config, *, force: bool = False) -> ScoreSet:
@@ -125,7 +125,7 @@ def _score_taught(
     common: list[object],
     answered: Sequence[str],
 ) -> None:
-    """The second held-out side, in a separate file: no mean of the first side knows of it. Nothing without `data.taught`."""
+    """The second held-out side, in a separate file, so that it enters no mean of the first. Nothing without `data.taught`."""
     questions = storage.read_taught(run, split)
     found = {v: run.taught_prediction(v) for v in answered if _answered_taught(run, v, split)}
     if not questions or not found:

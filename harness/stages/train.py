@@ -63,7 +63,7 @@ class Task:
         return self.config.train
 
     def broadcast(self, value: Any) -> Any:
-        """The writing process's value, on every process."""
+        """Broadcasts the value of the writing process."""
         return broadcast(value, self.processes, cpu=self.device == "cpu")
 
 
@@ -211,7 +211,7 @@ def _fit(
     history: HistoryCallback,
     resume: Path | None,
 ) -> Plan:
-    """Trains; returns the plan as it was at the end."""
+    """Trains; returns the plan at the end."""
     from harness.training import trainer as training
 
     trainer = training.make_trainer(model, tokenizer, data.rows, data.measured, recipe, history)
@@ -342,7 +342,7 @@ def _save(task: Task, model: PreTrainedModel, tokenizer: Any) -> None:
         values = json.loads(file.read_text())
         # The base's path on this machine is private, and would not be found elsewhere.
         values["base_model_name_or_path"] = task.config.model.path
-        # PEFT writes a set, in another order each time.
+        # PEFT writes a set, whose order differs each time.
         values["target_modules"] = sorted(values["target_modules"])
         file.write_text(json.dumps(values, indent=2, sort_keys=True))
 

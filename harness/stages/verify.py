@@ -1,7 +1,7 @@
-"""predictions, a running server -> verification/<variant>.json: does the server answer as was measured, and if not, why not.
+"""predictions, a running server -> verification/<variant>.json: does the server answer as measured, and if not, why not.
 
-The server is asked as its users ask it: by text or messages, with its own defaults. Questions whose answers differ are asked again greedily, and
-past its template; the change that repairs them shows what is wrong (`harness.verification.diagnosis`).
+The server is asked as its users do, by text or messages, with its own defaults. Questions whose answers differ are asked again with greedy decoding,
+and bypassing its template; the change that removes the difference shows the cause (`harness.verification.diagnosis`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Chosen:
     is_chat: bool
     stop_ids: tuple[int, ...]
     references: list[list[int]]
-    """Reference answers as token ids, as far as the fidelity probe measured them."""
+    """Reference answers as token ids, up to the length that the fidelity probe measured."""
 
 
 def run(
@@ -226,7 +226,7 @@ def _ollama_template(run: RunFolder, config: Config) -> str | None:
 
 
 def _observe(served: Server, chosen: Chosen) -> Iterator[Observed]:
-    """Each question plainly; up to ASKED_AGAIN of those that come out otherwise in the other ways too."""
+    """Asks each question in the plain way, and up to ASKED_AGAIN of those with a different answer in the other ways too."""
     again = 0
     for i, (put, expected) in enumerate(zip(chosen.puts, chosen.expected, strict=True), 1):
         replies: dict[Way, Reply] = {"plain": _ask(served, put, "plain")}
@@ -245,7 +245,7 @@ def _ask(served: Server, put: Put, way: Way) -> Reply:
 
 
 def _divergences(run: RunFolder, chosen: Chosen, plain: Sequence[Reply]) -> list[float]:
-    """KL at the positions where both sides are known: behind the prompt, and as far as the server says what the reference says."""
+    """KL at the positions where both sides are known: from the end of the prompt on, as long as the server's tokens equal the reference's."""
     file = run.prediction(chosen.variant)[0].with_suffix(fidelity.SUFFIX)
     if not chosen.manifest.logprobs_sha256 or not file.exists() or not any(reply.listed for reply in plain):
         return []

@@ -24,8 +24,8 @@ REPLACED = "replaced"
 def storage_errors(path: Path | str) -> Iterator[None]:
     """Turns disk errors while writing `path` into StorageError.
 
-    A file that was being read for it is named itself. Libraries with native writers raise their own errors: they are known by the
-    operating system's number in the text (safetensors), or by their words (torch).
+    An error on a file that was being read for it names that file. Libraries with native writers raise their own errors: they are recognised by the
+    errno in the text (safetensors) or by their wording (torch).
     """
     try:
         yield

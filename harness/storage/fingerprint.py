@@ -51,8 +51,10 @@ NEUTRAL = {
     "harness.training.trackio_log",
     "harness.training.wandb_log",
 }
-"""Modules that cannot change a stage's output: settings enter a fingerprint by value and files by content, whatever code read or wrote them;
-messages, the run's record and trackers affect no output. These modules are neither hashed nor followed."""
+"""Modules that cannot change a stage's output: settings and files enter a fingerprint by content, and messages, the run's record and trackers affect no output.
+
+These modules are neither hashed nor followed.
+"""
 CACHE_VERSION = 1
 """Increase it whenever `_parsed` would return something different for the same source."""
 NAMED = re.compile(r"harness(\.[a-z_0-9]+)+")
@@ -66,7 +68,7 @@ def up_to_date(path: Path, kind: type[M], fingerprint: str, whole: Callable[[M],
     Args:
         path: the manifest, which a stage writes last. Missing, damaged or of another version of the harness: the stage runs again.
         fingerprint: of the inputs, settings and code as they are now.
-        whole: whether the files that the manifest describes are still what it says (see `is_written`).
+        whole: returns whether the files that the manifest describes are unchanged (see `is_written`).
     """
     if not path.exists():
         return None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ArtifactError
 from harness.records import (
@@ -28,11 +28,12 @@ from harness.storage.hashing import dumps, sha256_file, sha256_json
 from harness.storage.run_folder import RunFolder, missing
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 WRITE_AGAIN = "delete it and run the stage that writes it again"
 MAX_JSON_BYTES = 100_000_000
-"""Of a manifest, a comparison or a baseline: four times the baseline of a hundred thousand questions in six variants."""
+"""Largest manifest, comparison or baseline: four times the baseline of a hundred thousand questions in six variants."""
 MAX_LINE_BYTES = 16_000_000
-"""Of one record in a JSON Lines file: a million token ids and their text."""
+"""Largest record in a JSON Lines file: a million token ids and their text."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,6 +92,15 @@ def read_record(path: Path, kind: type[R]) -> R:
     return record.model_copy(update={"checksum": ""}) if isinstance(record, Manifest) else record
 
 
+def read_typed(path: Path, kind: type[T]) -> T:
+    """`read_record` of a file that holds a TypedDict."""
+    value = read_json(path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ArtifactError(_first(error), WRITE_AGAIN, file=path) from None
+
+
 def iter_records(path: Path, kind: type[R]) -> Iterator[R]:
     """Yields the records of a JSON Lines file; ArtifactError names the first bad line."""
     try:
@@ -145,7 +155,7 @@ def read_scored(run: RunFolder, variant: str, comparison: Comparison | None = No
     """The manifest of a variant's scores.
 
     Raises:
-        ArtifactError: they are not whole, not of the answers beside them, or not those that the comparison used.
+        ArtifactError: they are incomplete, not of the answers beside them, or not those that the comparison used.
     """
     lines, path = run.score(variant)
     manifest = read_record(path, ScoreManifest)

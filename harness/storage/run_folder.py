@@ -140,8 +140,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the run folder for this process; BusyError, with the holder's pid, if another has it.
 
-        The lock is the kernel's, on the file `.lock`: it is free again as soon as its holder ended, on whatever machine that was. The pid in the
-        file is for messages only. A folder that is empty at the end is removed.
+        The lock is the kernel's, on the file `.lock`: it is free again as soon as its holder ended, on any machine. The pid in the file is for
+        messages only. A folder that is empty at the end is removed.
         """
         file = self.path / ".lock"
         held = _Lock(file)
@@ -188,7 +188,7 @@ class _Lock:
                         f"run folder {self.path.parent} is in use by {_holder(self.file)}",
                         "wait for it to end, or choose another --run",
                     ) from None
-                # The last holder may have removed the file after this process opened it: such a lock protects nothing.
+                # The last holder may have removed the file after this process opened it: such a lock is void.
                 if self.path.exists() and os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                     self.is_held = True
                     self.file.truncate(0)

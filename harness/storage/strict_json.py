@@ -66,7 +66,7 @@ def check(value: Any, *, max_depth: int = MAX_DEPTH, surrogates: bool = True) ->
     while todo:
         inner, depth = todo.pop()
         if isinstance(inner, str):
-            if surrogates and SURROGATE.search(inner):
+            if surrogates and not inner.isascii() and SURROGATE.search(inner):
                 raise ValueError("half of a surrogate pair, which is not a character")
         elif isinstance(inner, int):
             if inner.bit_length() > MAX_DIGITS * 3:

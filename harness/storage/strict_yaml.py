@@ -15,7 +15,7 @@ from harness.storage import strict_json
 
 MAX_CHARACTERS = 100_000
 MAX_VALUES = 10_000
-"""Counted after alias expansion."""
+"""Most values, counted after alias expansion."""
 
 
 class NotUsable(ValueError):
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self.sizes: dict[int, int] = {}
-        """Of a composed node, by its id: how many values it expands to."""
+        """Id of a composed node -> number of values that it expands to."""
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         is_alias = self.check_event(yaml.AliasEvent)

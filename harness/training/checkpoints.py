@@ -33,7 +33,7 @@ def newest_readable(folder: Path) -> Path | None:
     """The newest readable checkpoint in a folder; newer ones that are damaged are removed."""
     for newest in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if is_readable(newest):
-            remove_torn_states(newest)
+            remove_truncated_states(newest)
             log.info(f"resuming from {newest.name}")
             return newest
         log.info(f"skipping {newest.name}, which is damaged")
@@ -42,7 +42,7 @@ def newest_readable(folder: Path) -> Path | None:
 
 
 def is_readable(checkpoint: Path) -> bool:
-    """Whether a checkpoint is as it was sealed, and its torch files hold tensors and plain values: no code in them is run."""
+    """Whether a checkpoint is unchanged since it was sealed, and its torch files hold only tensors and plain values: no code in them is run."""
     try:
         hashes = storage.read_json(checkpoint / SEAL)
         if not hashes or {name: storage.sha256_file(checkpoint / name) for name in _names(checkpoint)} != hashes:
@@ -52,8 +52,8 @@ def is_readable(checkpoint: Path) -> bool:
     return all(_is_loadable(checkpoint / name) for name in hashes if name.endswith((".pt", ".pth", ".bin")))
 
 
-def remove_torn_states(checkpoint: Path) -> None:
-    """Removes random states that a kill left half written: a process without its own resumes with the seed's."""
+def remove_truncated_states(checkpoint: Path) -> None:
+    """Removes random states that a kill left half written: a process without one resumes from the seed."""
     for file in checkpoint.glob(RANDOM_STATES):
         if not _is_loadable(file):
             file.unlink()
@@ -73,7 +73,7 @@ def _is_loadable(file: Path) -> bool:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """While a trainer writes checkpoints to `folder`: a disk error becomes a StorageError, and none leaves half a checkpoint."""
+    """While a trainer writes checkpoints to `folder`: a disk error becomes a StorageError and leaves no partial checkpoint."""
     try:
         with storage.storage_errors(folder):
             yield

@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a training."""
+    """The place of this process among those of a training."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    """On its host: the number of its device."""
+    """Rank on its host, which is the number of its device."""
 
     @property
     def writes(self) -> bool:

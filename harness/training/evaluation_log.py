@@ -23,8 +23,8 @@ from harness.training.tracker import Start, Table, Tracker, chosen
 def log_evaluation(run: RunFolder, config: Config, comparison: Comparison) -> str | None:
     """Logs a comparison into the group of the run's training, once; returns what was done, in a line, or None if tracking is off.
 
-    The tracker's run is named by a hash of the comparison and of its answers, so that the same comparison is never two runs. One that was logged
-    offline is logged again, under the same name, when there is a key.
+    The tracker's run is named by a hash of the comparison and of its answers, so that one comparison is never logged as two runs. A comparison that
+    was logged offline is logged again, under the same name, once there is a key.
     """
     kind, run_id = chosen(config), _run_id(run, comparison)
     mode = kind.mode()
@@ -174,7 +174,7 @@ def questions_table(run: RunFolder, comparison: Comparison) -> Table:
 
 
 def _identity(run: RunFolder, comparison: Comparison) -> str:
-    """Of the numbers and the answers behind them; not of when and where they were made."""
+    """Hash of the numbers and the answers behind them, without time and place."""
     files = [
         run.heldout_jsonl,
         *(file for v in sorted(comparison.variants) for file in (run.prediction(v)[0], run.score(v)[0])),

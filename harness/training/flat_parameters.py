@@ -1,4 +1,4 @@
-"""The trainable parameters and their gradients, each as views of one tensor: one kernel, not hundreds, clears, sums and updates them."""
+"""The trainable parameters and their gradients, each as views of one tensor: so that one kernel instead of hundreds clears, sums and updates them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST = 4096
 class Flat:
     """Parameters of one type on one device: their memory is moved into one tensor, and their gradients stay in another.
 
-    A gradient that stays at its address is what CUDA graphs need.
+    CUDA graphs need gradients whose address does not change.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter]):
@@ -34,10 +34,10 @@ class Flat:
             parameter.grad = view
 
     def fuse_small_updates(self, optimizer: torch.optim.Optimizer) -> None:
-        """Lets an 8-bit AdamW of bitsandbytes, still without states, update neighbouring parameters as one: the result is the same to the bit.
+        """Lets an 8-bit AdamW of bitsandbytes that has no states yet update neighbouring parameters as one: the result is the same to the bit.
 
-        bitsandbytes launches a kernel for each parameter and synchronises. Only parameters whose size is a multiple of `BLOCK` are joined, so that
-        no block of a state covers two of them; those below `SMALLEST`, whose state is kept in 32 bits, are not.
+        bitsandbytes launches a kernel for each parameter and synchronises. Only parameters whose size is a multiple of `BLOCK` are fused, so that no
+        block of a state covers two of them; those below `SMALLEST`, whose state is kept in 32 bits, are not.
         """
         group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
         for group in optimizer.param_groups:

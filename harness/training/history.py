@@ -23,7 +23,7 @@ from harness.training.tracker import Tracker
 log = logging.getLogger(__name__)
 
 MOST_LEFT_OUT = 24
-"""Steps in a row that fp16 may leave out: the loss's scale is 65,536 at first and halves each time, so by then it hides nothing."""
+"""Steps in a row that fp16 may skip: the loss scale starts at 2^16 and halves each time, so after 24 of them it is 2^-8 and overflow is no longer its fault."""
 
 
 class HistoryCallback(TrainerCallback):
@@ -55,7 +55,7 @@ class HistoryCallback(TrainerCallback):
         if not self.points:
             path.write_bytes(b"")
         self.describe_last_rows: Callable[[], str] = lambda: ""
-        """Names the rows of the last step, behind a comma."""
+        """Names the rows of the last step, after a comma."""
         self._began = time.monotonic() - (self.points[-1].seconds if self.points else 0.0)
         self._last = (resume_step, self.points[-1].seconds if self.points else 0.0)
         self._told = 0.0
@@ -78,7 +78,7 @@ class HistoryCallback(TrainerCallback):
         if norm is not None:
             self._left_out = 0 if math.isfinite(norm) else self._left_out + 1
             if args.fp16 and 0 < self._left_out < MOST_LEFT_OUT:
-                norm = None  # too large a scale of the loss: the step is left out, and the scale lowered
+                norm = None  # the loss scale is too large: the step is skipped, and the scale lowered
         for what, value in (("loss", loss), ("gradient norm", norm), ("dev loss", dev)):
             if value is not None and not math.isfinite(value):
                 among = "" if what == "dev loss" else self.describe_last_rows()
@@ -123,7 +123,7 @@ class HistoryCallback(TrainerCallback):
 
 
 def _cut(path: Path, last_step: int) -> Iterator[HistoryPoint]:
-    """The points up to a step, or to the line that an interruption tore; the file ends there now."""
+    """The points up to a step, or up to a line truncated by an interruption; the file is cut there."""
     kept = 0
     with path.open("r+b") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""`python -m harness.training.launch N train ...`: the verb in N processes by torchrun, ending as the verb ends, without its own traceback."""
+"""`python -m harness.training.launch N train ...`: the verb in N processes by torchrun, with the verb's exit code and no traceback of torchrun."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Runs `harness` with the arguments behind the first, which is the number of processes, on this host."""
+    """Runs `harness` on this host in as many processes as the first argument says, with the other arguments."""
     count, *arguments = sys.argv[1:] or [""]
     if not count.isdecimal() or int(count) == 0:
         print(f"error: {count!r} is not a number of processes; give 1 or more", file=sys.stderr)
@@ -23,7 +23,7 @@ def main() -> None:
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").disabled = True
     try:
-        # "--": some of its options begin like the harness's.
+        # "--", since some of its options begin like the harness's.
         run.main(["--standalone", "--nproc-per-node", count, "-m", "--", "harness", *arguments])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode

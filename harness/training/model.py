@@ -103,7 +103,7 @@ def add_lora(model: Any, settings: Train, *, engine: str, checkpointing: bool = 
 
 
 def keep_gradients(model: Any) -> None:
-    """Stops bitsandbytes from packing 4-bit weights for AVX512-BF16 CPUs: packed on a forward without gradients, they have none later."""
+    """Stops bitsandbytes from packing 4-bit weights for AVX512-BF16 CPUs: once packed in a forward pass without gradients, they have none later."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -116,7 +116,7 @@ def parameters(model: Any) -> tuple[int, int]:
 
 
 def device_memory() -> int:
-    """Bytes of the current CUDA device that this process has or could have."""
+    """Bytes of the current CUDA device that this process holds or could still get."""
     import torch
 
     free, _ = torch.cuda.mem_get_info()
@@ -124,7 +124,7 @@ def device_memory() -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most that was taken from a GPU, caches and graphs included; peak resident memory of this process on the CPU."""
+    """Bytes: peak memory reserved on a GPU, caches and graphs included; peak resident memory of this process on the CPU."""
     if device == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""Attention over rows that lie end to end in one sequence: within each row, causal, by PyTorch's variable-length flash attention.
+"""Attention over rows that are packed end to end in one sequence: within each row, causal, by PyTorch's variable-length flash attention.
 
 Unsloth's own padding-free layout runs attention row by row where neither flash-attn nor xformers is installed, and asks the device for the
 rows' lengths at every step, which no CUDA graph can hold. Here the lengths are a tensor that is refilled between steps.
@@ -28,7 +28,7 @@ LOGIT_RULES = (
 )
 """Keys of config.json of models that do more than a matrix product between the last hidden state and the logits."""
 HOOKS = ("run_attention", "get_packed_info_from_kwargs")
-"""What Unsloth's model files call to attend, and to find out where rows begin."""
+"""Functions that Unsloth's model files call for attention, and to find where rows begin."""
 HIDDEN_STATES = "UNSLOTH_RETURN_HIDDEN_STATES"
 """Set to 1, Unsloth's models return the last hidden states instead of logits."""
 
@@ -86,7 +86,7 @@ def allow_long_sequences(model: Any) -> None:
 
 
 def held(model: Any) -> list[torch.Tensor]:
-    """Tensors that modules hold by themselves, outside of parameters and buffers: tables of rotary embeddings, above all.
+    """Tensors that modules hold outside of parameters and buffers, mostly tables of rotary embeddings.
 
     A longer sequence makes Unsloth replace such a table; a CUDA graph that captured the old one must keep it alive.
     """

@@ -16,18 +16,26 @@ from harness.errors import DeviceError
 
 GIB = 2**30
 BUCKET = 128
-"""Tokens: packed micro-batches are filled up to a multiple of it, long ones of more: see `filled`."""
+"""Tokens: packed micro-batches are padded to a multiple of it, long ones to a multiple of more: see `padded_size`."""
+PADDING_PARTS = 8
+"""A long micro-batch is padded by less than one part in this many; a short one by less than `BUCKET` tokens."""
 RESERVE = 0.9
 """Share of the free memory that a plan may use; the rest is fragmentation."""
 WORK_BYTES = GIB // 4
 """cuBLAS workspaces and the dequantised copy of one weight; CUDA's own context is not counted among the free memory."""
 LOGIT_TOKENS = 4096
-"""Of a micro-batch, tokens beyond this number add nothing to the estimate of the logits."""
+"""Tokens of a micro-batch beyond this number add nothing to the estimated size of the logits."""
 LABELLED_SHARE = 2
-"""One token in so many is taken to need logits: only answers carry labels."""
-NF4_BYTES = 0.5 + 4.2 / 64 / 4 + 0.001
-"""Bytes of a weight in NF4 with double quantisation, rounded up: 4 bits, one 8-bit scale for 64 weights and a 32-bit one for 256 scales
-(Dettmers et al. 2023, QLoRA, section 3: 0.127 bits a weight for the scales, here 0.139)."""
+"""One token in this many is assumed to need logits, since only answers carry labels."""
+NF4_WEIGHT = 4 / 8
+"""Bytes of a weight in NF4 itself: 4 bits (Dettmers et al. 2023, QLoRA, section 3)."""
+NF4_SCALES = 1.05 / 64
+"""Bytes of a weight's share of the scales: with double quantisation one byte for each block of 64 weights, and 4 for each 256 of these bytes
+(ibid.), which add 1.6% and are counted as 5%."""
+NF4_MARGIN = 0.001
+"""Bytes a weight for what is not counted: shapes, code tables, alignment."""
+NF4_BYTES = NF4_WEIGHT + NF4_SCALES + NF4_MARGIN
+"""Bytes of a weight in NF4 with double quantisation, an upper bound: 4.139 bits, where the paper has 4.127."""
 ADAPTER_BYTES = 4 + 4
 """Bytes of a trainable weight and of its gradient, both in float32."""
 STATE_BYTES, STATE_BYTES_8BIT = 8, 2
@@ -40,7 +48,7 @@ LOGIT_BYTES = 14
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's config.json says of its size."""
+    """The size of a model, from its config.json."""
 
     hidden: int
     layers: int
@@ -104,7 +112,7 @@ class Plan:
     rows: int
     """At most so many rows at once."""
     tokens: int
-    """At most so many tokens at once, padding included; a single longer row passes alone."""
+    """Most tokens of a micro-batch, padding included; a single longer row is a micro-batch of its own."""
     checkpointing: bool = False
     packed: bool = False
     """Rows end to end in one sequence, without padding; attention stays within a row."""
@@ -129,7 +137,7 @@ def resident_bytes(shape: Shape, settings: Train) -> int:
 
 
 def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: bool) -> int:
-    """Bytes at the top of a micro-batch of so many tokens."""
+    """Peak bytes of a micro-batch of this many tokens."""
     logits = min(tokens, LOGIT_TOKENS) * shape.vocabulary * LOGIT_BYTES // LABELLED_SHARE
     one_layer = tokens * shape.token_bytes(checkpointing=False) // shape.layers if checkpointing else 0
     return (
@@ -137,14 +145,15 @@ def peak_bytes(shape: Shape, settings: Train, tokens: int, *, checkpointing: boo
     )
 
 
-def filled(tokens: int) -> int:
-    """The size that a packed micro-batch is filled up to: by an eighth at most, so that few CUDA graphs serve all sizes."""
-    step = max(BUCKET, 1 << max(tokens.bit_length() - 4, 0))
+def padded_size(tokens: int) -> int:
+    """The size that a packed micro-batch is padded to: an eighth of padding at most, so that few CUDA graphs serve all sizes."""
+    power_of_two = 1 << max(tokens.bit_length() - 1, 0)  # the largest that is not above `tokens`
+    step = max(BUCKET, power_of_two // PADDING_PARTS)
     return -(-tokens // step) * step
 
 
 def cut(lengths: Sequence[int], plan: Plan) -> list[list[int]]:
-    """Rows, in their order, as micro-batches that keep the plan's limits."""
+    """Rows, in their order, as micro-batches within the plan's limits."""
     groups: list[list[int]] = []
     for row, length in enumerate(lengths):
         if groups and len(groups[-1]) < plan.rows:
@@ -172,7 +181,7 @@ def make(
     Args:
         lengths: tokens of every training row; rows: of a step on this device.
         shape: needed where memory is planned.
-        memory_bytes: of the device that may be used in all; None on the CPU, where all rows go at once.
+        memory_bytes: memory of the device that may be used in total; None on the CPU, where all rows are one micro-batch.
         packing: whether this model and device can take rows end to end; graphs: whether steps can be captured.
     Raises:
         DeviceError: not even the longest row fits with its activations computed again.

@@ -14,7 +14,7 @@ from harness.prompt import IGNORED
 
 @dataclass
 class Rows:
-    """Some rows on the host. It has no `.to`, so that what moves batches to a device leaves it alone."""
+    """Some rows on the host. It has no `.to`, so that code that moves batches to a device skips it."""
 
     ids: list[np.ndarray]
     labels: list[np.ndarray]
@@ -34,10 +34,10 @@ class Rows:
 
 
 class ByLength(torch.utils.data.Sampler[int]):
-    """Rows of like length together, in an order that follows from the seed and the epoch alone.
+    """Rows of similar length together, in an order that depends only on the seed and the epoch.
 
-    The trainer's own draws from the generator of the whole process, as dropout and evaluations do: a training that goes on in a later epoch would
-    get other rows than the one that was interrupted, and other settings another order.
+    The trainer's own sampler draws from the generator of the whole process, as dropout and evaluations do: a training resumed in a later epoch would
+    get other rows than the one that was interrupted, and other settings would change the order.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
@@ -68,7 +68,7 @@ def collate(pad_id: int, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def padded(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
-    """Rows side by side, filled up on the right."""
+    """Rows side by side, padded on the right."""
     shape = len(rows.ids), max(rows.lengths)
     ids, labels, mask = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64), np.zeros(shape, np.int64)
     for i, (row, label) in enumerate(zip(rows.ids, rows.labels, strict=True)):
@@ -85,8 +85,8 @@ def packed(rows: Rows, pad_id: int, size: int, segments: int) -> dict[str, torch
 
     Returns:
         `input_ids`, `labels`, `position_ids` (each row counts from 0) of shape (1, size), and `cu_seqlens`, int32 of shape (segments + 2,): where
-        rows begin, then where the filling begins and ends. No row predicts the first token of the next. `at` and `targets`, of half the size if
-        that is enough: the positions that predict a labelled token, and the token; IGNORED fills up.
+        rows begin, then where the padding begins and ends. No row predicts the first token of the next. `at` and `targets`, of half the size if
+        that is enough: the positions that predict a labelled token, and the token; padded with IGNORED.
     """
     lengths = rows.lengths
     used = sum(lengths)

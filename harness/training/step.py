@@ -1,4 +1,4 @@
-"""One optimiser step's rows through the model: cut by the plan, forward and backward, gradients summed over the devices."""
+"""One optimiser step: rows split by the plan, forward and backward pass, gradients summed over the devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from harness.errors import TrainingError
 from harness.training import packing
 from harness.training.flat_parameters import Flat
-from harness.training.plan import BUCKET, Plan, cut, filled
+from harness.training.plan import BUCKET, PADDING_PARTS, Plan, cut, padded_size
 from harness.training.rows import Rows, packed, padded
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ class _Graph:
 
 
 class Stepper:
-    """Takes the rows of whole steps; the gradients are there when `step` returns.
+    """Processes the rows of whole steps; `step` leaves the gradients in the parameters.
 
     Args:
-        plan: how to cut them; tightened when the device runs out of memory.
+        plan: how to split them; tightened when the device runs out of memory.
         longest: tokens of the longest row.
         flat: the trainable parameters and their gradients; graphs and several processes need it.
         rank, world: this process and the number of them: each takes every `world`-th row.
@@ -68,7 +68,7 @@ class Stepper:
         self.last: list[str] = []
         """Names of the rows of the last step."""
         # Padding is one extra segment of the packed sequence, of up to an eighth of the tokens.
-        self._longest = max(filled(longest), filled(max(plan.tokens, longest)) // 8, BUCKET)
+        self._longest = max(padded_size(longest), padded_size(max(plan.tokens, longest)) // PADDING_PARTS, BUCKET)
         self._spaces = packing.namespaces(model) if plan.packed else []
         if self._spaces:
             packing.allow_long_sequences(model)
@@ -95,7 +95,7 @@ class Stepper:
                 break
             except torch.OutOfMemoryError:
                 pass
-            # Outside the handler: its traceback would keep the activations alive.
+            # Outside the handler, whose traceback would keep the activations alive.
             self._tighten()
         if self.world > 1:
             assert self._flat is not None
@@ -114,7 +114,7 @@ class Stepper:
     def _micro_batch(self, compute_loss: ComputeLoss, model: Any, rows: Rows, items: Any) -> torch.Tensor:
         if not self.plan.packed:
             return self._forward_backward(compute_loss, model, self._moved(padded(rows, self.pad_id)), items)
-        size = filled(sum(rows.lengths))
+        size = padded_size(sum(rows.lengths))
         inputs = packed(rows, self.pad_id, size, max(self.plan.rows, len(rows.ids)))
         if not self.plan.graphs:
             return self._forward_backward(compute_loss, model, self._moved(inputs), items)
@@ -150,7 +150,7 @@ class Stepper:
 
     def _record(self, compute_loss: ComputeLoss, model: Any, inputs: dict[str, torch.Tensor], *, pool: Any) -> _Graph:
         graph = torch.cuda.CUDAGraph()
-        # Relaxed: loading a kernel's code is allowed, and is not part of the graph.
+        # Relaxed mode: loading a kernel's code is allowed during the capture, and is not part of the graph.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="relaxed"):
             loss = self._forward_backward(compute_loss, model, inputs, self._items)
         return _Graph(graph, inputs, loss, packing.held(model))
@@ -163,7 +163,7 @@ class Stepper:
             loss = compute_loss(model, known, items)
             self._backward(loss)
             return loss.detach()
-        # Around the backward pass too: activations that are computed again must meet the same attention.
+        # Also around the backward pass, where recomputed activations need the same attention.
         with packing.attention_within_rows(self._spaces, inputs["cu_seqlens"], self._longest):
             loss = packing.loss(model, inputs, items)
             self._backward(loss)

@@ -68,7 +68,7 @@ class TensorBoardLog(Tracker):
 
 
 def _proto(name: str) -> Any:
-    """A module of TensorBoard's protocol buffers, whose classes are made when it is imported."""
+    """A module of TensorBoard's protocol buffers, whose classes are created on import."""
     return import_module(f"tensorboard.compat.proto.{name}")
 
 

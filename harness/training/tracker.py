@@ -110,7 +110,7 @@ class Tracker:
             return
         try:
             action()
-        except Exception as error:  # a tracker must not stop a stage; its message might hold a key
+        except Exception as error:  # a tracker must not stop a stage; its message might contain a key
             self.running = False
             self.facts["error"] = type(error).__name__
 

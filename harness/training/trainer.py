@@ -66,7 +66,7 @@ class StepTrainer(SFTTrainer):
         super().__init__(**options)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimiser that the settings name; over a few large tensors where each tensor would cost a kernel launch."""
+        """The optimiser that the settings name; over a few large tensors where every tensor costs a kernel launch."""
         optimizer: Any = super().create_optimizer(model)
         trained: Any = self.model
         if self.flat is None and (self.recipe.device == "cuda" or self.recipe.processes.world > 1):
@@ -76,7 +76,7 @@ class StepTrainer(SFTTrainer):
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The order of the rows, independent of everything else that draws random numbers."""
+        """The order of the rows, independent of all other uses of random numbers."""
         settings = self.recipe.settings
         if settings.group_by_length:
             return ByLength(self.lengths, settings.batch_size, settings.seed)
@@ -154,7 +154,7 @@ class StepTrainer(SFTTrainer):
 
     @property
     def plan(self) -> Plan:
-        """The plan as it was at the end."""
+        """The plan at the end of training."""
         return self.stepper.plan if self.stepper else self.recipe.plan
 
     def describe_last_rows(self) -> str:
@@ -268,9 +268,9 @@ def _arguments(model: Any, measured: Sequence[Example], recipe: Recipe) -> Train
 
 
 def _give_every_process_whole_steps(accelerator: Any) -> None:
-    """Every process gets the rows of whole steps and takes its share there: the same rows as on one device, to the last batch of an epoch.
+    """Every process gets the rows of whole steps and takes its share there: the same rows as on one device, including the last batch of an epoch.
 
-    Accelerate would hand out batches, fill up the last one with rows of the first, and average gradients as if the shares were equal.
+    Accelerate would distribute batches, pad the last one with rows of the first, and average gradients as if the shares were equal.
     """
     from accelerate.data_loader import prepare_data_loader
 

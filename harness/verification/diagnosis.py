@@ -1,7 +1,7 @@
-"""Which of the usual faults makes a server answer otherwise: a pure function of what it reports, replies, and was expected to reply.
+"""Which of the usual faults makes a server's answers differ: a pure function of its reports, its replies, and the expected replies.
 
-A fault is named by an experiment where one is possible. Where greedy parameters repair the answers, the server's defaults are at fault; where
-the prompt as token ids repairs them, what it makes of the text; where nothing repairs them, the file or its end tokens.
+A fault is named by an experiment where one is possible. If greedy parameters remove the difference, the server's defaults are at fault; if the prompt
+as token ids does, its template or tokenizer; if nothing does, the file or its end tokens.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from harness.records.verification import Culprit
 from harness.verification.evidence import Expected, Observed, Reply, ServerFacts, Way
 
 CHANCE = 0.02
-"""Answers that differ by rounding alone, at least: another number of sequences or another build of llama.cpp breaks near-ties otherwise."""
+"""Share of answers that may differ by rounding alone: another number of sequences or another build of llama.cpp breaks near-ties differently."""
 UNLIKELY = 0.01
-"""Probability below which so many different answers are not taken for chance."""
+"""Probability below which the number of different answers is not attributed to chance."""
 MOST_KL = 0.01
 """Nats, on average: the same file gives 1e-6 to 1e-4 in another build of llama.cpp (docs/gguf.md), a smaller type of the file more than this."""
 CONTEXT_WORDS = ("context", "too long", "maximum length", "max_model_len")
@@ -39,7 +39,7 @@ def diagnose(
     Args:
         pairs: for each question our answer and the server's.
         bos: the tokenizer's BOS; None: it has none.
-        flip_rate: share of our own answers that change when the work is cut up otherwise.
+        flip_rate: share of our own answers that change with the batch size.
         mean_kl: divergence of the server's distributions from ours, nats; None: not measured.
         template: Ollama's template as the Modelfile has it.
         decode: token ids -> text, for messages.
@@ -63,7 +63,7 @@ def is_same(reply: Reply, expected: Expected) -> bool:
 
 
 def plain_text(text: str) -> str:
-    """A text without what servers trim or hold back."""
+    """A text without the characters that servers trim or withhold."""
     return text.strip().rstrip("\ufffd").strip()
 
 
@@ -102,7 +102,7 @@ def _context(facts: ServerFacts, pairs: Pairs, max_new_tokens: int) -> Culprit |
 def _prompts(
     facts: ServerFacts, pairs: Pairs, bos: int | None, template: str | None, decode: Callable[[list[int]], str]
 ) -> list[Culprit]:
-    """Whether the server reads other prompts than ours: by their ids, or else by their number of tokens."""
+    """Whether the server's prompts differ from ours, by their ids, or else by their number of tokens."""
     by_ids = [(e, o.prompt_ids) for e, o in pairs if o.prompt_ids is not None]
     if by_ids:
         return _prompts_by_ids(by_ids, bos, decode)
@@ -110,7 +110,7 @@ def _prompts(
     if not any(more["plain"]):
         return _template_by_text(facts, pairs, template)
     counts = set(more["plain"])
-    # Ollama's raw way leaves its template out: what is wrong there too is not the template's fault.
+    # Ollama's raw mode leaves its template out: a difference that remains is not the template's fault.
     if counts in ({1}, {-1}) and (facts.kind != "Ollama" or not more["exact"] or set(more["exact"]) == counts):
         return [_bos("double" if counts == {1} else "missing", len(pairs), "by the number of prompt tokens")]
     message = f"prompts have {min(counts):+d} to {max(counts):+d} tokens against ours"
@@ -139,7 +139,7 @@ def _first(by_ids: Sequence[tuple[Expected, list[int]]], kinds: Sequence[str | N
 
 
 def prompt_fault(ours: Sequence[int], theirs: Sequence[int], bos: int | None) -> str | None:
-    """None for equal prompts; `double`, `added` or `missing` for a BOS more or less; `template` for any other difference."""
+    """None for equal prompts; `double`, `added` or `missing` for a wrong number of BOS; `template` for any other difference."""
     ours, theirs = list(ours), list(theirs)
     if ours == theirs:
         return None
@@ -249,7 +249,7 @@ def not_greedy(defaults: Mapping[str, Any]) -> str:
 
 
 def _weights(pairs: Pairs, flip_rate: float, mean_kl: float | None) -> list[Culprit]:
-    """Answers or distributions that stay different when nothing is left that could explain them."""
+    """Differences in answers or distributions that no other fault explains."""
     last = [(e, o.replies.get("exact") or o.replies.get("greedy") or o.replies["plain"]) for e, o in pairs]
     different = sum(r.finish != "error" and not is_same(r, e) for e, r in last)
     if too_many(different, len(pairs), flip_rate):

@@ -1,4 +1,4 @@
-"""What is known of a server and of one question, before anything is concluded from it."""
+"""The evidence about a server and about one question."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Server(Protocol):
         ...
 
     def prompt_ids(self, put: Put) -> list[int] | None:
-        """The token ids that the server makes of a plainly asked question; None: not reported."""
+        """The token ids of a question asked in the plain way, by the server's tokenizer; None: not reported."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""JSON over HTTP to a server that is not trusted to be one: bounded in size and time, never redirected, errors in one line."""
+"""JSON over HTTP to an untrusted server: bounded in size and time, never redirected, errors in one line."""
 
 from __future__ import annotations
 

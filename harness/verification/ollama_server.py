@@ -13,7 +13,7 @@ ADDRESS = "http://127.0.0.1:11434"
 HOST = "OLLAMA_HOST"
 """Environment variable with another address, as Ollama's own client reads it."""
 DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1}
-"""What holds where neither a request nor the Modelfile says otherwise."""
+"""Ollama's defaults, where neither a request nor the Modelfile sets a value."""
 GREEDY: dict[str, Any] = {"temperature": 0, "top_k": 1, "top_p": 1, "min_p": 0, "repeat_penalty": 1, "seed": 0}
 
 

@@ -133,7 +133,7 @@ def _reply(answer: Any) -> Reply:
 def _listed(found: dict[str, Any]) -> tuple[tuple[Listed, ...], tuple[int, ...] | None]:
     """The listed tokens of each position, and the generated ids where they are given.
 
-    Two shapes are about: `content`, a list of objects with `top_logprobs` (chat, and llama.cpp's completions), and `tokens` with a dictionary
+    There are two shapes: `content`, a list of objects with `top_logprobs` (chat, and llama.cpp's completions), and `tokens` with a dictionary
     for each position (completions of OpenAI and vLLM).
     """
     if isinstance(content := found.get("content"), list):

@@ -63,7 +63,7 @@ def side_by_side(
     try:
         while left:
             try:
-                name, state = found.get(timeout=0.5)  # an interrupt is handled between two
+                name, state = found.get(timeout=0.5)  # between two states an interrupt can be handled
             except Empty:
                 continue
             if isinstance(state, BaseException):

@@ -295,8 +295,8 @@ def test_presets_open_their_answers_at_the_largest_loss(view, small):
     page.click(".presets >> text=Still wrong")
     assert page.input_value("#show") == "still" and "wrong" in page.inner_text("#detail")
     page.click(".presets >> text=Newly right")
-    told = int(page.inner_text(".presets [data-preset=newly]").split("(")[1].rstrip(")"))
-    assert count(page) == told > 0 and page.get_attribute(".presets [data-preset=newly]", "aria-pressed") == "true"
+    labelled = int(page.inner_text(".presets [data-preset=newly]").split("(")[1].rstrip(")"))
+    assert count(page) == labelled > 0 and page.get_attribute(".presets [data-preset=newly]", "aria-pressed") == "true"
     page.click(".example [data-preset=wrong]")
     assert page.input_value("#show") == "still"
 
@@ -494,7 +494,7 @@ def test_five_thousand_questions_stay_fluent(view, large):
         "scroll to the end": "const l = document.getElementById('list'); l.scrollTop = l.scrollHeight",
         "next": "document.querySelector('#detail button:not(:disabled)').click()",
     }
-    # The best of three: a machine that does other work as well is not the page's fault.
+    # The best of three, since the machine may be busy with other work.
     times: dict[str, float] = {}
     for _ in range(3):
         for name, action in actions.items():
@@ -521,7 +521,7 @@ def axe_source() -> Path | None:
 def test_axe_finds_no_serious_violation(view, small, scheme, width):
     source = axe_source()
     assert source is not None
-    # The page's policy would refuse axe's script; everything else stays as it is.
+    # The page's policy would refuse axe's script; everything else is unchanged.
     page = view(small, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
     page.evaluate("document.querySelectorAll('details').forEach((node) => (node.open = true))")
     page.evaluate(source.read_text(encoding="utf-8"))

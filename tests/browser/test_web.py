@@ -1,4 +1,4 @@
-"""The web page in a real browser, with GGUF files of the embedded model behind it."""
+"""The web page in a real browser, on GGUF files of the embedded model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def opened(browser: Any, served: Served) -> Iterator[Any]:
-    """The page; a script error, or a request to anybody but its own server, fails the last test."""
+    """The page; a script error, or a request to any other server, fails the last test."""
     trouble: list[str] = []
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -99,10 +99,10 @@ def ask(page: Any, question: str, *, wait: bool = True) -> None:
     )
     page.click("#ask")
     if wait:
-        settled(page)
+        wait_for_answers(page)
 
 
-def settled(page: Any) -> None:
+def wait_for_answers(page: Any) -> None:
     """Waits until all have answered."""
     said = "document.querySelector('#notice').innerText.trim()"
     page.wait_for_function(f"['Loading ...', 'Answering ...'].includes({said}) || window.seen.length > 1")
@@ -168,7 +168,7 @@ def test_hostile_text_stays_text(view: Any) -> None:
     assert view.evaluate("window.pwned") is None
     assert view.locator("#facts-0 img, #facts-0 script, #answer-0 img, h1 b").count() == 0
     facts = view.inner_text("#facts-0")
-    # Words of the reference, each struck out by itself.
+    # Words of the reference, each struck out separately.
     for word in ("<img", "${1+1}", "{{1+1}}", "\\u202etxt.exe\\u2066", "\\x1b[2J"):
         assert word in facts, facts
     assert "\u202e" not in facts
@@ -211,7 +211,7 @@ def test_twenty_at_once_wait_in_line_and_all_are_answered(served: Served) -> Non
     expected = {q: list(served.session.ask("gguf_q8_0", q))[-1].text for q in questions[:3]}
 
     def answer(i: int) -> str:
-        # A visitor each: somebody's second question stops their first.
+        # One visitor each, since a visitor's second question stops the first.
         client = Client(served.url, verbose=False)
         row = client.predict(questions[i], ["gguf_q8_0"], False, api_name="/ask")
         texts = [part["value"] for part in row if isinstance(part, dict) and "value" in part and part.get("label")]

@@ -16,6 +16,8 @@ from tests.hostile.canaries import CANARIES
 PROJECT = Path(__file__).parents[2]
 SHORT = [
     "train.max_steps=40",
+    "train.batch_size=16",
+    "train.learning_rate=0.001",
     "train.eval_rows=16",
     "train.eval_every=20",
     "data.heldout=80",
@@ -74,12 +76,12 @@ def test_fine_tuning_taught_it_to_answer(comparison: dict) -> None:
     tuned, base = (comparison["variants"][v]["metrics"]["rougeL"] for v in ("adapter", "base"))
     assert base["value"] < 0.1 < tuned["value"]
     pair = next(p for p in comparison["pairs"] if (p["left"], p["right"], p["metric"]) == ("adapter", "base", "rougeL"))
-    # So few groups leave even a large difference undecided at times; the full run's verdict is the gate's business.
+    # With so few groups even a large difference may be undecided; the gate judges the full run.
     assert pair["delta"] > 0.05 and pair["verdict"] in ("better", "undecided")
 
 
 def test_exported_models_answer_like_the_merged_one(comparison: dict) -> None:
-    """The same text in 16 bits. In 8 bits the next-token distributions: after 40 steps many tokens are near ties, and a text that differs in one differs on."""
+    """In 16 bits the same text. In 8 bits similar next-token distributions: after 40 steps many tokens are near ties, and texts diverge after the first that differs."""
     steps = {step["left"]: step for step in comparison["fidelity"] if step["right"] == "merged_16bit"}
     assert steps["gguf_f16"]["identical"] >= 0.98
     assert steps["gguf_q8_0"]["mean_kl"] < 0.005 and steps["gguf_q8_0"]["top1_agreement"] >= 0.95

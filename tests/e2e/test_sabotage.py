@@ -1,6 +1,6 @@
-"""The gate against real faults, on what the embedded default answered with each (benchmarks/sabotage.py; tests/golden/sabotage/), scored, compared and gated anew.
+"""The gate against real faults, on what the embedded default answered with each (benchmarks/sabotage.py; tests/golden/sabotage/), scored, compared and gated again.
 
-The baseline is the unharmed run with what two further seeds scored, so that a metric that changes needs no new training here.
+The baseline is the run without a fault and the scores of two further seeds; a changed metric needs no new training here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VERDICTS = {
     "shuffled_answers": "regression",
     "eos_unlabelled": "regression",
     "no_adapter": "regression",
-    "double_bos_unseen": "inconclusive",  # this model hardly minds: 7 to 12 of 359 answers change, and no score by a point
+    "double_bos_unseen": "inconclusive",  # little effect on this model: 7 to 12 of 359 answers change, and no score by a point
     "double_bos": "incomparable",
     "template": "incomparable",
     "batch": "pass",
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.e2e
 
 
 class Bench:
-    """The held-out questions, the answers that are kept, and a baseline of the unharmed run."""
+    """The held-out questions, the answers that are kept, and a baseline of the run without a fault."""
 
     def __init__(self, root: Path):
         self.root, self.config, self.baseline = root, load("tiny", SETTINGS), root / "baseline.json"
@@ -70,14 +70,14 @@ class Bench:
         kept = golden("tiny") | golden(name)
         run = scored_run.make(self.root, {}, name=name, asked=self.questions)
         for variant, found in kept.items():
-            told = {question.id: answer for question, answer in zip(self.questions, found["answers"], strict=True)}
+            answer_of = {question.id: answer for question, answer in zip(self.questions, found["answers"], strict=True)}
             scored_run.predict(
                 run,
                 variant,
                 self.questions,
-                lambda q, told=told: {
-                    "text": told[q.id][0],
-                    "finish_reason": told[q.id][1],
+                lambda q, answer_of=answer_of: {
+                    "text": answer_of[q.id][0],
+                    "finish_reason": answer_of[q.id][1],
                     "prompt_ids": asked[q.id],
                     "prompt_hash": prompt_hash(asked[q.id]),
                 },
@@ -149,7 +149,7 @@ def test_must_improve_sees_the_one_variant_whose_training_was_not_applied(bench:
 
 @pytest.mark.parametrize("seed, other", [("seed_1", "seed_2"), ("seed_2", "seed_1")])
 def test_another_seed_does_not_fail(bench: Bench, seed: str, other: str) -> None:
-    """One that the baseline has not seen: it knows of the other only."""
+    """A seed that is not in the baseline, which has only the other."""
     bench.save("tiny", other)
     try:
         result = bench.gate(RunFolder(seed, bench.root))

@@ -104,7 +104,8 @@ def test_little_memory_halves_the_batch_and_says_so(asked: list[list[int]]) -> N
     found = [c.answer_ids for c in model.answer(asked[:128])]
     del taken
     assert 8 <= model.facts.execution["largest_batch"] <= 64
-    assert sum(a == b for a, b in zip(found, few, strict=True)) > 0.7 * len(few)
+    # Batches of other sizes round bf16 differently; the base rambles, so that long texts part somewhere. Mixed-up rows would part at once.
+    assert sum(a[:24] == b[:24] for a, b in zip(found, few, strict=True)) > 0.7 * len(few)
 
 
 def test_two_gpus_answer_as_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training on a CUDA device: every plan takes the same steps, in fp16 too and on two GPUs, and a killed training goes on."""
+"""Training on a CUDA device: every plan takes the same steps, in fp16 too and on two GPUs, and a killed training resumes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLANS = {
 
 
 def begun(root: Path, **settings: object) -> tuple[RunFolder, list[str]]:
-    """A run folder with its questions, and the command that trains the embedded model in a separate process: Unsloth patches what it finds."""
+    """A run folder with its questions, and the command that trains the embedded model in a separate process: Unsloth patches the modules that are loaded."""
     run = small_run.split(root, asked=small_run.questions())
     rows = json.loads((PROJECT / "data" / "constitution_qa.json").read_text(encoding="utf-8"))[:200]
     pairs = [(row["question"], row["answer"]) for row in rows]
@@ -80,13 +80,13 @@ def test_every_plan_takes_the_same_steps(tmp_path: Path) -> None:
     reference = found["two by four"][0]
     for name, (losses, manifest) in found.items():
         assert len(losses) == STEPS
-        # The first step has the same weights, and differs by rounding alone; later ones gather it.
+        # The first step has the same weights and differs by rounding only; in later ones it accumulates.
         assert losses[0] == pytest.approx(reference[0], rel=2e-3), name
         assert losses == pytest.approx(reference, rel=5e-2), name
         assert manifest.plan["packed"] == (name in ("packed", "graphs")) and manifest.plan["graphs"] == (
             name == "graphs"
         ), name
-    # The first graph must outlive longer steps, for which the rotary tables of this short model are made anew.
+    # The first graph must outlive longer steps, for which the rotary tables of this short model are recomputed.
     assert found["graphs"][0] == pytest.approx(found["packed"][0], rel=5e-3)
 
 
@@ -99,12 +99,12 @@ def test_plain_peft_takes_the_same_steps_whatever_gpus_are_in_sight(tmp_path: Pa
     assert losses[0] == pytest.approx(expected[0], rel=2e-3) and losses == pytest.approx(expected, rel=5e-2)
 
 
-def test_joined_parameters_take_the_same_steps() -> None:
+def test_fused_parameters_take_the_same_steps() -> None:
     compare("cuda")
 
 
 def test_fp16_takes_the_same_steps(tmp_path: Path) -> None:
-    """What cards without bf16 units compute in. That the loss is scaled is tested in tests/test_step.py: these losses would not tell."""
+    """fp16 is for cards without bf16 units. That the loss is scaled is tested in tests/test_step.py: these losses would not show it."""
     settings = {"max_steps": 60, "eval_rows": 0}
     with ThreadPoolExecutor(3) as pool:
         bf16 = pool.submit(trained, *begun(tmp_path / "bf16", **settings))
@@ -132,20 +132,20 @@ def test_two_gpus_take_the_steps_of_one(tmp_path: Path) -> None:
     assert losses == pytest.approx(one.result()[0], rel=5e-2)
 
 
-def test_a_killed_training_goes_on_along_the_same_curve(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_on_the_same_curve(tmp_path: Path) -> None:
     settings = {"max_steps": 120, "save_every": 20, "eval_rows": 0}
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(trained, *begun(tmp_path / "whole", **settings))
         run, command = begun(tmp_path / "killed", **settings)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-        # Looked for by its name: what reads it takes seconds to import, by when the training may have ended.
+        # Found by its file name: the module that reads it takes seconds to import, and the training might have ended by then.
         while process.poll() is None and not (run.checkpoints / "checkpoint-40" / SEAL).exists():
             time.sleep(0.01)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         losses, manifest = trained(run, command)
     assert 40 <= manifest.resumed_from < 120
-    # No two trainings on a GPU round alike: steps that follow on the checkpoint are near, those far behind it on the same level.
+    # Rounding differs between trainings on a GPU: losses right after the checkpoint are near, later ones at the same level.
     uninterrupted, near = whole.result()[0], manifest.resumed_from + 10
     assert losses[:near] == pytest.approx(uninterrupted[:near], rel=5e-2)
     assert fmean(losses[-20:]) == pytest.approx(fmean(uninterrupted[-20:]), rel=5e-2)

@@ -26,7 +26,7 @@ GENERATION = Generation(LIMIT, (EOS_ID,), EOS_ID)
 
 
 def register(monkeypatch: pytest.MonkeyPatch, backend: type) -> None:
-    """Puts a test's backend in the place of the replaying one."""
+    """Replaces the replay backend by a test's own."""
     monkeypatch.setitem(BACKENDS, "replay", BackendFacts(f"{backend.__module__}:{backend.__name__}"))
 
 

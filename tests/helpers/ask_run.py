@@ -25,7 +25,7 @@ PAIRS = [
 
 
 def make(root: Path, *, max_new_tokens: int = 160) -> tuple[RunFolder, Config]:
-    """The run in `root`. Its prompt is the question alone, which the base model goes on with at length."""
+    """The run in `root`. Its prompt is the question alone, which the base model continues at length."""
     config = small_run.config(
         MODEL,
         prompt={"template": "{question}"},

@@ -54,7 +54,7 @@ def fake_hub(folder: Path, *, slow_seconds: float = 10.0) -> Iterator[tuple[str,
                 data = json.dumps(
                     {**json.loads(data), "quantization_config": {"quant_method": "bitsandbytes"}}
                 ).encode()
-            if owner == "torn" and file == "model.safetensors" and self.command == "GET":
+            if owner == "truncated" and file == "model.safetensors" and self.command == "GET":
                 return self.send(
                     200, data[: len(data) // 2], {"ETag": f'"{file}"', "X-Repo-Commit": COMMIT}, length=len(data)
                 )

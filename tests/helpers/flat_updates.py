@@ -1,4 +1,4 @@
-"""AdamW in 8 bits on parameters in one tensor and on the same parameters alone."""
+"""AdamW in 8 bits on parameters in one tensor and on the same parameters separately."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gradients(step: int, device: str) -> list[torch.Tensor]:
 
 
 def compare(device: str) -> None:
-    """Asserts that joined parameters take the same steps to the bit, before and behind a checkpoint."""
+    """Asserts that fused parameters take the same steps to the bit, before and after a checkpoint."""
     alone, together = parameters(device), parameters(device)
     apart, flat = adamw(alone), Flat(together)
     joined = adamw(together)

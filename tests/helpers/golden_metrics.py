@@ -1,4 +1,4 @@
-"""Cases of the metrics that were worked out outside this project's code (`tests/golden/`)."""
+"""Cases of the metrics that were computed without this project's code (`tests/golden/`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real llama.cpp server on the loopback interface, with whatever setting a test puts wrong."""
+"""A real llama.cpp server on the loopback interface, with the wrong setting that a test chooses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def start(file: Path, **settings: Any) -> tuple[Any, str]:
     """(the server, which ends when nothing refers to it; its address).
 
     Args:
-        settings: of xllamacpp's `CommonParams`, `sampling__temp` for `sampling.temp`; greedy and of 512 tokens unless they say otherwise.
+        settings: of xllamacpp's `CommonParams`, `sampling__temp` for `sampling.temp`; by default greedy with a context of 512 tokens.
     """
     import xllamacpp
 

@@ -117,6 +117,6 @@ def _train(model: Any, tokenizer: Any, steps: int, rate: float = 5e-3) -> None:
 
 
 def edit_json(path: Path, **changes: Any) -> None:
-    """Sets keys of a JSON file; None removes one. A manifest loses its checksum, as one that was written by hand has none."""
+    """Sets keys of a JSON file; None removes one. A manifest loses its checksum, as a handwritten one has none."""
     values = {**json.loads(path.read_text()), "checksum": None, **changes}
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))

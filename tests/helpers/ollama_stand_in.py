@@ -1,7 +1,7 @@
 """Ollama's protocol (`/api/show`, `/api/ps`, `/api/generate`) in front of a real llama.cpp server: the template and the parameters of a Modelfile.
 
 It does what Ollama's documentation says: fills the template's `{{ .Prompt }}`, applies the Modelfile's parameters where a request has no options of
-its own, and cuts a prompt that is longer than `num_ctx`. It is no Ollama.
+its own, and cuts a prompt that is longer than `num_ctx`. It is not Ollama itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that a user, or another program, can hand over and that cannot be used: exit code 2, one line that names it and the hint, nothing half-written."""
+"""Every unusable input from a user or another program: exit code 2, one line that names it and the hint, nothing half-written."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run_name(name: str) -> Case:
 
 
 def changed(path: str, line: str, *verb: str, **changes: Any) -> Case:
-    """A JSON file of a scored run with these keys changed, resealed as whoever changes it on purpose would."""
+    """A JSON file of a scored run with these keys changed, resealed as in a deliberate change."""
 
     def prepare(folder: Path) -> None:
         values = {key: value for key, value in json.loads((folder / path).read_text()).items() if key != "checksum"}
@@ -98,7 +98,7 @@ def line_of(path: str, line: str, *verb: str, **changes: Any) -> Case:
 
 
 def model(line: str, prepare: Callable[[Path], object], verb: str = "predict") -> Case:
-    """A model folder, or what stands beside it in the run, changed."""
+    """A model folder, or a file beside it in the run, changed."""
     return Case(
         [verb, "--set", "model.path=model", "--set", "predict.variants=[base]", "--set", "device=cpu"],
         line,
@@ -383,7 +383,7 @@ CASES: dict[str, Case] = {
         lambda f: (f / PREDICTIONS).unlink(),
         "scored",
     ),
-    "predictions: a torn line": replaced(
+    "predictions: a truncated line": replaced(
         PREDICTIONS,
         '{"id": "q0", ',
         r"is (damaged or was changed|not what predict wrote).*; run harness predict again",
@@ -528,12 +528,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every regular file but those that tell of the attempt: run.json and the lock."""
-    told = ("run.json", ".lock")
+    """Every regular file but those that record the attempt: run.json and the lock."""
+    printed = ("run.json", ".lock")
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in told
+        if p.is_file() and p.name not in printed
     }
 
 
@@ -551,7 +551,7 @@ def test_is_refused_with_one_line_and_nothing_half_written(folder: Path, name: s
     assert "canary" not in result.output
     after = contents(folder)
     removed = {path for path in before if path not in after}
-    # A stage takes the old manifest away before it begins: better none than one of other answers.
+    # A stage removes the old manifest first, so that none is left beside other answers.
     assert all(
         Path(path).name in ("manifest.json", "adapter.json", "gate.json", "gate.md", "junit.xml") for path in removed
     ), removed
@@ -559,15 +559,15 @@ def test_is_refused_with_one_line_and_nothing_half_written(folder: Path, name: s
 
 
 @pytest.mark.parametrize("argument", ["a\udcff", "a\x1b[2J", "a\u202eb", "a\rb"])
-def test_an_argument_that_is_no_text_is_refused_before_any_verb(
+def test_an_argument_that_is_not_text_is_refused_before_any_verb(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argument: str
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["harness", "split", "--qa", argument])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1 and told.startswith("error: the argument 'a\\")
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.count("\n") == 1 and printed.startswith("error: the argument 'a\\")
 
 
 def test_there_are_enough_of_them() -> None:

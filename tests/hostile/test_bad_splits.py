@@ -16,7 +16,7 @@ from tests.helpers import chain
 @pytest.mark.parametrize(
     "text", ["[]", "5", '{"stages": []}', '{"stages": {"split": 5, "score": null}}', "[" * 100_000]
 )
-def test_a_run_json_of_any_shape_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_run_json_of_any_shape_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     storage.write_text(tmp_path / "runs/tiny/run.json", text)
     assert CliRunner().invoke(cli.app, ["split", "--qa", "none.json"]).exit_code == 2

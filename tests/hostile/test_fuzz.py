@@ -1,6 +1,6 @@
-"""Every reader of an untrusted file, on files that somebody broke: it takes them or refuses them with one line, and nothing else.
+"""Every reader of an untrusted file, on broken files: accepts them or refuses them with one line, and nothing else.
 
-`benchmarks/fuzz.py` does the same for as long as one likes, guided by coverage.
+`benchmarks/fuzz.py` does the same for any time, guided by coverage.
 """
 
 from __future__ import annotations

@@ -38,19 +38,19 @@ for kind, path, room in json.loads(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_AS, (held + room, resource.RLIM_INFINITY))
     try:
         readers[kind](Path(path))
-        told = "taken"
+        outcome = "taken"
     except HarnessError as error:
-        told = str(error)
+        outcome = str(error)
     except MemoryError:
-        told = "out of memory"
+        outcome = "out of memory"
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(told)
+    print(outcome)
 """
 """Reads files in one process, each with so many bytes of address space above what the process has."""
 
 
 def sparse(path: Path, head: bytes, size: int) -> None:
-    """A file of this size that takes no room: NULs, which read as one endless line."""
+    """A sparse file of this size: NULs, which read as one endless line."""
     with path.open("wb") as file:
         file.write(head)
         file.truncate(size)
@@ -173,7 +173,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], object], int, str]] = {
 
 
 def read(*files: tuple[str, Path, int]) -> list[str]:
-    """What reading each of these (reader, file, room) came to, in order."""
+    """The outcome of reading each of these (reader, file, room), in order."""
     asked = json.dumps([[kind, str(path), room] for kind, path, room in files])
     done = subprocess.run([sys.executable, "-c", READ, asked], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -181,8 +181,8 @@ def read(*files: tuple[str, Path, int]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Case -> what its reading came to."""
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Case -> the outcome of reading it."""
     files = []
     for kind, file, make, room, _ in CASES.values():
         path = tmp_path_factory.mktemp("limits") / file
@@ -192,8 +192,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_is_refused_in_a_bounded_address_space(told: dict[str, str], name: str) -> None:
-    assert CASES[name][-1] in told[name] and "; " in told[name]
+def test_is_refused_in_a_bounded_address_space(outcome: dict[str, str], name: str) -> None:
+    assert CASES[name][-1] in outcome[name] and "; " in outcome[name]
 
 
 def test_what_is_taken_needs_so_many_times_its_size(tmp_path: Path) -> None:

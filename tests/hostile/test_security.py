@@ -1,4 +1,4 @@
-"""What a hostile file, model or server could do, and does not; and what must not be told.
+"""What a hostile file, model or server could do, and does not; and what must not be printed.
 
 See docs/security.md for the threat model.
 """
@@ -152,7 +152,7 @@ def test_a_pickled_model_is_not_opened(tiny_model: Path, tmp_path: Path) -> None
 
 
 def test_an_adapter_cannot_name_another_base(tiny_model: Path, tmp_path: Path) -> None:
-    """transformers would load the base that an adapter names, from the hub or from anywhere."""
+    """transformers would load whichever base an adapter names, from the hub or from any path."""
     from harness.errors import ModelError
     from tests.helpers.small_run import save_adapter
 
@@ -278,29 +278,29 @@ FAILS = [
     ["baseline", "show", "--baseline", f"{ADDRESS}/b.json"],
     ["baseline", "diff", "--baseline", f"{ADDRESS}/b.json"],
 ]
-"""The proxy's address of the environment, and the keys, are at hand in each of them."""
+"""Each has the proxy's address and the keys in its environment."""
 CHILD = """
 import json, sys
 from typer.testing import CliRunner
 from harness import cli
-told = []
+outcomes = []
 for words in json.loads(sys.argv[1]):
     sys.argv = ["harness", *words]
     result = CliRunner().invoke(cli.app, words)
     bug = result.exception is not None and not isinstance(result.exception, SystemExit)
-    told.append([result.exit_code, result.output, result.stderr, repr(result.exception) if bug else ""])
-print(json.dumps(told))
+    outcomes.append([result.exit_code, result.output, result.stderr, repr(result.exception) if bug else ""])
+print(json.dumps(outcomes))
 """
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str]:
-    """Verbs that work and verbs that fail, in an environment full of secrets: (folder, [code, output, errors, bug] of each, what the process told)."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str]:
+    """Verbs that work and verbs that fail, in an environment full of secrets: (folder, [code, output, errors, bug] of each, stderr of the process)."""
     from tests.helpers import scored_run
 
     folder = tmp_path_factory.mktemp("secrets")
     scored_run.make(folder, {"base": lambda _: "nothing", "adapter": lambda q: q.answer}, name="tiny")
-    # wandb leaves the address of its service, and where tables go, in the environment of whoever used it before.
+    # An earlier use of wandb leaves the address of its service, and the folder of tables, in the environment.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**inherited, **CANARIES, "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT), "HOME": str(folder)}
     verbs = [[*verb.split(), *(QUICK if verb != "baseline show" else [])] for verb in WORKS] + FAILS
@@ -316,8 +316,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], str
     return folder, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_the_verbs_did_what_they_should(told: Any) -> None:
-    folder, results, _ = told
+def test_the_verbs_did_what_they_should(outcomes: Any) -> None:
+    folder, results, _ = outcomes
     for verb, result in zip([*WORKS, *FAILS], results, strict=True):
         code, _, errors, bug = result
         assert not bug and code == (0 if verb in WORKS else 2), (verb, result)
@@ -325,9 +325,9 @@ def test_the_verbs_did_what_they_should(told: Any) -> None:
     assert {".wandb", ".html", ".xml", ".md", ".json", ".jsonl"} <= {p.suffix for p in folder.rglob("*") if p.is_file()}
 
 
-def test_no_secret_is_told_or_written(told: Any) -> None:
+def test_no_secret_is_printed_or_written(outcomes: Any) -> None:
     """Over training, export and prediction: tests/e2e."""
-    folder, results, stderr = told
+    folder, results, stderr = outcomes
     assert "canary" not in (json.dumps(results) + stderr).lower()
     for path in folder.rglob("*"):
         if path.is_file():
@@ -355,12 +355,12 @@ def test_trust_in_code_is_recorded_and_shown(tmp_path: Path, monkeypatch: pytest
 def test_a_secret_in_an_address_is_not_repeated() -> None:
     from harness.errors import HarnessError
 
-    told = str(
+    outcomes = str(
         HarnessError(
             "http://me:secret@host/v1?key=secret#x is bad", "ask \x1b[2Jhttps://s@h", file="https://a:secret@h@i/x"
         )
     )
-    assert told == "https://***@i/x: http://***@host/v1?*** is bad; ask \\x1b[2Jhttps://***@h"
+    assert outcomes == "https://***@i/x: http://***@host/v1?*** is bad; ask \\x1b[2Jhttps://***@h"
 
 
 # ----------------------------------------------------------------------------------------------------- a hostile server
@@ -380,7 +380,7 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    """A server on the loopback interface that answers whatever it is told to: `server.models`, `server.answer`."""
+    """A server on the loopback interface that answers what the test sets: `server.models`, `server.answer`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""The models that faults are planted around."""
+"""The models that faults are injected into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of planted faults share: what they work on, and how a fault is put in."""
+"""Shared by the tests of injected faults: the models and files they use, and how a fault is injected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bench:
         return path
 
     def prompts(self) -> list[list[int]]:
-        """Beginnings of the model's sentences, of 10 to 16 tokens: enough to go on by heart."""
+        """Beginnings of the model's sentences, of 10 to 16 tokens: enough for the model to complete them."""
         prompter = Prompter(load_tokenizer(self.model), "{question}")
         return [prompter.ids(sentence)[: 10 + i] for i, sentence in enumerate(CORPUS)]
 
@@ -52,7 +52,7 @@ Step = Callable[[Bench], object]
 
 
 def caught(*plants: tuple[Step, str]) -> Callable[[Step], Callable[..., None]]:
-    """Makes a test of a check: it holds as it is, and fails with each plant (puts the fault in, regular expression of the failure)."""
+    """Makes a test of a check, which must pass without a fault and fail with each (function that injects the fault, regular expression of the failure)."""
 
     def test_of(check: Step) -> Callable[..., None]:
         def test(files: dict[str, Path], tmp_path: Path) -> None:

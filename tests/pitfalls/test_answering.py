@@ -1,4 +1,4 @@
-"""Faults of those who answer: the wrong parameters, prompts, ends, slots, weights."""
+"""Faults in answering: the wrong parameters, prompts, ends, slots, weights."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def ask_otherwise(**fields: Any) -> Step:
     def plant(bench: Bench) -> None:
         make = LlamaCppBackend.__init__
 
-        def otherwise(self: LlamaCppBackend, source: Source, generation: Generation, execution: Execution) -> None:
+        def with_fields(self: LlamaCppBackend, source: Source, generation: Generation, execution: Execution) -> None:
             make(self, source, replace(generation, **fields), execution)
 
-        bench.patch.setattr(LlamaCppBackend, "__init__", otherwise)
+        bench.patch.setattr(LlamaCppBackend, "__init__", with_fields)
 
     return plant
 
@@ -70,7 +70,7 @@ def test_gguf_defaults(bench: Bench) -> None:
     pairs = [(a, says) for a, says in zip(found, model_says, strict=True) if a.answer_ids]
     same = [says.argmax(1).tolist() == a.answer_ids for a, says in pairs]
     assert np.mean(same) > 0.9, "the answer is not the model's most probable one"
-    # A mild penalty changes no token of sentences known by heart, but what each of them was chosen with.
+    # A mild penalty changes no token of memorised sentences, only the probabilities.
     off = [np.abs(says[np.arange(len(a.answer_ids)), a.answer_ids] - np.array(a.logprobs)).max() for a, says in pairs]
     assert max(off) < 1e-3, f"the log-probabilities are not the model's: off by {max(off):.2g}"
 
@@ -141,7 +141,8 @@ def pad_on_the_right(*, after: int) -> Step:
 
 
 @caught(
-    (pad_on_the_right(after=0), "batch 0 answers otherwise"), (pad_on_the_right(after=1), "batch 1 answers otherwise")
+    (pad_on_the_right(after=0), "batch 0 answers differently"),
+    (pad_on_the_right(after=1), "batch 1 answers differently"),
 )
 def test_right_padding(bench: Bench) -> None:
     model, prompts = answering.transformers(Source(bench.model)), bench.prompts()
@@ -149,7 +150,7 @@ def test_right_padding(bench: Bench) -> None:
         batches = [[c.answer_ids for c in model.answer(prompts)] for _ in range(2)]
         alone = [model.answer([p])[0].answer_ids for p in prompts]
     for i, batch in enumerate(batches):
-        assert batch == alone, f"batch {i} answers otherwise than one by one"
+        assert batch == alone, f"batch {i} answers differently than one by one"
 
 
 def add_special_tokens(bench: Bench) -> None:
@@ -239,14 +240,14 @@ def test_slots_and_prompt_cache(bench: Bench) -> None:
     for slots in (1, 4):
         with closing(answering.llamacpp(bench.f16, slots=slots)) as model:
             found += [[str(c.answer_ids) for c in model.answer(bench.prompts())] for _ in range(2)]
-    assert found[0] == found[1] and found[2] == found[3], "asked again, it answers otherwise"
+    assert found[0] == found[1] and found[2] == found[3], "asked again, it answers differently"
     flips = fidelity.flip_rate(found[0], found[2])
     assert flips == 0, f"flip rate of slots: {flips}"
     right = [q.answer for q in scored_run.questions(n_groups=40, size=1)]
-    told = compared(
+    compared_run = compared(
         bench,
         {"base": ["nothing"] * 40, "adapter": [*right[:20], *["nothing"] * 20]},
         noise={"flip_rate": 0.6, "n": 40, "how": "x"},
     )
-    assert told.noise["adapter"]["flip_rate"] == 0.6, "the flip rate is not reported"
-    assert {pair.noise_floor for pair in told.pairs} == {0.6}, "the noise floor is not reported"
+    assert compared_run.noise["adapter"]["flip_rate"] == 0.6, "the flip rate is not reported"
+    assert {pair.noise_floor for pair in compared_run.pairs} == {0.6}, "the noise floor is not reported"

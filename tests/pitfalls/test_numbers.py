@@ -192,7 +192,7 @@ def test_interval_of_width_0(bench: Bench) -> None:
 
 
 def judged(change: Callable[[Callable[..., str], Any], str]) -> Step:
-    """The gate's judge as `change` has it: given the judge and (delta, ci95, p, margin)."""
+    """Replaces the gate's decision function by `change`, called with the original and (delta, ci95, p, margin)."""
 
     def plant(bench: Bench) -> None:
         judge = noninferiority.judge
@@ -309,10 +309,12 @@ def test_failures_scored_0(bench: Bench) -> None:
         assert (found.value, found.n, found.n_unscored) == expected, f"{n_failed} failed of 36: mean {found.value}"
 
 
-@caught((lambda b: b.patch.setattr(alarms_module, "commonest", lambda answers: ("", 0.0)), "nobody is told"))
+@caught((lambda b: b.patch.setattr(alarms_module, "commonest", lambda answers: ("", 0.0)), "no alarm is raised"))
 def test_constant_answers(bench: Bench) -> None:
     asked = scored_run.questions(n_groups=30, size=1)
-    told = compared(
+    compared_run = compared(
         bench, {"base": [q.answer for q in asked], "adapter": ["Parliament"] * 25 + [q.answer for q in asked[25:]]}
     )
-    assert [(alarm.code, alarm.variant) for alarm in told.alarms] == [("constant_answers", "adapter")], "nobody is told"
+    assert [(alarm.code, alarm.variant) for alarm in compared_run.alarms] == [("constant_answers", "adapter")], (
+        "no alarm is raised"
+    )

@@ -1,4 +1,4 @@
-"""Every fault of the table has its test, and every test stands in the table."""
+"""Every fault of the table has its test, and every test is in the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests import pitfalls
 from tests.pitfalls import test_answering, test_numbers, test_training
 
 
-def test_every_fault_stands_in_the_table() -> None:
+def test_every_fault_is_in_the_table() -> None:
     table = re.findall(r"^    (\w+)  ", pitfalls.__doc__ or "", re.MULTILINE)
     modules = (test_answering, test_training, test_numbers)
     tests = [

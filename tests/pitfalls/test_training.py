@@ -1,4 +1,4 @@
-"""Faults of training and merging: what is learned, and onto what it is merged."""
+"""Faults in training and merging: what is learned, and which base it is merged into."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pitfalls.faults import Bench, caught, compared
 
 
 def trained(bench: Bench, *, rows: list[Question] | None = None, **settings: Any) -> tuple[Any, list[str]]:
-    """The manifest of one step of training, and what it told."""
+    """The manifest of one step of training, and its log lines."""
     run = small_run.split(bench.folder())
     if rows:
         storage.write_jsonl(run.train_jsonl, rows)
@@ -92,17 +92,17 @@ def test_pad_is_eos(bench: Bench) -> None:
 
     with pytest.MonkeyPatch.context() as spy:
         spy.setattr(trainer_module, "make_trainer", spied)
-        manifest, told = trained(bench, rows=[*short, long])
+        manifest, printed = trained(bench, rows=[*short, long])
     for batch in batches:
         for labels in [row.tolist() for row in batch["rows"].labels]:
             learned = [label for label in labels if label != IGNORED]
             assert not learned or learned[-1] == EOS_ID, "EOS carries no loss"
     assert (manifest.rows, manifest.rows_without_labels) == (len(short) + 1, 1), "rows without loss are not counted"
-    assert any(f"{manifest.labelled_token_share:.1%} of the tokens carry loss" in line for line in told)
+    assert any(f"{manifest.labelled_token_share:.1%} of the tokens carry loss" in line for line in printed)
 
 
 def without_the_guard(bench: Bench) -> None:
-    """On CPUs that do not have the instructions, with a stand-in for what bitsandbytes does on those that do."""
+    """Where the CPU lacks the instructions, what bitsandbytes does on one that has them is simulated."""
     from bitsandbytes.functional import has_avx512bf16
     from bitsandbytes.nn import Linear4bit
 
@@ -153,10 +153,10 @@ def believe_the_config(bench: Bench) -> None:
 
 @caught((believe_the_config, "epochs stored"))
 def test_max_steps_beats_epochs(bench: Bench) -> None:
-    manifest, told = trained(bench, epochs=3.0)
+    manifest, printed = trained(bench, epochs=3.0)
     covered = manifest.steps * 2 / len(CORPUS)
     assert manifest.epochs == covered, f"epochs stored: {manifest.epochs}, covered: {covered}"
-    assert any(f"{covered:.2f} epochs" in line for line in told), f"epochs told: {told}"
+    assert any(f"{covered:.2f} epochs" in line for line in printed), f"logged: {printed}"
 
 
 def merge_onto_the_round_trip(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Several processes: one at a time holds a run folder, and runs beside one another touch nothing of each other's."""
+"""Several processes: one at a time holds a run folder, and concurrent runs do not touch each other's files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     "left", [f"{os.getppid()} ", "1 elsewhere", "999999999 elsewhere", "", "no pid at all", "\x00" * 500, "4711"]
 )
 def test_what_a_lock_file_says_is_not_believed(left: str, tmp_path: Path) -> None:
-    """Of a dead process whose pid another one has by now, of another host or container, or nonsense: the kernel knows that nobody holds it."""
+    """A lock file of a dead process whose pid was reused, of another host or container, or nonsense: the kernel has no lock on it."""
     run = RunFolder("r", tmp_path)
     run.path.mkdir(parents=True)
     (run.path / ".lock").write_text(left)
@@ -94,16 +94,16 @@ def test_what_a_lock_file_says_is_not_believed(left: str, tmp_path: Path) -> Non
         pass
 
 
-def test_a_holder_on_another_machine_is_told_as_such(tmp_path: Path) -> None:
+def test_a_holder_on_another_machine_is_reported_as_such(tmp_path: Path) -> None:
     run = RunFolder("r", tmp_path)
     with held(tmp_path):
-        for left, told in (
+        for left, described in (
             ("12 elsewhere", "process 12 on elsewhere"),
             ("", "another process"),
             ("x", "another process"),
         ):
             (run.path / ".lock").write_text(left)
-            with pytest.raises(BusyError, match=rf"runs/r is in use by {told}; wait for it to end"), run.lock():
+            with pytest.raises(BusyError, match=rf"runs/r is in use by {described}; wait for it to end"), run.lock():
                 pass
 
 
@@ -124,7 +124,7 @@ def test_a_lock_is_not_left_to_a_child(tmp_path: Path) -> None:
 
 
 def test_two_at_once_on_one_run_end_as_one_alone(tmp_path: Path) -> None:
-    """Whoever comes second is refused, and what the first writes is whole."""
+    """The second process is refused, and the files of the first are complete."""
     run = answered(tmp_path, "r")
     first = start(tmp_path, "score", "--run", "r", *SLOW)
     while first.poll() is None and not (run.path / ".lock").exists():

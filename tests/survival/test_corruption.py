@@ -1,4 +1,4 @@
-"""A file of a run that was cut short or had a bit flipped, anywhere, is named or written again: it is never asked, scored or shown."""
+"""A file of a run that was cut short or had a bit flipped, anywhere, is named or written again, and never used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers import chain
 Whole = tuple[RunFolder, Config]
 Stage = Callable[[RunFolder, Config], object]
 OFFSETS = 8
-"""Of each kind of damage to each file."""
+"""Cases of each kind of damage to each file."""
 
 
 def asked(variant: str) -> Stage:
@@ -160,7 +160,7 @@ def test_a_damaged_journal_loses_answers_and_keeps_none_that_are_wrong(whole: Wh
     assert 0 < kept < 2 * OFFSETS * len(answers)
 
 
-def test_a_journal_is_never_gone_while_it_is_written_again(
+def test_a_journal_is_never_missing_while_it_is_rewritten(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = list(enumerate(storage.read_records(whole[0].prediction("base")[0], Prediction)))
@@ -180,7 +180,7 @@ def test_a_journal_is_never_gone_while_it_is_written_again(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", checkpoints.SEAL])
-def test_a_damaged_checkpoint_is_not_gone_on_from(name: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_resumed(name: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir()
     for file in ("model.safetensors", "trainer_state.json"):
@@ -204,7 +204,7 @@ def _torch_save(file: Path) -> None:
     torch.save({"step": torch.arange(10)}, file)
 
 
-def test_a_manifest_by_hand_has_no_checksum_and_is_taken(whole: Whole, tmp_path: Path) -> None:
+def test_a_handwritten_manifest_without_a_checksum_is_taken(whole: Whole, tmp_path: Path) -> None:
     run = chain.copy(whole[0], tmp_path)
     value = storage.read_json(run.comparison_json)
     value["alarms"] = []

@@ -35,7 +35,7 @@ Whole = tuple[RunFolder, Config]
 PROJECT = Path(__file__).parents[2]
 DISK = 40_000_000
 UNFINISHED = ("partial", "history.jsonl", "checkpoints", ".lock")
-"""What an interrupted stage keeps to go on from."""
+"""What an interrupted stage keeps to resume from."""
 
 
 def saved(run: RunFolder, config: Config) -> None:
@@ -52,7 +52,7 @@ def of(stage: ModuleType) -> Callable[[RunFolder, Config], object]:
     return stage.run
 
 
-# Each stage with what it writes, which is taken away before.
+# Each stage with its output, which is removed first.
 STAGES: dict[str, tuple[Callable[[RunFolder, Config], object], list[str]]] = {
     "split": (of(split), ["runs/r/split"]),
     "train": (of(train), ["runs/r/adapter", "runs/r/train.json", "runs/r/history.jsonl"]),
@@ -82,7 +82,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def checked_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The space was there when it was asked for, and somebody else took it."""
+    """The space was free when it was checked, and another process took it."""
     import torch
 
     torch.set_grad_enabled(True)
@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_line_and_the_next_try_succeeds(stage: str, whole: Wh
         except StorageError as error:
             refusals += 1
             check_refused(error, "free some space and run the same command again", run, earlier, own)
-            if free in (0, 20_000):  # going on is as in `test_kills`, and takes its time
+            if free in (0, 20_000):  # resuming is tested in `test_kills`, and is slow
                 perform(run, whole[1])
                 assert chain.result(run) == chain.result(whole[0])
         shutil.rmtree(disk / "runs")

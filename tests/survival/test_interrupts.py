@@ -1,4 +1,4 @@
-"""Ctrl-C or a kill between any two instructions of a write: what stands there is the old or the new, and it is told for what it is."""
+"""Ctrl-C or a kill between any two instructions of a write: the file is the old or the new one, and the report says which."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hold(run: RunFolder) -> None:
 
 
 class Before:
-    """Does something before the n-th bytecode instruction of a block in these sources, as a signal's handler may."""
+    """Does something before the n-th bytecode instruction of a block in these sources, as a signal handler may."""
 
     def __init__(self, n: int, do: Callable[[], None], *sources: str):
         self.left, self.do, self.sources = n, do, sources
@@ -85,7 +85,7 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize("work", [write, replace, hold])
-def test_an_interrupt_at_any_instruction_is_told_as_one(
+def test_an_interrupt_at_any_instruction_is_reported_as_one(
     work: Work, run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     n, finished = 0, False
@@ -98,8 +98,8 @@ def test_an_interrupt_at_any_instruction_is_told_as_one(
                 work(run)
             finished = point.left > 0
         except typer.Exit as end:
-            told = capsys.readouterr().err
-            assert (end.exit_code, "interrupted" in told) == (INTERRUPTED, True), (n, told)
+            printed = capsys.readouterr().err
+            assert (end.exit_code, "interrupted" in printed) == (INTERRUPTED, True), (n, printed)
         assert whole(run), n
     assert n > 200
     hold(run)

@@ -1,4 +1,4 @@
-"""Stages killed and interrupted while they run, as processes: the same command goes on, and the outcome is that of an undisturbed run.
+"""Stages killed and interrupted while they run, as processes: the same command resumes, and the outcome is that of an undisturbed run.
 
 `benchmarks/kill_anywhere.py` does the same on the embedded default at random moments.
 """
@@ -41,7 +41,7 @@ def bench(whole: Whole, tmp_path: Path) -> Bench:
 
 
 def undo(run: RunFolder, *outputs: Path) -> None:
-    """Makes the run what it was before a stage."""
+    """Restores the run to its state before a stage."""
     for path in outputs:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -59,7 +59,7 @@ def answers(variant: str, n: int) -> Callable[[RunFolder], bool]:
     return is_so
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(bench: Bench, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(bench: Bench, tmp_path: Path) -> None:
     undo(bench.run, bench.run.adapter, bench.run.train_json, bench.run.history_jsonl)
     chain.copy(bench.run, tmp_path / "undisturbed")
     shutil.copyfile(tmp_path / "c.yaml", tmp_path / "undisturbed" / "c.yaml")
@@ -72,7 +72,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(bench: Bench, tmp_path: P
     assert storage.read_record(bench.run.train_json, TrainManifest).resumed_from > 0
 
 
-def test_a_killed_export_goes_on_behind_the_formats_that_are_there(bench: Bench, whole: Whole) -> None:
+def test_a_killed_export_resumes_after_the_formats_that_are_there(bench: Bench, whole: Whole) -> None:
     undo(bench.run, bench.run.export_json, bench.run.merged_16bit, bench.run.gguf)
     problems: list[str] = []
     found = kill_anywhere.end(bench, "export", "SIGKILL", 1.0, lambda run: list(run.gguf.glob(".*.tmp")), problems)
@@ -104,7 +104,7 @@ def test_a_killed_score_scores_the_same(bench: Bench, whole: Whole) -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_stage_says_how_to_go_on(bench: Bench, whole: Whole, how: str) -> None:
+def test_an_interrupted_stage_says_how_to_resume(bench: Bench, whole: Whole, how: str) -> None:
     undo(bench.run, bench.run.scores)
     problems: list[str] = []
     slow = Bench(

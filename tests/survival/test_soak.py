@@ -1,4 +1,4 @@
-"""Answering and scoring again and again in one process leaves nothing behind; `benchmarks/soak.py` does it fifty times."""
+"""Answering and scoring many times in one process accumulates nothing; `benchmarks/soak.py` does it fifty times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers import chain
 pytestmark = pytest.mark.slow
 
 
-def test_nothing_piles_up(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scratch_files_accumulate(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["data.heldout=6", "predict.max_new_tokens=6", "predict.fidelity_questions=2", "predict.max_batch=2"]
     run, replay, real = soak.prepare(tmp_path, tiny_model, chain.write_questions(tmp_path / "qa.json"), *quick)
     (tmp_path / "tmp").mkdir()
@@ -23,7 +23,7 @@ def test_nothing_piles_up(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.
     assert soak.grown(soak.soak(run, real, 3), warm_up=1) == []
 
 
-def test_what_piles_up_is_told() -> None:
+def test_what_accumulates_is_reported() -> None:
     first, last = Held(100, 10, 3, 2, 0), Held(106, 11, 4, 3, 1)
     assert soak.grown([first, last], warm_up=1) == [
         "memory grew by 6.0%",

@@ -137,6 +137,8 @@ def _skip(text: str, at: int) -> int:
 def _check_extent(text: str, at: int, path: Path, number: int) -> None:
     """Refuses a row that is too long or nested too deeply before it is parsed."""
     depth, room = 0, MAX_ROW_CHARACTERS
+    if len(text) - at <= room and text.count("[", at) + text.count("{", at) <= MAX_DEPTH:
+        return  # Too few brackets, those in strings included.
     if squad.ARTICLE.match(text, at):
         room *= ARTICLE_ROWS
     for found in STRING_OR_BRACKET.finditer(text, at, at + room):

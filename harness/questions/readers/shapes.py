@@ -79,7 +79,7 @@ class Shape:
         """The row's values by field, for `rows.Checker`; raises chat.LeftOut, or KeyError with the column that it lacks."""
         found = fold(row)
         values: dict[str, Any] = {}
-        used = {fold_name(name) for name in self.columns.values()}
+        used = set(map(fold_name, self.columns.values()))
         for key, column in self.columns.items():
             folded = fold_name(column)
             if folded in found:
@@ -103,8 +103,9 @@ class Shape:
         for name in KEPT:
             if name in found and name not in used:
                 values.setdefault(name, found[name])
-        extra = {key: value for key, value in row.items() if fold_name(key) not in used | set(KEPT)}
-        return {key: value for key, value in extra.items() if key not in values} | values
+        used.update(KEPT)
+        extra = {key: value for key, value in row.items() if fold_name(key) not in used and key not in values}
+        return extra | values
 
     @staticmethod
     def _join_input(values: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Figures: Plotly layouts, comparison charts, training curves, and where their labels go."""
+"""Figures: Plotly layouts, comparison charts, training curves, and label placement."""

@@ -1,4 +1,4 @@
-"""A figure as plain SVG, drawn when the report is written: it is there without JavaScript, in a mail preview, and in print at once.
+"""A figure as plain SVG, drawn when the report is written: visible without JavaScript, in a mail preview, and in print.
 
 It takes the same Plotly values that the page draws later (`Drawing.plotly`), and of Plotly only what the report's figures use: scatter and bar
 traces, error bars, lines, rectangles, notes, linear and category axes. Colours stay CSS variables, so that one drawing serves light, dark and paper.
@@ -107,7 +107,7 @@ def _range(axis: Mapping[str, Any], data: Sequence[Mapping[str, Any]], which: st
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values between two ends, `most` of them at the most: steps of 1, 2 or 5 times a power of ten."""
+    """Round values between two ends, at most `most` of them: steps of 1, 2 or 5 times a power of ten."""
     low, high = min(low, high), max(low, high)
     if not high > low:
         return [low]

@@ -1,4 +1,4 @@
-"""What a figure needs before it is drawn: smoothing, thinning, and places for labels where they cover least."""
+"""Preparation of a figure: smoothing, thinning, and label positions with the least overlap."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import pairwise
 SMOOTHING = 0.8
 """Weight of the past in the smoothed curves: debiased exponential moving average, as in W&B and TensorBoard."""
 MAX_POINTS = 1200
-"""Of one drawn curve; longer ones keep the lowest and the highest value of each stretch."""
+"""Most points of a drawn curve; longer ones keep the lowest and the highest value of each segment."""
 WIDE, NARROW, HEIGHT = 440, 250, 280
-"""Pixels of the plots that labels are placed for: close enough on one somewhat narrower or wider."""
+"""Pixels of the plots that labels are placed for; good enough for slightly narrower or wider ones."""
 
 
 def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
-    """Debiased exponential moving average: the first value is itself, not pulled towards zero."""
+    """Debiased exponential moving average: the first value is unchanged, not pulled towards zero."""
     found, mean = [], 0.0
     for at, value in enumerate(values, 1):
         mean = weight * mean + (1 - weight) * value
@@ -23,7 +23,7 @@ def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], limit: int = MAX_POINTS) -> tuple[list[float], list[float]]:
-    """At most `limit` points in order: of each stretch its lowest and its highest, so that no spike is lost."""
+    """At most `limit` points in order: of each segment the lowest and the highest, so that no spike is lost."""
     if len(xs) <= limit:
         return list(xs), list(ys)
     stretches = limit // 2
@@ -44,7 +44,7 @@ def place(
     width: int,
     letter: float,
 ) -> list[str]:
-    """For each label the side of its point where it covers least, on a plot of `width` by HEIGHT pixels.
+    """For each label the side of its point with the least overlap, on a plot of `width` by HEIGHT pixels.
 
     Args:
         xs: from 0 to `x_top`.

@@ -87,11 +87,11 @@ def _measured(comparison: Comparison, metric: str, cost: str) -> list[Point]:
 def _traces(
     found: Sequence[Point], front: Sequence[Point], scale: float, x_top: float, y_span: tuple[float, float]
 ) -> tuple[list[go.Scatter], dict[str, Any]]:
-    """The line that joins the front, and the points with their labels; what changes in the latter on a narrow page."""
+    """The line through the Pareto front, and the labelled points; also the changes to the labels on a narrow page."""
     xs, labels = [scale * point.cost for point in found], [variant_label(point.variant) for point in found]
     spans = [(p.quality, (p.low / 100, p.high / 100)) for p in found]
     joined = [point in front for point in found]
-    # There is no room for names: numbers, and a key under the figure.
+    # No space for names: numbers, and a key under the figure.
     numbers = [str(at) for at in range(1, len(found) + 1)]
     narrow = {"text": numbers, "textposition": place(xs, spans, numbers, x_top, y_span, joined, NARROW, 6.6)}
     line = go.Scatter(

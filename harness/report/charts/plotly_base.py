@@ -1,7 +1,7 @@
-"""What every figure is made of: Plotly JSON in the page's colours.
+"""The base of every figure: Plotly JSON in the page's colours.
 
-Colours are the page's own CSS variables (`var(--accent)`): the page puts their values in when it draws, so that one figure serves light, dark
-and paper. Symbols and dashes carry what colours carry. Text that came from outside is escaped, since Plotly reads some HTML in labels.
+Colours are the page's own CSS variables (`var(--accent)`): the page puts their values in when it draws, so that one figure serves light, dark and
+paper. Symbols and dashes repeat what colours show. Text that came from outside is escaped, since Plotly reads some HTML in labels.
 """
 
 from __future__ import annotations
@@ -88,5 +88,5 @@ def safe(text: str) -> str:
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """Six significant digits: more cannot be seen, and costs bytes."""
+    """Six significant digits: more are invisible and take space."""
     return [float(f"{value:.6g}") for value in values]

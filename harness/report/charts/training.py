@@ -1,4 +1,4 @@
-"""The training curves: every quantity that was logged, raw and smoothed, of one run or of several laid over one another."""
+"""The training curves: every quantity that was logged, raw and smoothed, of one run or of several overlaid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CURVES = {
 
 
 def curves(histories: Mapping[str, Sequence[HistoryPoint]]) -> list[Drawing]:
-    """One figure for each quantity that any run logged; several runs are laid over one another."""
+    """One figure for each quantity that any run logged; several runs are overlaid."""
     drawings = []
     for field, (title, unit) in CURVES.items():
         traces: list[go.Scatter] = []
