@@ -475,6 +475,33 @@ def test_tables_take_any_keys():
     assert {"GGUF Q8_0", "98.8%", "0.0041"} <= set(shown["rows"][0])
 
 
+def test_intervals_of_fidelity_stand_beside_their_values():
+    row = {"left": "a", "mean_kl": 0.0041, "top1_agreement": 0.9, "max_kl": 1.0, "positions": 300, "n": 422}
+    intervals = {"mean_kl": [0.003, 0.0052], "top1_agreement": [0.875, 0.925], "max_kl": "<b>"}
+    shown = sections.table([row | {"intervals": intervals}])
+    assert shown["rows"][0][2:] == ["300", "90.0% (87.5% to 92.5%)", "0.0041 (0.003 to 0.0052)", "1"]
+
+
+@pytest.mark.parametrize(
+    ("positions", "asked", "note"),
+    [
+        (2000, 24, ""),
+        (None, 24, ""),
+        (300, 24, "Measured at 300 positions; about 160 questions give 2,000 (predict.fidelity_questions)."),
+        (30, 24, "Measured at 30 positions; all 422 questions do not give 2,000 (predict.fidelity_questions)."),
+        (300, 500, "Measured at 300 positions."),
+    ],
+)
+def test_few_positions_are_told_with_the_way_to_more(reported, positions, asked, note):
+    comparison = comparison_of(reported).model_copy(
+        update={
+            "fidelity": [{"left": "a", "right": "b", "n": 422, "positions": positions}],
+            "provenance": {"config": {"predict": {"fidelity_questions": asked}}},
+        }
+    )
+    assert sections.fidelity_note(comparison) == note
+
+
 def test_the_columns_of_fidelity_and_noise_have_names_and_an_order(reported):
     inputs = report.read(reported)
     columns = "Format|Against|Answers|Same text|Token agreement|Positions|Top-1 agreement|Mean KL|99% KL"

@@ -64,6 +64,8 @@ WORDS = {
 }
 """Keys of the rows of fidelity and noise -> the headings of their columns, in order."""
 NONE = "\u2013"
+ENOUGH_POSITIONS = 2000
+"""Next-token distributions from which a rare large divergence shows."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,16 @@ def table(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "columns": [WORDS.get(key, key.replace("_", " ").capitalize()) for key in keys],
         "numeric": [all(isinstance(row.get(key), int | float | None) for row in rows) for key in keys],
-        "rows": [[_cell(key, row.get(key)) for key in keys] for row in rows],
+        "rows": [[_cell(key, row.get(key)) + _bounds(key, row.get("intervals")) for key in keys] for row in rows],
     }
+
+
+def _bounds(key: str, intervals: object) -> str:
+    """The 95% interval of a value in brackets, if the row has one."""
+    found = intervals.get(key) if isinstance(intervals, Mapping) else None
+    if not isinstance(found, list | tuple) or not all(isinstance(bound, int | float) for bound in found):
+        return ""
+    return f" ({' to '.join(_cell(key, float(bound)) for bound in found)})"
 
 
 def _cell(key: str, value: Any) -> str:
@@ -221,6 +231,23 @@ def fidelity_rows(comparison: Comparison) -> list[dict[str, Any]]:
             reading = f"{'ok' if measured <= limit else 'watch'}, limit {limit:g}"
         rows.append({**row, "reading": reading})
     return rows
+
+
+def fidelity_note(comparison: Comparison) -> str:
+    """At how many positions the divergences were measured, and how to measure ENOUGH_POSITIONS; empty if they were or none was."""
+    counted = [n for row in comparison.fidelity if isinstance(n := row.get("positions"), int) and n > 0]
+    config = comparison.provenance.get("config")
+    predict = config.get("predict") if isinstance(config, Mapping) else None
+    asked = predict.get("fidelity_questions") if isinstance(predict, Mapping) else None
+    if not counted or min(counted) >= ENOUGH_POSITIONS:
+        return ""
+    note = f"Measured at {min(counted)} positions"
+    answers = max((n for row in comparison.fidelity if isinstance(n := row.get("n"), int)), default=0)
+    if not isinstance(asked, int) or not 0 < asked < answers:
+        return f"{note}."
+    needed = -(-asked * ENOUGH_POSITIONS // min(counted))
+    more = f"about {needed} questions give" if needed <= answers else f"all {answers} questions do not give"
+    return f"{note}; {more} {ENOUGH_POSITIONS:,} (predict.fidelity_questions)."
 
 
 def noise_rows(comparison: Comparison) -> list[dict[str, Any]]:
