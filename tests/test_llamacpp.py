@@ -312,7 +312,7 @@ def test_another_layout_of_the_parameters_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_an_earlier_release_has_the_same_parameters_but_for_the_cache_of_experts() -> None:
     """The fields of llama.h at b11434, the last release of which PyPI has the source."""
-    now, then = ([name for name, _ in layout._fields_] for layout in libllama.LAYOUTS)
+    now, then = ([field[0] for field in layout._fields_] for layout in libllama.LAYOUTS)
     assert [name for name in now if name not in then] == ["moe_cache_size"]
     at = libllama.ContextParamsBeforeMoeCache
     assert at.abort_callback.offset == at.type_v.offset + 4

@@ -315,11 +315,9 @@ def _text(baseline: Baseline) -> str:
 def describe(baseline: Baseline) -> list[str]:
     """A baseline in lines of text."""
     git = baseline.provenance.get("git", {})
-    commit = (
-        f"{git['commit'][:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
-        if git.get("commit")
-        else "unknown"
-    )
+    commit = git.get("commit", "")[:12] or "unknown"
+    if git.get("dirty"):
+        commit += " with uncommitted changes"
     groups = len({question.group for question in baseline.questions})
     lines = [
         f"run {baseline.run}, saved {baseline.saved}, commit {commit}",

@@ -87,9 +87,10 @@ def grouping(split: SplitManifest) -> dict[str, Any]:
 def commands(value: Provenance) -> list[str]:
     """The commands that reproduce the run: the checkout, as a comment, and its stages; empty if none was recorded."""
     found, git = list(value.get("commands", [])), value.get("git", {})
-    if found and git.get("commit"):
+    commit = git.get("commit")
+    if found and commit:
         changed = ", with changes that were not committed" if git.get("dirty") else ""
-        found.insert(0, f"# harness at commit {git['commit']}{changed}")
+        found.insert(0, f"# harness at commit {commit}{changed}")
     return found
 
 
