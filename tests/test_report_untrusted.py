@@ -38,7 +38,7 @@ def test_hostile_text_stays_text(tmp_path):
     value = json.loads(run.comparison_json.read_text())
     value["alarms"] = [{"code": text[:40], "variant": None, "message": text} for text in HOSTILE]
     value["provenance"]["config"] = {HOSTILE[0]: HOSTILE[1], "nested": {"key": HOSTILE[4]}}
-    value["fidelity"] = [{"left": HOSTILE[0], HOSTILE[2]: 0.5}]
+    value["fidelity"] = [{"left": HOSTILE[0], "right": HOSTILE[2], "identical": 0.5, "token_agreement": 0.5, "n": 2}]
     edit(run, **value)
     page = report.run(run, Config()).read_text()
     outline = Outline(page)
