@@ -353,7 +353,8 @@ def test_costs_are_ratios_to_the_base(tmp_path, cost, settings, verdict):
 def test_a_format_with_other_log_probabilities_fails_before_its_scores_fall(tmp_path, left, right_):
     answers = {"merged_16bit": right, "gguf_q8_0": right}
     run = scored(tmp_path, "new", answers)
-    path, measured = tmp_path / "baseline.json", {"left": left, "right": right_, "mean_kl": 0.03}
+    path = tmp_path / "baseline.json"
+    measured = {"left": left, "right": right_, "identical": 1.0, "token_agreement": 1.0, "n": 1, "mean_kl": 0.03}
     settings = config(divergence={"gguf_q8_0": 0.03, "gguf_f16": 0.0001})
     baseline.save(path, baseline.snapshot(run, settings), settings, confirm=lambda _: True)
     assert gate.run(run, settings, baseline_file=path).notes == [
