@@ -66,7 +66,8 @@ def make(count: int, path: Path, *, alpaca: bool = False) -> None:
                 row = {"instruction": question, "input": further, "output": some(5, 60)}
             else:
                 row = {"question": question, "answer": some(1, 3)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            # No spaces: a million rows just stay under the 100 MB of a QA file.
+            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def measure(size: str) -> dict[str, object]:
