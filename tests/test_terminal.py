@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from harness import storage
-from harness.records import Comparison
+from harness.records import Comparison, Figure
 from harness.report import terminal
 from harness.report.headline import percent, primary_metric
 from tests.helpers.report_fixture import write_run
@@ -34,6 +34,21 @@ def test_no_row_without_its_name_and_no_cut_number(comparison: Comparison, width
     for name, result in comparison.variants.items():
         row = next(line for line in tables if line.removeprefix("│").split("│")[0].strip() == name)
         assert percent(result.metrics[comparison.primary or "exact_match_normalized"].value) in row
+
+
+@pytest.mark.parametrize("width", [70, 80, 200])
+def test_long_labels_wrap_and_no_figure_is_cut(comparison: Comparison, width: int) -> None:
+    label = "Trained questions in other words, exact match (the nearest training answer: 86%)"
+    found = [
+        Figure(name="taught", label=label, variant=variant, value=value, ci95=None, n=313)
+        for variant, value in (("base", 0.003), ("adapter", 0.68))
+    ]
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    terminal.show_figures(comparison.model_copy(update={"figures": found}), console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert all(word in text for word in [*label.split(), "313", "0.3%", "68%", "adapter"])
 
 
 def test_wide_terminals_show_more_metrics(comparison: Comparison) -> None:

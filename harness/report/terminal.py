@@ -31,6 +31,8 @@ WIDTH = 110
 """Width in columns where there is no terminal."""
 BORDERS = 3
 """Columns that a table takes for each cell's padding and line."""
+TEXT = 40
+"""Width that a column of text keeps before others are left out for it; longer text wraps."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Column:
     def width(self) -> int:
         """In terminal cells, with padding and line."""
         return max(map(cell_len, [self.heading, *self.cells])) + BORDERS
+
+    @property
+    def least(self) -> int:
+        """The width that it must have: text wraps, a number never does."""
+        return self.width if self.right else min(self.width, TEXT + BORDERS)
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None, *, decision: bool = True) -> None:
@@ -221,15 +228,15 @@ def show_answers(answers: list[tuple[str, str, str]]) -> None:
 
 def _print(console: Console, title: str, columns: list[Column], *, rule_after: int = 0) -> None:
     """As many of the columns, in their order, as the console has room for; those that are needed are never left out."""
-    room = console.width - 1 - sum(column.width for column in columns if column.needed)
+    room = console.width - 1 - sum(column.least for column in columns if column.needed)
     chosen = []
     for column in columns:
-        if column.needed or column.width <= room:
+        if column.needed or column.least <= room:
             chosen.append(column)
-            room -= 0 if column.needed else column.width
+            room -= 0 if column.needed else column.least
     table = Table(title=Text(visible(title)))
     for column in chosen:
-        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
+        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=column.right)
     for at, row in enumerate(zip(*(column.cells for column in chosen), strict=True)):
         if at and at == rule_after:
             table.add_section()
