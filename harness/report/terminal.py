@@ -32,7 +32,7 @@ WIDTH = 110
 BORDERS = 3
 """Columns that a table takes for each cell's padding and line."""
 TEXT = 40
-"""Width that a column of text keeps before others are left out for it; longer text wraps."""
+"""Width that a column of text keeps where the terminal is narrow; longer text wraps."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,10 @@ def show_answers(answers: list[tuple[str, str, str]]) -> None:
 
 def _print(console: Console, title: str, columns: list[Column], *, rule_after: int = 0) -> None:
     """As many of the columns, in their order, as the console has room for; those that are needed are never left out."""
-    room = console.width - 1 - sum(column.least for column in columns if column.needed)
+    needed = [column for column in columns if column.needed]
+    room = console.width - 1 - sum(column.width for column in needed)
+    if room < 0:
+        room = console.width - 1 - sum(column.least for column in needed)
     chosen = []
     for column in columns:
         if column.needed or column.least <= room:
