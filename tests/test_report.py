@@ -43,6 +43,11 @@ def test_writes_a_page_and_a_markdown_file(reported):
     assert f"<code>harness chat --run {reported.name}</code>" in reported.report_html.read_text()
 
 
+def test_the_table_of_formats_says_of_which_questions_its_bound_speaks(reported):
+    folder = reported.comparison_json.parent
+    assert all("is a bound for these questions" in (folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+
+
 def test_same_input_same_bytes(reported, tmp_path):
     again = write_run(tmp_path, questions=60)
     report.run(again, Config())
