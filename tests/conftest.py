@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from harness.models import openmp
 from tests.helpers.models import save_model
 
-# Before torch is loaded: its threads spin while they wait, which on a busy machine is many times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+openmp.wait_briefly()  # before torch is loaded
 
 # A change is judged on the same examples everywhere. `HYPOTHESIS_PROFILE=explore make test` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)

@@ -15,7 +15,7 @@ import pytest
 from harness.config import Model
 from harness.errors import ArtifactError, DeviceError, HarnessError, ModelError
 from harness.formats import safetensors_reader
-from harness.models import base_model
+from harness.models import base_model, openmp
 from tests.helpers.models import edit_json, save_model
 
 
@@ -182,3 +182,22 @@ def test_a_missing_cuda_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         "cuda",
         "cpu",
     )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+    ],
+)
+def test_how_threads_wait_is_set_unless_the_user_chose(
+    chosen: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    openmp.wait_briefly()
+    assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == expected

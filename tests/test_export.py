@@ -202,6 +202,20 @@ def test_a_disk_that_fills_up_leaves_no_half_artifact(
     export.run(run, config(tiny_model, ["merged_16bit", "gguf_f16"]))
 
 
+def test_an_interrupted_export_resumes_after_the_formats_that_are_whole(
+    run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(gguf, "write", interrupted)
+        export.run(run, config(tiny_model, ["merged_16bit", "gguf_f16"]))
+    with messages() as logged:
+        export.run(run, config(tiny_model, ["merged_16bit", "gguf_f16"]))
+    assert [line for line in logged if line.startswith("writing")] == ["writing gguf_f16"]
+
+
 def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     model = save_model(tmp_path / "m")
     run = RunFolder("r", tmp_path)

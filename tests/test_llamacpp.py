@@ -24,7 +24,7 @@ from harness.backends import (
     llama_tuning,
 )
 from harness.backends import llamacpp as module
-from harness.backends.llama_context import Context, DecodeError
+from harness.backends.llama_context import Context, DecodeError, log_softmax, logprobs_of
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.errors import ConfigError, ModelError
 from harness.formats import gguf, llama
@@ -408,6 +408,15 @@ def test_logprobs_are_the_models(tiny_model: Path, f16: Path, prompts: list[list
         assert np.exp(q).sum(1) == pytest.approx(1, abs=1e-4)
         assert np.abs(p - q).max() < 0.05
         assert q.argmax(1).tolist() == answer
+
+
+def test_logprobs_of_tokens_do_not_depend_on_the_number_of_threads() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (21, 50_000)).astype(np.float32)
+    tokens = logits.argmax(axis=1)
+    expected = logprobs_of(logits, tokens)
+    assert np.allclose(expected, log_softmax(logits)[np.arange(21), tokens], atol=1e-5)
+    for threads in (2, 3, 16):
+        assert (logprobs_of(logits, tokens, threads) == expected).all()
 
 
 def test_logprobs_of_a_prompt_that_cannot_be_asked(f16: Path) -> None:

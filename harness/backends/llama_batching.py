@@ -172,7 +172,7 @@ class Greedy:
         if self.repeat_penalty != 1.0:
             logits = np.stack([self._penalised(logits[i], self.running[place]) for i, place in enumerate(places)])
         tokens = logits.argmax(axis=1)
-        chances = logprobs_of(logits, tokens)
+        chances = logprobs_of(logits, tokens, self.context.threads)
         done = []
         for place, token, chance in zip(places, tokens.tolist(), chances.tolist(), strict=True):
             running = self.running[place]

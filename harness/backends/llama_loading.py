@@ -16,6 +16,7 @@ from harness.backends.libllama import HINT, Library
 from harness.backends.llama_context import Context, Model
 from harness.errors import ConfigError, ModelError
 from harness.formats import quantize
+from harness.models import openmp
 
 OLDER = ("libggml-base", "libggml-cpu", "libggml")
 """Libraries that libllama needs, in loading order."""
@@ -34,6 +35,7 @@ def load(path: str | None = None) -> Library:
         library = Library(Path(sys.modules[module.Server.__module__].__file__ or ""), f"xllamacpp {module.__version__}")
     else:
         file = _find(Path(path))
+        openmp.wait_briefly()
         _load_neighbours(file.parent)
         library = Library(file, "")
     check_numbers(library)

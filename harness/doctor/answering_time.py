@@ -203,7 +203,7 @@ def _seconds(context: Any, rows: list[Any]) -> float:
 
     began = time.perf_counter()
     logits = context.decode(rows)
-    logprobs_of(logits, logits.argmax(axis=1))
+    logprobs_of(logits, logits.argmax(axis=1), context.threads)
     return time.perf_counter() - began
 
 

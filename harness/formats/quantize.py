@@ -8,7 +8,6 @@ nothing, and ctypes releases the GIL around it, so that rows can be quantised on
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from functools import cache
 from types import ModuleType
@@ -17,6 +16,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from harness.errors import ModelError
+from harness.models import openmp
 
 T = GGMLQuantizationType
 
@@ -167,10 +167,7 @@ def quantize(
 @cache
 def extension() -> ModuleType:
     """xllamacpp, imported; ModelError if it is not installed."""
-    # Its OpenMP threads spin at every barrier by default, which on a machine with other work costs a factor of 5 to 1000; sleeping instead
-    # costs nothing that can be measured. libgomp reads the variable once, when it is loaded (by torch, if that came first).
-    before = os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    openmp.wait_briefly()
     try:
         import xllamacpp
     except (ImportError, OSError) as error:
@@ -178,9 +175,6 @@ def extension() -> ModuleType:
             f"xllamacpp cannot be imported ({error})",
             "install the project with its gguf extra, and the system's libgomp",
         ) from error
-    finally:
-        if before is None:
-            del os.environ["OMP_WAIT_POLICY"]
     return xllamacpp
 
 

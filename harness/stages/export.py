@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,15 +67,14 @@ def run(run: RunFolder, config: Config, *, force: bool = False) -> ExportManifes
     weigh = partial(_importance, run, config) if _importance_key(run, config) else lambda: None
     threads, without_bos = config.predict.threads, chats_without_bos(folder, config)
     sources = Sources(folder, run.adapter, run.merged_16bit, threads, checkout, weigh, without_bos)
-    artifacts = {"adapter": kept.get("adapter") or _adapter(run)}
-    # The 16-bit model comes first: the others read it.
-    for name in sorted(wanted, key=lambda f: f != variants.MERGED):
-        if name not in kept:
-            kept[name] = _write(run, name, sources)
-        artifacts[name] = kept[name]
-        storage.write_json(
-            unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
-        )
+    artifacts = {"adapter": kept.get("adapter") or _adapter(run)} | {f: kept[f] for f in wanted if f in kept}
+
+    def record(name: str, artifact: Artifact) -> None:
+        artifacts[name] = artifact
+        seconds = time.monotonic() - began
+        storage.write_json(unfinished, ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=seconds))
+
+    _write_all(run, missing, sources, record)
     artifacts = _serve(run, config, artifacts)
     manifest = ExportManifest(fingerprint=fingerprint, artifacts=artifacts, seconds=time.monotonic() - began)
     storage.write_json(run.export_json, manifest)
@@ -152,13 +153,29 @@ def _importance(run: RunFolder, config: Config) -> dict[str, Any]:
     return importance.load_or_measure(file, run.merged_16bit, rows, device=device, key=key)
 
 
-def _write(run: RunFolder, name: str, sources: Sources) -> Artifact:
-    """Writes one format under a temporary name, checks it, and moves it into place."""
+def _write_all(run: RunFolder, names: list[str], sources: Sources, record: Callable[[str, Artifact], None]) -> None:
+    """Writes the formats one after the other. Each is hashed and recorded while the next is written; an interrupt waits for that."""
+
+    def finish(name: str, seconds: float, checked: Checked) -> None:
+        record(name, _artifact(run, name, run.artifact(name), seconds, checked))
+
+    with ThreadPoolExecutor(1) as pool:
+        # The 16-bit model comes first: the others read it.
+        finished = [
+            pool.submit(finish, name, *_write(run, name, sources))
+            for name in sorted(names, key=lambda f: f != variants.MERGED)
+        ]
+    for each in finished:
+        each.result()
+
+
+def _write(run: RunFolder, name: str, sources: Sources) -> tuple[float, Checked]:
+    """Writes one format under a temporary name, checks it, and moves it into place; returns the seconds, and what was checked."""
     log.info(f"writing {name}")
-    began, target = time.monotonic(), run.artifact(name)
-    with storage.atomic_path(target) as temporary:
+    began = time.monotonic()
+    with storage.atomic_path(run.artifact(name)) as temporary:
         checked = formats.find(name)(sources, temporary, name)
-    return _artifact(run, name, target, time.monotonic() - began, checked)
+    return time.monotonic() - began, checked
 
 
 def _adapter(run: RunFolder) -> Artifact:
