@@ -13,9 +13,8 @@ import argparse
 import time
 from pathlib import Path
 
-from harness.backends import Execution, Generation, Source
+from harness.backends import Execution, Generation, Source, cores
 from harness.backends.llama_context import Context
-from harness.backends.llama_tuning import cores
 from harness.backends.llamacpp import LlamaCppBackend
 
 ASKED = "### Question:\nWhat does Article {n} of the Constitution of India say about the powers of Parliament?\n\n### Answer:\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from harness.backends.decoding import decoder, kernels
 from harness.backends.decoding.decoder import Decoder
 from harness.config import PROJECT
 from harness.errors import DeviceError
+from harness.prediction import jobs
+from harness.prediction.extras import Weights
 from harness.prediction.jobs import _processes
 from harness.prompt import load_tokenizer
 from tests.helpers import small_run
@@ -233,11 +236,32 @@ def test_automatic_sizes(
 
 def test_more_processes_than_gpus_are_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config = small_run.config(tiny_model, predict={"processes": 3})
-    assert _processes(small_run.config(tiny_model), "cuda", "transformers") == 2
-    assert _processes(config, "cpu", "transformers") == 3 and _processes(config, "cuda", "llamacpp") == 1
+    weights = Weights("transformers", Source(Path()), "", 10**10)
+    assert _processes(0, weights, Execution("cuda"), 400) == 2
+    assert _processes(3, replace(weights, backend="llamacpp"), Execution("cuda"), 400) == 1
     with pytest.raises(DeviceError, match=r"predict.processes is 3, and there are 2 GPUs; set it to 0"):
-        _processes(config, "cuda", "transformers")
+        _processes(3, weights, Execution("cuda"), 400)
+
+
+@pytest.mark.parametrize(
+    ("asked", "megabytes", "threads", "questions", "expected"),
+    [
+        (0, 10, 0, 400, 7),  # a small model takes one core: as many processes as batches of 64
+        (0, 10, 0, 64, 1),
+        (0, 10, 0, 10_000, 8),
+        (0, 270, 0, 400, 5),  # SmolLM2: three threads
+        (0, 16_000, 0, 400, 1),
+        (0, 10, 6, 400, 2),
+        (3, 10, 0, 1, 3),
+    ],
+)
+def test_processes_on_a_cpu_of_16_cores(
+    asked: int, megabytes: int, threads: int, questions: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "cores", lambda: 16)
+    monkeypatch.setattr(backends, "cores", lambda: 16)
+    weights = Weights("transformers", Source(Path()), "", megabytes * 10**6)
+    assert _processes(asked, weights, Execution("cpu", threads=threads), questions) == expected
 
 
 @pytest.mark.parametrize("end", ["release", "close", "out of memory"])

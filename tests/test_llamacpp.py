@@ -18,6 +18,7 @@ from harness.backends import (
     Execution,
     Generation,
     Source,
+    cores,
     find,
     libllama,
     llama_loading,
@@ -226,7 +227,7 @@ def test_threads_and_sequences_are_measured(f16: Path, prompts: list[list[int]])
     measured = LlamaCppBackend(Source(f16), Generation(24, (END,), 0), Execution())
     found = [(a.answer_ids, a.logprobs) for a in measured.answer(prompts)]
     used = measured.facts.execution
-    assert used["slots"] in llama_tuning.SEQUENCES and 1 <= used["threads"] <= llama_tuning.cores()
+    assert used["slots"] in llama_tuning.SEQUENCES and 1 <= used["threads"] <= cores()
     assert measured.setting is not None and measured.setting.tokens_per_second > 0
     measured.close()
     assert found == [(a.answer_ids, a.logprobs) for a in ask(f16, prompts, slots=8)]

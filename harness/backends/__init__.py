@@ -7,6 +7,7 @@ none, get the question as messages or text (`Prompt`), and what they answer is c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Size of a batch unless the config or the free memory decides."""
+PARAMETERS_A_THREAD = 50_000_000
 MAX_BATCH_GPU = 512
 """Maximum questions per GPU batch: the throughput of an 8B model saturates here."""
 
@@ -118,6 +120,16 @@ class Facts:
     execution: dict[str, Any] = field(default_factory=dict)
     room: int = 0
     """Padded tokens of the largest batch that fits in its memory; 0: memory is no limit."""
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_on_cpu(parameters: int) -> int:
+    """Threads of a transformers model: in a small one, waiting for one another costs more than further threads gain."""
+    return min(cores(), 1 + parameters // PARAMETERS_A_THREAD)
 
 
 class Backend(Protocol):

@@ -6,11 +6,11 @@ and a GPU takes many sequences at the price of one.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from dataclasses import dataclass
 
+from harness.backends import cores
 from harness.backends.llama_context import Context, Model
 
 TOKENS = 256
@@ -34,11 +34,6 @@ class Setting:
     sequences: int
     tokens_per_second: float = 0.0
     """Of a step of all sequences; 0: not measured."""
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(model: Model, *, threads: int, sequences: int, tokens: int, unit: int) -> Setting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,12 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
-from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source
+from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source, threads_on_cpu
 from harness.backends.decoding import decoder, kernels
 from harness.backends.decoding.decoder import Decoder
 from harness.backends.pieces import Piece
 from harness.errors import ModelError
 from harness.models.devices import compute_dtype
-
-PARAMETERS_A_THREAD = 50_000_000
 
 
 class TransformersBackend:
@@ -43,11 +40,7 @@ class TransformersBackend:
         """Maximum questions per batch after running out of memory."""
         self.model: Any = _load(source, self.device)
         if self.device == "cpu":
-            # For small models thread synchronisation costs more than the threads gain.
-            cores = os.cpu_count() or 1
-            torch.set_num_threads(
-                execution.threads or min(cores, 1 + self.model.num_parameters() // PARAMETERS_A_THREAD)
-            )
+            torch.set_num_threads(execution.threads or threads_on_cpu(self.model.num_parameters()))
         # Set every field, so that a model's own generation_config (Llama's samples at 0.6) has no effect.
         self.model.generation_config = GenerationConfig(
             do_sample=False,

@@ -89,7 +89,8 @@ class Predict(Section):
     max_batch: CountOrAuto = 0
     """Questions in one transformers batch, at most; 0: up to 512 on a GPU, 64 on the CPU."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
-    """Processes that share the questions of a transformers variant; 0: one on each visible GPU, and one on the CPU."""
+    """Processes that share the questions of a transformers variant; 0: one on each visible GPU; on the CPU as many as
+    the cores allow with `threads` each."""
     slots: Annotated[int, Field(ge=0, le=256)] = 0
     """Parallel sequences in llama.cpp, or requests to an endpoint; 0: measured, or 4 for an endpoint."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import storage
-from harness.backends import Execution, Generation, Prompt, Source, resolve_batch_size
+from harness.backends import Execution, Generation, Prompt, Source, cores, resolve_batch_size, threads_on_cpu
 from harness.config import Config, Price
 from harness.config import Prompt as PromptSettings
 from harness.errors import ArtifactError, DeviceError
@@ -23,6 +23,11 @@ from harness.records import ExportManifest, PromptForm, Question, TrainManifest
 from harness.registry import BACKENDS
 from harness.storage import RunFolder
 from harness.variants import ADAPTER, BASE_FEW_SHOT, UNTUNED, VARIANTS
+
+PROCESSES_ON_CPU = 8
+"""At most, unless the config asks for more: each has PyTorch and the model in memory."""
+BYTES_PER_PARAMETER = 2
+"""Of weights as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def jobs(
             split_id=split_id,
             lines=lines,
             manifest=manifest,
-            processes=_processes(config, device, weights.backend),
+            processes=_processes(config.predict.processes, weights, cut, len(questions)),
             loaded=asking.loaded,
             prompt=asking.form,
             asked=asking.by,
@@ -239,17 +244,20 @@ def _weights(run: RunFolder, config: Config, folder: Path, base_sha256: str, var
     return Weights(backend, Source(path), exported.sha256, exported.size_bytes)
 
 
-def _processes(config: Config, device: str, backend: str) -> int:
+def _processes(asked: int, weights: Weights, execution: Execution, questions: int) -> int:
     """The number of processes for a variant's questions: llama.cpp uses all cores in one, and an endpoint parallelises itself.
 
+    Args:
+        asked: `predict.processes`.
+        execution: the sizes of batches are known on the CPU.
     Raises:
         DeviceError: more than there are GPUs.
     """
-    asked = config.predict.processes
-    if not BACKENDS[backend].uses_gpu:
+    if not BACKENDS[weights.backend].uses_gpu:
         return 1
-    if device == "cpu":
-        return asked or 1
+    if execution.device == "cpu":
+        threads = execution.threads or threads_on_cpu(weights.size_bytes // BYTES_PER_PARAMETER)
+        return asked or max(1, min(cores() // threads, -(-questions // execution.max_batch), PROCESSES_ON_CPU))
     import torch
 
     found = torch.cuda.device_count()
