@@ -516,8 +516,15 @@ def axe_source() -> Path | None:
 
 
 @pytest.mark.skipif(axe_source() is None, reason="no axe-core: install axe-playwright-python or set AXE_CORE")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        (1280, "light"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_no_serious_violation(view, small, scheme, width):
     source = axe_source()
     assert source is not None
