@@ -189,7 +189,7 @@ def ours(model: Any, prompts: Answers, new: int, pad: int, device: str) -> Calla
     decoder = Decoder(whole(model), [], pad, new, graphs=device == "cuda")
 
     def ask() -> Answers:
-        found = decoder.generate(prompts)
+        found = [ids for ids, _ in decoder.generate(prompts)]
         if decoder.graph_problem:
             raise RuntimeError(f"no CUDA graphs: {decoder.graph_problem}")
         return found

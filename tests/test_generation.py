@@ -25,7 +25,7 @@ from harness.prediction import jobs
 from harness.prediction.extras import Weights
 from harness.prediction.jobs import _processes
 from harness.prompt import load_tokenizer
-from tests.helpers import small_run
+from tests.helpers import answering, small_run
 from tests.helpers.answering import generated
 
 EMBEDDED = PROJECT / "data" / "tiny-llama3"
@@ -55,15 +55,36 @@ def embedded() -> Any:
 # ------------------------------------------------------------------------------------------------------------ the text
 
 
+def texts(made: Decoder, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The token ids alone."""
+    return [ids for ids, _ in made.generate(prompts)]
+
+
 def test_the_embedded_model_says_what_generate_says_and_what_it_says_one_by_one(
     embedded: Any, asked: list[list[int]]
 ) -> None:
     stops = [embedded.config.eos_token_id]
     expected = generated(embedded, asked, stops, NEW)
     made = Decoder(embedded, stops, 0, NEW)
-    assert made.generate(asked) == expected
-    assert [made.generate([prompt])[0] for prompt in asked[:12]] == expected[:12]
+    assert texts(made, asked) == expected
+    assert [texts(made, [prompt])[0] for prompt in asked[:12]] == expected[:12]
     assert len({len(ids) for ids in expected}) > 5
+
+
+def test_each_token_comes_with_the_log_probability_that_one_pass_over_the_answer_gives_it(
+    embedded: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops, prompts = [embedded.config.eos_token_id], asked[:13]
+    monkeypatch.setattr(decoder, "CHECK_STEPS", 1)  # the batch is compacted
+    made = Decoder(embedded, stops, 0, NEW)
+    for prompt, (ids, logprobs) in zip(prompts, made.generate(prompts), strict=True):
+        with torch.no_grad():
+            logits = embedded(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert list(made.stream(prompt)) == [
+            (token, pytest.approx(chance, abs=1e-4)) for token, chance in zip(ids, logprobs, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("cut", ["slices", "rounded", "crowded", "after another batch"])
@@ -82,7 +103,7 @@ def test_how_a_batch_is_laid_out_changes_no_text(
         monkeypatch.setattr(decoder, "CHECK_STEPS", 1)
     else:
         made.generate([p + q for p, q in zip(prompts, asked[13:], strict=False)])
-    assert made.generate(prompts) == expected
+    assert texts(made, prompts) == expected
 
 
 def test_the_batch_is_compacted_when_half_of_its_rows_have_finished(
@@ -92,7 +113,7 @@ def test_the_batch_is_compacted_when_half_of_its_rows_have_finished(
     made = Decoder(embedded, stops, 0, 64)
     step = made._step
     monkeypatch.setattr(made, "_step", lambda state: rows.append(state.rows) or step(state))
-    assert made.generate(asked) == generated(embedded, asked, stops, 64)
+    assert texts(made, asked) == generated(embedded, asked, stops, 64)
     assert rows[0] == len(asked) and rows == sorted(rows, reverse=True) and len(set(rows)) > 2
 
 
@@ -126,7 +147,7 @@ def test_families_of_models(family: str) -> None:
     prompts = [generator.integers(3, 512, size).tolist() for size in (17, 3, 9, 9, 30, 1, 22)]
     assert decoder.unsupported(model) == ""
     expected = generated(model, prompts, [2, 77, 78], NEW)
-    assert Decoder(model, [2, 77, 78], 0, NEW).generate(prompts) == expected
+    assert texts(Decoder(model, [2, 77, 78], 0, NEW), prompts) == expected
 
 
 def test_models_that_cannot_are_left_to_generate() -> None:
@@ -145,6 +166,16 @@ def test_a_window_that_would_slide_is_left_to_generate(embedded: Any) -> None:
     embedded.config.sliding_window = 100
     made = Decoder(embedded, [2], 0, NEW)
     assert made.fits(100 - NEW) and not made.fits(101 - NEW)
+
+
+def test_without_the_decoder_generate_gives_the_same_log_probabilities(tiny_model: Path) -> None:
+    backend = answering.transformers(Source(tiny_model))
+    prompts = [[256, 65, 66, 67], [256, 70], [256, 71, 72]]
+    by_decoder = backend.answer(prompts)
+    backend.decoder = None
+    for mine, plain in zip(by_decoder, backend.answer(prompts), strict=True):
+        assert mine.answer_ids == plain.answer_ids and mine.logprobs == pytest.approx(plain.logprobs, abs=1e-4)
+        assert len(plain.logprobs) == len(plain.answer_ids) > 0
 
 
 # ----------------------------------------------------------------------------------------------- models made ready for it

@@ -338,6 +338,11 @@ def test_the_stage_answers_with_every_variant(answered: tuple[RunFolder, Config]
     manifests = [
         storage.read_record(run.prediction(v)[1], PredictionManifest) for v in ("base", "adapter", "merged_16bit")
     ]
+    for variant in ("base", "adapter", "merged_16bit"):
+        for p in storage.iter_records(run.prediction(variant)[0], Prediction):
+            assert (
+                p.logprobs and len(p.logprobs) == len(p.answer_ids) and all(round(x, 4) == x <= 0 for x in p.logprobs)
+            )
     assert len({m.prompts_sha256 for m in manifests}) == 1
     assert manifests[0].generation["temperature"] == 0.0
     assert all(m.n == len(small_run.QUESTIONS) and m.cost.peak_memory_bytes and m.lines_sha256 for m in manifests)

@@ -72,6 +72,7 @@ def _completion(p: Prediction | None) -> Completion:
         p.seconds,
         text=p.text,
         error=p.error,
+        logprobs=p.logprobs,
         prompt_ids=p.prompt_ids or None,
         tokens=p.tokens,
         prompt_tokens=p.prompt_tokens,

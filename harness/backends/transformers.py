@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 
 from harness.backends import BATCH_TOKENS, Completion, Execution, Facts, Generation, Source, threads_on_cpu
 from harness.backends.decoding import decoder, kernels
-from harness.backends.decoding.decoder import Decoder
+from harness.backends.decoding.decoder import Decoder, Generated
 from harness.backends.pieces import Piece
 from harness.errors import ModelError
 from harness.models.devices import compute_dtype
@@ -79,7 +79,7 @@ class TransformersBackend:
         began = time.monotonic()
         if (generated := self._within_memory(prompts)) is not None:
             seconds = (time.monotonic() - began) / len(prompts)
-            return [self._completion(ids, seconds) for ids in generated]
+            return [self._completion(ids, logprobs, seconds) for ids, logprobs in generated]
         if len(prompts) == 1:
             return [Completion([], "error", time.monotonic() - began, error="out of device memory")]
         self.largest = self.facts.execution["largest_batch"] = -(-len(prompts) // 2)
@@ -132,8 +132,8 @@ class TransformersBackend:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _within_memory(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
-        """The answers' token ids; None if memory does not hold the batch."""
+    def _within_memory(self, prompts: Sequence[Sequence[int]]) -> list[Generated] | None:
+        """The answers; None if memory does not hold the batch."""
         try:
             generated = self._generate(prompts)
             if self.decoder and self.decoder.graph_problem:
@@ -147,18 +147,34 @@ class TransformersBackend:
         torch.cuda.empty_cache()
         return None
 
-    def _generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def _generate(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
         width = max(map(len, prompts))
         if self.decoder and self.decoder.fits(width):
             return self.decoder.generate(prompts)
         # Pad on the left: generation continues from the last column, which must be the end of every prompt.
         ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        return self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+        recorder = _Recorder()
+        made = self.model.generate(
+            input_ids=ids, attention_mask=mask, logits_processor=transformers.LogitsProcessorList([recorder])
+        )
+        return list(zip(made[:, width:].tolist(), torch.stack(recorder.logprobs, 1).tolist(), strict=True))
 
-    def _completion(self, ids: list[int], seconds: float) -> Completion:
+    def _completion(self, ids: list[int], logprobs: list[float], seconds: float) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
-        return Completion(ids if end is None else ids[:end], "length" if end is None else "stop", seconds)
+        reason = "length" if end is None else "stop"
+        return Completion(ids[:end], reason, seconds, logprobs=logprobs[: len(ids) if end is None else end])
+
+
+class _Recorder(transformers.LogitsProcessor):
+    """Keeps the log-probability of every step's most probable token, which greedy decoding chooses."""
+
+    def __init__(self) -> None:
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self.logprobs.append(decoder.choose(scores)[1])
+        return scores
 
 
 def _decoder(model: Any, generation: Generation, *, graphs: bool) -> tuple[Decoder | None, str]:

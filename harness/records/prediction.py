@@ -28,6 +28,8 @@ class Prediction(Record):
     prompt_ids: list[TokenId]
     answer_ids: list[TokenId]
     """Generated token ids, without the end token."""
+    logprobs: list[float] | None = None
+    """Natural logarithm of the probability of each of `answer_ids`, to four decimals; None: not given (servers, Python functions)."""
     text: str
     """What is scored: the answer, without the reasoning in front of it."""
     thinking: str = ""

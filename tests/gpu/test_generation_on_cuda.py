@@ -42,7 +42,7 @@ def decoded(model: Any, asked: list[list[int]], *, graphs: bool = True, new: int
     from harness.backends.decoding.decoder import Decoder
 
     decoder = Decoder(model, [model.config.eos_token_id], 0, new, graphs=graphs)
-    found = decoder.generate(asked)
+    found = [ids for ids, _ in decoder.generate(asked)]
     assert not graphs or (decoder.graph_problem == "" and any(state.graph for state in decoder._states.values()))
     return found
 

@@ -126,14 +126,15 @@ def pad_on_the_right(*, after: int) -> Step:
     def plant(bench: Bench) -> None:
         left, asked = TransformersBackend._generate, []
 
-        def generate(self: Any, prompts: Any) -> list[list[int]]:
+        def generate(self: Any, prompts: Any) -> list[tuple[list[int], list[float]]]:
             asked.append(prompts)
             if len(asked) <= after:
                 return left(self, prompts)
             width = max(map(len, prompts))
             ids = torch.tensor([[*p, *[self.pad_id] * (width - len(p))] for p in prompts])
             mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in prompts])
-            return self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+            rows = self.model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+            return [(row, []) for row in rows]
 
         bench.patch.setattr(TransformersBackend, "_generate", generate)
 

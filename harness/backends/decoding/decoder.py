@@ -28,8 +28,13 @@ LENGTH_STEP = 64
 """Cache lengths are multiples of this, for few graphs and rows aligned for attention kernels."""
 CHECK_STEPS = 8
 """Steps between checks for finished rows: each check waits for the device."""
+FLOAT_BYTES = 4
+"""Of a float32, in which probabilities are computed."""
 PREFILL_TOKENS = 8192
 """Padded prompt tokens computed at once: enough to saturate a GPU, few enough to bound activation memory."""
+
+Generated = tuple[list[int], list[float]]
+"""Token ids of an answer, and the natural logarithm of each one's probability."""
 
 
 def unsupported(model: Any) -> str:
@@ -61,7 +66,7 @@ def tokens_in_memory(config: Any, itemsize: int, free_bytes: int, max_new_tokens
         * itemsize
         * (12 * text.hidden_size + 3 * getattr(text, "intermediate_size", 4 * text.hidden_size))
     )
-    logits = 3 * text.vocab_size * itemsize / max_new_tokens
+    logits = (3 * itemsize + FLOAT_BYTES) * text.vocab_size / max_new_tokens
     return max(max_new_tokens + 1, int((0.9 * free_bytes - work) / (bytes_per_token(config, itemsize) + logits)))
 
 
@@ -116,14 +121,14 @@ class Decoder:
         self._memory.reserve(0)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The answers' token ids in the prompts' order, each up to its end token (included) or `max_new_tokens`.
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
+        """The answers in the prompts' order, each up to its end token (included) or `max_new_tokens`.
 
         Raises:
             torch.OutOfMemoryError: `release` first, then try fewer prompts.
         """
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        answers: list[list[int]] = [[] for _ in prompts]
+        answers: list[Generated] = [([], []) for _ in prompts]
         width = len(prompts[order[0]])
         length = -(-(width + self.max_new_tokens) // LENGTH_STEP) * LENGTH_STEP
         state = self._state(self._rows(len(prompts)), length)
@@ -148,14 +153,12 @@ class Decoder:
     def stream(self, prompt: Sequence[int]) -> Iterator[tuple[int, float]]:
         """Streams one answer: each token, including the end token, with the natural logarithm of its probability. Without graphs."""
         state = self._state(1, -(-(len(prompt) + self.max_new_tokens) // LENGTH_STEP) * LENGTH_STEP)
-        logits = self._prefill(state, [prompt])
-        for left in reversed(range(self.max_new_tokens)):
-            token = int(state.tokens[0, 0])
-            yield token, float(torch.log_softmax(logits[0].float(), -1)[token])
-            if not left or bool(state.finished[0]):
+        self._prefill(state, [prompt])
+        for at in range(self.max_new_tokens):
+            yield int(state.tokens[0, 0]), float(state.logprobs[0, at])
+            if at + 1 == self.max_new_tokens or bool(state.finished[0]):
                 return
-            logits = self._logits(state)
-            state.accept(greedy(logits), self.stops, self.pad_id)
+            self._forward(state)
 
     def _rows(self, n: int) -> int:
         """Padded number of rows for a batch of `n`: a few sizes, so that graphs are captured once."""
@@ -178,11 +181,12 @@ class Decoder:
             self._states[rows, length] = _State(rows, length, self.max_new_tokens, self.pad_id, self.device, self.dtype)
         return self._states[rows, length]
 
-    def _prefill(self, state: _State, prompts: list[Sequence[int]]) -> torch.Tensor:
-        """Computes prompts (longest first) and chooses each one's first token; returns the last slice's logits, shape (rows, vocabulary)."""
+    def _prefill(self, state: _State, prompts: list[Sequence[int]]) -> None:
+        """Computes prompts (longest first) and chooses each one's first token."""
         width, lengths = len(prompts[0]), [len(p) for p in prompts]
         state.begin(width, lengths)
-        first, logits = 0, torch.empty(0)
+        first = 0
+        chosen, chances = state.tokens[:, 0].clone(), torch.zeros(state.rows, device=self.device)
         while first < len(prompts):
             wide = lengths[first]
             last = min(len(prompts), first + max(1, PREFILL_TOKENS // wide))
@@ -202,18 +206,12 @@ class Decoder:
                 use_cache=True,
                 **self._last_only,
             )
-            logits = output.logits[:, -1]
-            state.tokens[first:last] = greedy(logits)[:, None]
+            chosen[first:last], chances[first:last] = choose(output.logits[:, -1])
             first = last
-        state.accept(state.tokens[:, 0], self.stops, self.pad_id)
-        return logits
+        state.accept(chosen, chances, self.stops, self.pad_id)
 
     def _forward(self, state: _State) -> None:
         """Generates one token for every row without synchronising with the device."""
-        state.accept(greedy(self._logits(state)), self.stops, self.pad_id)
-
-    def _logits(self, state: _State) -> torch.Tensor:
-        """Logits of every row's next token, shape (rows, vocabulary)."""
         self._memory.begin_write(state)
         state.mask.index_fill_(3, state.column, 0)
         output = self.model(
@@ -225,7 +223,7 @@ class Decoder:
         )
         state.column += 1
         state.positions += 1
-        return output.logits[:, -1]
+        state.accept(*choose(output.logits[:, -1]), self.stops, self.pad_id)
 
     def _step(self, state: _State) -> None:
         if not self.graphs or self.graph_problem:
@@ -265,12 +263,12 @@ class Decoder:
         new.take(old, index)
         return new
 
-    def _collect(self, state: _State, owners: dict[int, int], answers: list[list[int]]) -> None:
-        written, stops = state.output.tolist(), set(self.stops.tolist())
+    def _collect(self, state: _State, owners: dict[int, int], answers: list[Generated]) -> None:
+        written, chances, stops = state.output.tolist(), state.logprobs.tolist(), set(self.stops.tolist())
         for row, owner in owners.items():
             ids = written[row]
             end = next((i for i, token in enumerate(ids) if token in stops), len(ids) - 1)
-            answers[owner] = ids[: end + 1]
+            answers[owner] = ids[: end + 1], chances[row][: end + 1]
 
 
 class _State:
@@ -285,6 +283,7 @@ class _State:
         self.mask = torch.zeros((rows, 1, 1, length), dtype=dtype, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
         self.output = torch.full((rows, new), pad_id, device=device)
+        self.logprobs = torch.zeros((rows, new), device=device)
         self.warm = False
         self.graph: Any = None
 
@@ -302,15 +301,16 @@ class _State:
 
     def take(self, other: _State, index: torch.Tensor) -> None:
         """Continues from these rows of another state."""
-        for name in ("tokens", "positions", "mask", "finished", "output"):
+        for name in ("tokens", "positions", "mask", "finished", "output", "logprobs"):
             getattr(self, name).copy_(getattr(other, name)[index])
         self.column.copy_(other.column)
         self.written.copy_(other.written)
 
-    def accept(self, chosen: torch.Tensor, stops: torch.Tensor, pad_id: int) -> None:
-        """Records the tokens chosen for all rows (shape (rows,)); finished rows get padding."""
+    def accept(self, chosen: torch.Tensor, chances: torch.Tensor, stops: torch.Tensor, pad_id: int) -> None:
+        """Records the tokens chosen for all rows and their log-probabilities (both of shape (rows,)); finished rows get padding."""
         chosen = chosen.masked_fill(self.finished, pad_id)[:, None]
         self.output.index_copy_(1, self.written, chosen)
+        self.logprobs.index_copy_(1, self.written, chances[:, None])
         self.finished |= (chosen == stops).any(1)
         self.tokens.copy_(chosen)
         self.written += 1
@@ -319,6 +319,12 @@ class _State:
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     """The most probable token of each row; widening 16-bit logits first, as `generate` does, changes no comparison."""
     return logits.argmax(-1)
+
+
+def choose(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most probable token of each row and the natural logarithm of its probability in float32, both of shape (rows,)."""
+    chosen, wide = greedy(logits), logits.float()
+    return chosen, wide.gather(1, chosen[:, None])[:, 0] - wide.logsumexp(-1)
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
