@@ -18,7 +18,7 @@ from harness import backends
 from harness.backends import Execution, Generation, Source, resolve_batch_size
 from harness.backends import transformers as transformers_module
 from harness.backends.decoding import decoder, kernels
-from harness.backends.decoding.decoder import Decoder
+from harness.backends.decoding.decoder import Decoder, Generated
 from harness.config import PROJECT
 from harness.errors import DeviceError
 from harness.prediction import jobs
@@ -325,7 +325,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_model: Path, monkeypatc
     expected = [c.answer_ids for c in model.answer(prompts)]
     whole, tried = Decoder.generate, []
 
-    def short_of_memory(self: Decoder, batch: Sequence[Sequence[int]]) -> list[list[int]]:
+    def short_of_memory(self: Decoder, batch: Sequence[Sequence[int]]) -> list[Generated]:
         tried.append(len(batch))
         if len(batch) > 4:
             raise torch.OutOfMemoryError("no")
