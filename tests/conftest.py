@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from harness.models import openmp
 from tests.helpers.models import save_model
 
-openmp.wait_briefly()  # before torch is loaded
+# Before torch is loaded. Two processes of tests share the cores: a thread that waits gives its core away at once (see harness/models/openmp.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A change is judged on the same examples everywhere. `HYPOTHESIS_PROFILE=explore make test` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)

@@ -348,6 +348,14 @@ def test_the_stage_answers_with_every_variant(answered: tuple[RunFolder, Config]
     assert all(m.n == len(small_run.QUESTIONS) and m.cost.peak_memory_bytes and m.lines_sha256 for m in manifests)
 
 
+def test_log_probabilities_that_are_not_numbers_are_not_kept() -> None:
+    def kept(logprobs: list[float] | None) -> list[float] | None:
+        return Completion([], "stop", 0.0, logprobs=logprobs).rounded_logprobs()
+
+    assert kept([-0.123456, 0.0]) == [-0.1235, 0.0] and kept([]) == []
+    assert kept(None) is kept([-0.5, float("nan")]) is kept([float("-inf")]) is None
+
+
 def test_an_unchanged_job_is_not_answered_again(answered: tuple[RunFolder, Config]) -> None:
     run, config = answered
     before = run.prediction("adapter")[0].stat().st_mtime_ns

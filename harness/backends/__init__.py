@@ -7,6 +7,7 @@ none, get the question as messages or text (`Prompt`), and what they answer is c
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS, MAX_BATCH = 16384, 64
 """Size of a batch unless the config or the free memory decides."""
+LOGPROB_DECIMALS = 4
 PARAMETERS_A_THREAD = 50_000_000
 MAX_BATCH_GPU = 512
 """Maximum questions per GPU batch: the throughput of an 8B model saturates here."""
@@ -103,6 +105,12 @@ class Completion:
     tokens: int | None = None
     """Generated tokens, where the backend counts them and gives no ids."""
     prompt_tokens: int | None = None
+
+    def rounded_logprobs(self) -> list[float] | None:
+        """`logprobs` for the record; None also from a model whose logits are not numbers."""
+        if self.logprobs is None or not all(map(math.isfinite, self.logprobs)):
+            return None
+        return [round(p, LOGPROB_DECIMALS) for p in self.logprobs]
 
 
 Prompt = Sequence[int] | Sequence[dict[str, str]] | str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 SPINS = 1000
-"""Turns of the loop in which a thread waits at a barrier before it sleeps: 15 to 50 microseconds.
+"""Turns of the loop in which a thread waits at a barrier before it sleeps.
 
-By default libgomp spins for milliseconds, which on a machine with other work takes the core of the thread that is waited for: two to twenty times slower.
-Sleeping at once makes a small model wait for its threads to wake up: with 1000 turns training the embedded model is 9% faster on two cores, and
-SmolLM2 in GGUF answers 1.7 times as fast on 16 (docs/speed.md).
+By default libgomp spins much longer, which on a machine with other work takes the core of the thread that is waited for: several times slower.
+Sleeping at once makes a small model wait until its threads have woken up: with 1,000 turns training the embedded model is 9% faster on two cores, and
+SmolLM2 in GGUF answers 1.7 times as fast on 16 (docs/gguf.md).
 """
 
 

@@ -35,8 +35,6 @@ from harness.variants import is_exported
 
 log = logging.getLogger(__name__)
 
-LOGPROB_DECIMALS = 4
-
 
 def run(
     run: RunFolder,
@@ -310,7 +308,7 @@ def _prediction(job: Job, i: int, completion: Completion, *, cut: bool = False) 
         prompt_hash=prompt_hash(ids or job.prompts[i]),
         prompt_ids=ids,
         answer_ids=completion.answer_ids,
-        logprobs=None if completion.logprobs is None else [round(p, LOGPROB_DECIMALS) for p in completion.logprobs],
+        logprobs=completion.rounded_logprobs(),
         text=completion.text or "",
         finish_reason=completion.finish_reason,
         prompt_cut=cut,

@@ -186,7 +186,7 @@ class Decoder:
         width, lengths = len(prompts[0]), [len(p) for p in prompts]
         state.begin(width, lengths)
         first = 0
-        chosen, chances = state.tokens[:, 0].clone(), torch.zeros(state.rows, device=self.device)
+        chosen, chances = state.tokens[:, 0].clone(), torch.zeros(state.rows, device=self.device, dtype=torch.float32)
         while first < len(prompts):
             wide = lengths[first]
             last = min(len(prompts), first + max(1, PREFILL_TOKENS // wide))
@@ -283,7 +283,7 @@ class _State:
         self.mask = torch.zeros((rows, 1, 1, length), dtype=dtype, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
         self.output = torch.full((rows, new), pad_id, device=device)
-        self.logprobs = torch.zeros((rows, new), device=device)
+        self.logprobs = torch.zeros((rows, new), device=device, dtype=torch.float32)
         self.warm = False
         self.graph: Any = None
 
