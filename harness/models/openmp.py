@@ -8,7 +8,7 @@ SPINS = 1000
 """Turns of the loop in which a thread waits at a barrier before it sleeps.
 
 By default libgomp spins much longer, which on a machine with other work takes the core of the thread that is waited for: several times slower.
-Sleeping at once makes a small model wait until its threads have woken up: with 1,000 turns training the embedded model is 9% faster on two cores, and
+Sleeping at once makes a small model wait until its threads have woken up: with 1,000 turns training the embedded model is 2 to 9% faster on two cores, and
 SmolLM2 in GGUF answers 1.7 times as fast on 16 (docs/gguf.md).
 """
 
