@@ -28,7 +28,6 @@ SEEDS  ?= 1 2 3 4
 VARIANT ?=
 PORT   ?=
 TORCH_INDEX ?=
-EXTRAS ?= train,gguf
 
 RUN    ?= $(basename $(notdir $(CONFIG)))
 BIN    := .venv/bin
@@ -64,7 +63,7 @@ base:                               ## train the embedded base model (a GPU, fou
 .venv/ready: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(call quoted,$(TORCH_INDEX))) $(TORCH)
-	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/pip install --quiet -c requirements/constraints.txt -e ".[train,gguf]"
 	$(BIN)/pip install --quiet --no-deps -c requirements/constraints.txt unsloth unsloth_zoo
 	@touch $@
 
