@@ -179,6 +179,7 @@ def test_replay_gives_what_was_recorded(tiny_model: Path, prompts: list[list[int
     rows = storage.read_records(RunFolder("r", tmp_path).prediction("v")[0], Prediction)
     tokenizer: Any = load_tokenizer(tiny_model)
     assert [r.answer_ids for r in rows] == [[65 + i % 26, 66] for i in range(len(prompts))]
+    assert [r.logprobs for r in rows] == [[-0.5 - i] * 2 for i in range(len(prompts))]
     assert [r.text for r in rows] == [tokenizer.decode(r.answer_ids).strip() for r in rows]
     assert [r.id for r in rows] == [f"q{i}" for i in range(len(prompts))]
     assert [r.prompt_ids for r in rows] == prompts

@@ -103,10 +103,9 @@ class TransformersBackend:
         ids, cache = torch.tensor([list(prompt)], device=self.device), None
         for _ in range(self.model.generation_config.max_new_tokens):
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
-            logits, cache = output.logits[0, -1], output.past_key_values
-            token = int(decoder.greedy(logits))
-            yield token, float(torch.log_softmax(logits.float(), -1)[token])
-            ids = torch.tensor([[token]], device=self.device)
+            cache, (chosen, chances) = output.past_key_values, decoder.choose(output.logits[:, -1])
+            yield int(chosen), float(chances)
+            ids = chosen[:, None]
 
     def logprobs(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Next-token log-probabilities along given continuations.
